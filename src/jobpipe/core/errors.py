@@ -1,0 +1,131 @@
+"""Every error that a caller of Jobpipe can act on, as one tree with a stable code each.
+
+The same classes serve two purposes: raised, they end a call; returned in a list, they are the answer to one item of a
+batch, so that a conflict never fails its neighbours. The HTTP status of a code belongs to `jobpipe.http.problems`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class JobpipeError(Exception):
+    """The root of the tree.
+
+    `code` is for programs and never changes; `sentence` is one short sentence for people; `detail` says what was
+    wrong this time; `field` names the offending input, where there is one.
+    """
+
+    code: ClassVar[str] = "internal"
+    sentence: ClassVar[str] = "internal error"
+
+    def __init__(self, detail: str | None = None, *, field: str | None = None) -> None:
+        super().__init__(detail or self.sentence)
+        self.detail = detail
+        self.field = field
+
+
+class Invalid(JobpipeError):
+    """A value that the contract does not allow."""
+
+    code = "invalid"
+    sentence = "invalid request"
+
+
+class InvalidJson(JobpipeError):
+    """A body that is not JSON (RFC 8259), or JSON that cannot be kept exactly, or not UTF-8."""
+
+    code = "invalid_json"
+    sentence = "invalid JSON"
+
+
+class TooLarge(JobpipeError):
+    """A body, a payload or a result over its limit in bytes."""
+
+    code = "too_large"
+    sentence = "too large"
+
+
+class TaskExists(JobpipeError):
+    """The id is taken: by a task of any status that was not deleted or pruned."""
+
+    code = "task_exists"
+    sentence = "task already exists"
+
+
+class NotFound(JobpipeError):
+    """No task has this id."""
+
+    code = "not_found"
+    sentence = "task not found"
+
+
+class NotFinished(JobpipeError):
+    """Only a finished task can be deleted."""
+
+    code = "not_finished"
+    sentence = "task is not finished"
+
+
+class AlreadyFinished(JobpipeError):
+    """A finished task cannot be cancelled."""
+
+    code = "already_finished"
+    sentence = "task is already finished"
+
+
+class NotRetryable(JobpipeError):
+    """Only a failed or cancelled task can be queued again by hand."""
+
+    code = "not_retryable"
+    sentence = "task cannot be retried"
+
+
+class LeaseLost(JobpipeError):
+    """The claim no longer holds: the task was settled, rescued, claimed again, deleted or pruned."""
+
+    code = "lease_lost"
+    sentence = "lease lost"
+
+
+class QueueFull(JobpipeError):
+    """The queue holds as many queued tasks as its capacity."""
+
+    code = "queue_full"
+    sentence = "queue is full"
+
+
+class TooManyQueues(JobpipeError):
+    """A task with a new queue name, while as many names as allowed hold tasks."""
+
+    code = "too_many_queues"
+    sentence = "too many queues"
+
+
+class Draining(JobpipeError):
+    """The server is stopping and takes nothing new."""
+
+    code = "draining"
+    sentence = "server is shutting down"
+
+
+class StorageError(JobpipeError):
+    """The storage could not do what was asked; nothing was acknowledged."""
+
+    code = "storage_down"
+    sentence = "storage is not available"
+
+
+class StorageFull(StorageError):
+    """No space is left for the commit; it was rolled back."""
+
+    code = "storage_full"
+    sentence = "storage is full"
+
+
+class StorageBroken(StorageError):
+    """The storage reported an I/O error: what it holds must be read again from the start, by a new process."""
+
+
+class StorageRefused(StorageError):
+    """The storage cannot be opened as it stands; the message says why, and nothing was touched."""

@@ -1,0 +1,206 @@
+"""The rules of a task's life: which event is allowed in which status, and what an outcome of a run makes of a task.
+
+Retrying, failing, releasing and rescuing are values here, not methods elsewhere: `decide` turns an outcome into a
+Transition, and a storage engine writes it if the claim still holds. The rule exists once, for every engine.
+
+            claim                    done
+  queued ----------> running -----------------------> done
+    ^  |               | failed, timed_out, lost
+    |  | cancel        +--- retries left --> queued (run_at later)
+    |  v               +--- none left -----> failed
+    | cancelled <------+--- any but done, once cancelling was requested
+    |                  +--- released ------> queued (the attempt is taken back)
+    +--- retry by hand: from failed and cancelled
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+from msgspec import Struct
+
+from jobpipe.core.errors import AlreadyFinished, JobpipeError, NotFinished, NotRetryable
+from jobpipe.core.retry import RetryPolicy
+from jobpipe.core.task import FINISHED, Status, Task, TaskError
+
+WORKER_LOST = "worker_lost"
+TIMED_OUT = "timed_out"
+
+
+class Event(StrEnum):
+    """What can be asked of a task in a given status."""
+
+    CLAIM = "claim"
+    SETTLE = "settle"
+    CANCEL = "cancel"
+    RETRY = "retry"
+    DELETE = "delete"
+
+
+ALLOWED: dict[Event, frozenset[Status]] = {
+    Event.CLAIM: frozenset({Status.QUEUED}),
+    Event.SETTLE: frozenset({Status.RUNNING}),
+    Event.CANCEL: frozenset({Status.QUEUED, Status.RUNNING}),
+    Event.RETRY: frozenset({Status.FAILED, Status.CANCELLED}),
+    Event.DELETE: FINISHED,
+}
+
+_REFUSED: dict[Event, type[JobpipeError]] = {
+    Event.CANCEL: AlreadyFinished,
+    Event.RETRY: NotRetryable,
+    Event.DELETE: NotFinished,
+}
+
+
+def refusal(event: Event, task_id: str, status: Status) -> JobpipeError | None:
+    """Why a person's `event` (cancel, retry, delete) is not allowed in `status`; None when it is."""
+    if status in ALLOWED[event]:
+        return None
+    return _REFUSED[event](f"task '{task_id}' is {status}")
+
+
+class Kind(StrEnum):
+    """What became of a run."""
+
+    DONE = "done"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    RELEASED = "released"
+    LOST = "lost"
+
+
+class Outcome(Struct, frozen=True):
+    """What became of a run, as the one who ran it (or found it lost) tells it.
+
+    `result` (JSON bytes) belongs to done. `error_type`, `message` and `traceback` to failed, timed_out and lost.
+    `retryable` and `retry_in` (seconds, None for the policy's backoff) carry a handler's own wish.
+    """
+
+    kind: Kind
+    result: bytes | None = None
+    error_type: str | None = None
+    message: str = ""
+    traceback: str | None = None
+    retryable: bool = True
+    retry_in: float | None = None
+
+
+class Policy(Struct, frozen=True):
+    """The server's rules for unsuccessful runs: the backoff, and how often a task may lose its worker (at least 2)."""
+
+    retry: RetryPolicy = RetryPolicy()
+    max_lost: int = 3
+
+
+class Transition(Struct, frozen=True):
+    """What to write for an outcome: the complete new state of everything that a settle may change.
+
+    `error` None leaves the stored last error; `finished_at` and `result` None clear.
+    """
+
+    kind: Kind
+    status: Status
+    run_at: int
+    attempts: int
+    failures: int
+    lost: int
+    finished_at: int | None = None
+    result: bytes | None = None
+    error: TaskError | None = None
+
+
+def decide(task: Task, outcome: Outcome, now: int, policy: Policy, random: Callable[[], float]) -> Transition:
+    """The transition of a running `task` whose run came to `outcome` at `now`.
+
+    Raises ValueError for a task that does not run, and for a cancelled run whose cancelling nobody asked for: an
+    illegal move changes nothing.
+    """
+    if task.status not in ALLOWED[Event.SETTLE]:
+        raise ValueError(f"task '{task.id}' is {task.status}: it has no run to settle")
+    if outcome.kind is Kind.DONE:
+        return _end(task, outcome.kind, Status.DONE, now, result=outcome.result)
+    if task.cancel_requested:
+        return _end(task, outcome.kind, Status.CANCELLED, now)
+    if outcome.kind is Kind.CANCELLED:
+        raise ValueError(f"nobody asked to cancel task '{task.id}'")
+    if outcome.kind is Kind.RELEASED:
+        return _again(task, outcome.kind, now, attempts=task.attempts - 1)
+    if outcome.kind is Kind.LOST:
+        return _lost(task, outcome, now, policy, random)
+    return _failed(task, outcome, now, policy, random)
+
+
+def _failed(
+    task: Task, outcome: Outcome, now: int, policy: Policy, random: Callable[[], float]
+) -> Transition:
+    failures = task.failures + 1
+    error = _error(task, outcome, outcome.error_type or outcome.kind.value, now)
+    if not outcome.retryable or failures > task.max_retries:
+        return _end(task, outcome.kind, Status.FAILED, now, failures=failures, error=error)
+    delay = policy.retry.delay(failures, random) if outcome.retry_in is None else outcome.retry_in
+    return _again(task, outcome.kind, now + round(delay * 1000), failures=failures, error=error)
+
+
+def _lost(
+    task: Task, outcome: Outcome, now: int, policy: Policy, random: Callable[[], float]
+) -> Transition:
+    lost = task.lost + 1
+    error = _error(task, outcome, WORKER_LOST, now)
+    if lost >= policy.max_lost:
+        return _end(task, outcome.kind, Status.FAILED, now, lost=lost, error=error)
+    # One unlucky restart should cost no time either: the first rescue is immediate, backoff begins with the second.
+    delay = policy.retry.delay(lost - 1, random) if lost > 1 else 0.0
+    return _again(task, outcome.kind, now + round(delay * 1000), lost=lost, error=error)
+
+
+def _end(
+    task: Task,
+    kind: Kind,
+    status: Status,
+    now: int,
+    *,
+    failures: int | None = None,
+    lost: int | None = None,
+    result: bytes | None = None,
+    error: TaskError | None = None,
+) -> Transition:
+    return Transition(
+        kind=kind,
+        status=status,
+        run_at=task.run_at,
+        attempts=task.attempts,
+        failures=task.failures if failures is None else failures,
+        lost=task.lost if lost is None else lost,
+        finished_at=now,
+        result=result,
+        error=error,
+    )
+
+
+def _again(
+    task: Task,
+    kind: Kind,
+    run_at: int,
+    *,
+    attempts: int | None = None,
+    failures: int | None = None,
+    lost: int | None = None,
+    error: TaskError | None = None,
+) -> Transition:
+    return Transition(
+        kind=kind,
+        status=Status.QUEUED,
+        run_at=run_at,
+        attempts=task.attempts if attempts is None else attempts,
+        failures=task.failures if failures is None else failures,
+        lost=task.lost if lost is None else lost,
+        error=error,
+    )
+
+
+def _error(task: Task, outcome: Outcome, type_: str, now: int) -> TaskError:
+    return TaskError(
+        type=type_, message=outcome.message, traceback=outcome.traceback, attempt=task.attempts, at=now
+    )

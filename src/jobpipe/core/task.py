@@ -1,0 +1,104 @@
+"""The values that the whole program speaks about: tasks, claims and their parts.
+
+All are frozen; a change is a new value. Times are integer milliseconds since the epoch, durations float seconds.
+Payloads and results are the JSON bytes that came, never parsed and written again.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+MAX_RETRIES_LIMIT = 1000
+PRIORITY_MIN, PRIORITY_MAX = -100, 100
+MAX_DELAY_S = 10 * 365.25 * 86400
+"""Ten years: the longest delay of a task and of a retry, and the longest timeout."""
+
+
+class Status(StrEnum):
+    """Where a task stands. A task waiting for a retry or for a later time is `queued` with `run_at` in the future."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINISHED = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED})
+
+
+class TaskError(Struct, frozen=True):
+    """Why an attempt did not succeed. `at` is when it was settled."""
+
+    type: str
+    message: str
+    traceback: str | None
+    attempt: int
+    at: int
+
+
+class NewTask(Struct, frozen=True):
+    """A task to be accepted: everything decided but its place in the order of acceptance.
+
+    `run_at` None means now. `timeout` None means the handler's own, else the server's.
+    """
+
+    id: str
+    handler: str
+    payload: bytes = b"null"
+    queue: str = "default"
+    priority: int = 0
+    max_retries: int = 3
+    run_at: int | None = None
+    timeout: float | None = None
+    traceparent: str | None = None
+
+
+class Task(Struct, frozen=True):
+    """The stored record of one piece of work.
+
+    `seq` is the order of acceptance. `attempts = failures + lost`, plus 1 for a run that is under way, done or
+    cancelled. `started_at` and `worker` belong to the latest run and are None while the task is queued.
+    """
+
+    seq: int
+    id: str
+    handler: str
+    queue: str
+    payload: bytes
+    priority: int
+    status: Status
+    attempts: int
+    failures: int
+    lost: int
+    max_retries: int
+    timeout: float | None
+    run_at: int
+    created_at: int
+    started_at: int | None = None
+    finished_at: int | None = None
+    cancel_requested: bool = False
+    worker: str | None = None
+    result: bytes | None = None
+    last_error: TaskError | None = None
+    traceparent: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the task has come to its end."""
+        return self.status in FINISHED
+
+
+class Claim(Struct, frozen=True):
+    """A claimed task and the proof of having claimed it.
+
+    `lease_id` is new at every claim. `lease_until` is None for a claim of the pool in the server's own process, which
+    does not expire while that process lives. `alone` asks that no other task run in the same worker process.
+    """
+
+    task: Task
+    lease_id: str
+    lease_until: int | None = None
+    alone: bool = False

@@ -1,0 +1,219 @@
+"""What a storage engine promises to the queue: one sentence per method, the same for every engine.
+
+All methods take and give batches, because one commit serves all calls that wait. A conflict (an id that exists, a full
+queue, a lost lease) is the answer to its own item, a value of the error tree; only a commit that failed raises, a
+StorageError, and then nothing of the call was stored. Every call is atomic unless its sentence says otherwise. The
+engine is asked from one event loop; it does not decide rules, it writes what `core.lifecycle` decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from jobpipe.core.errors import JobpipeError, LeaseLost
+from jobpipe.core.lifecycle import Transition
+from jobpipe.core.task import Claim, NewTask, Status, Task
+
+MAX_CLAIM_BYTES = 8 * 1024 * 1024
+"""A claim hands out at most this many bytes of payload, but at least one task."""
+
+
+class ClaimRequest(Struct, frozen=True):
+    """A worker's wish: up to `limit` due tasks of `queues` (None for all).
+
+    `lease_s` None makes a local claim, which does not expire while this process lives.
+    """
+
+    limit: int
+    worker: str
+    queues: frozenset[str] | None = None
+    lease_s: float | None = None
+
+
+class ClaimAnswer(Struct, frozen=True):
+    """What was claimed; and, when that is less than the limit, when the next task is due (None: none waits)."""
+
+    claims: list[Claim]
+    next_due: int | None
+
+
+class Settlement(Struct, frozen=True):
+    """A transition to write if the claim still holds and its cancel flag is still the one decided with.
+
+    `transition` None only asks for the answer that this lease's settle got before. `rescue` marks a settle that does
+    not come from the claim's holder, who must later learn that its lease is lost.
+    """
+
+    id: str
+    lease_id: str
+    transition: Transition | None
+    cancel_requested: bool = False
+    rescue: bool = False
+
+
+class Settled(Struct, frozen=True):
+    """The settle was written, now or when it was sent before (`repeated`); the status that it led to."""
+
+    status: Status
+    repeated: bool = False
+
+
+class CancelChanged(Struct, frozen=True):
+    """Nothing was written: the stored cancel flag differs from the one decided with. Decide again."""
+
+
+SettleAnswer = Settled | CancelChanged | JobpipeError
+
+
+class Extension(Struct, frozen=True):
+    """A lease to prolong to `lease_s` seconds from now."""
+
+    id: str
+    lease_id: str
+    lease_s: float
+
+
+class Extended(Struct, frozen=True):
+    """The lease holds until `lease_until` (milliseconds since the epoch, None for a local claim)."""
+
+    lease_until: int | None
+    cancel_requested: bool
+
+
+class Cancelled(Struct, frozen=True):
+    """What a cancel did: the task as it is now, and, when it runs, the lease whose holder must be told."""
+
+    task: Task
+    lease_id: str | None = None
+
+
+class LostClaim(Struct, frozen=True):
+    """A claim whose holder is gone: its lease ran out, or it was local to a process that lives no more (`orphaned`)."""
+
+    task: Task
+    lease_id: str
+    orphaned: bool
+
+
+class TaskFilter(Struct, frozen=True):
+    """Which tasks: all conditions that are set must hold. Times are milliseconds; after and before are exclusive."""
+
+    status: Status | None = None
+    queue: str | None = None
+    handler: str | None = None
+    error_type: str | None = None
+    id_prefix: str | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+    ids: tuple[str, ...] | None = None
+
+
+class Page(Struct, frozen=True):
+    """Tasks, newest first; `next_seq` is where the next page begins (tasks with a smaller `seq`), None at the end."""
+
+    tasks: list[Task]
+    next_seq: int | None
+
+
+class Matches(Struct, frozen=True):
+    """Ids that match a filter, newest first; `next_seq` as in Page."""
+
+    ids: list[str]
+    next_seq: int | None
+
+
+class QueueCounts(Struct, frozen=True):
+    """The kept counts of one queue, and the `run_at` of its task that has been due longest (None: none is due)."""
+
+    queue: str
+    by_status: dict[Status, int]
+    oldest_ready: int | None
+
+
+class Storage(Protocol):
+    """Where tasks live."""
+
+    async def open(self) -> None:
+        """Open or create the store, migrate an older schema, and load what is kept in memory.
+
+        Raises StorageRefused with one line for people, and touches nothing, when the store cannot be served.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish what was called, then close; safe when called twice or never opened."""
+        ...
+
+    async def insert(self, tasks: Sequence[NewTask], now: int) -> list[Task | JobpipeError]:
+        """Accept each task in order, or answer TaskExists, QueueFull or TooManyQueues for it."""
+        ...
+
+    async def claim(self, request: ClaimRequest, now: int) -> ClaimAnswer:
+        """Claim due tasks: higher priority first, then earlier `run_at`, then order of acceptance, over all queues."""
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement], now: int) -> list[SettleAnswer]:
+        """Write each transition whose claim still holds; else answer the earlier Settled, LeaseLost or NotFound."""
+        ...
+
+    async def extend(self, extensions: Sequence[Extension]) -> list[Extended | LeaseLost]:
+        """Prolong each lease that still holds."""
+        ...
+
+    async def lost(self, limit: int) -> list[LostClaim]:
+        """Running tasks whose claim's holder is gone, the longest gone first; they stay claimed until settled."""
+        ...
+
+    async def next_expiry(self) -> float | None:
+        """Seconds until the next lease ends (0 when one has), None when no lease can."""
+        ...
+
+    async def get(self, ids: Sequence[str]) -> list[Task | None]:
+        """Each task as it is now."""
+        ...
+
+    async def cancel(self, ids: Sequence[str], now: int) -> list[Cancelled | JobpipeError]:
+        """Cancel each queued task, mark each running one; else answer AlreadyFinished or NotFound."""
+        ...
+
+    async def retry(self, ids: Sequence[str], now: int) -> list[Task | JobpipeError]:
+        """Queue each failed or cancelled task again, accounting cleared; else answer NotRetryable or NotFound."""
+        ...
+
+    async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
+        """Forget each finished task, answering what it was; else answer NotFinished or NotFound."""
+        ...
+
+    async def list(self, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int) -> Page:
+        """The newest matching tasks before `before_seq`, at most `max_bytes` of payload and result, at least one."""
+        ...
+
+    async def match(self, where: TaskFilter, limit: int, before_seq: int | None) -> Matches:
+        """The ids of the newest matching tasks before `before_seq`."""
+        ...
+
+    async def counts(self) -> dict[Status, int]:
+        """The kept counts over all queues."""
+        ...
+
+    async def queues(self, now: int) -> Sequence[QueueCounts]:
+        """The kept counts of each queue that holds tasks, by name."""
+        ...
+
+    async def prune(self, finished_before: int | None, failed_before: int | None, limit: int) -> int:
+        """Delete up to `limit` tasks: done and cancelled ones finished before the one, failed before the other time.
+
+        None keeps all of that kind. Answers how many were deleted.
+        """
+        ...
+
+    async def next_prunable(self) -> tuple[int | None, int | None]:
+        """When the oldest done or cancelled task finished, and when the oldest failed one did."""
+        ...
+
+    async def check(self) -> None:
+        """Raise StorageError when the store cannot take a write now."""
+        ...

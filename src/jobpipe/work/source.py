@@ -1,0 +1,32 @@
+"""Where a pool's tasks come from: what the pool needs of it, declared by the pool.
+
+In one process the source is the TaskQueue, in a worker process it is the server over HTTP. A source delivers what it is
+given: it gathers settles into batches and sends them again as long as it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from jobpipe.core.lifecycle import Outcome
+from jobpipe.core.task import Claim
+
+
+class TaskSource(Protocol):
+    """The three verbs of working, as a pool sees them."""
+
+    async def claim(self, limit: int) -> Sequence[Claim]:
+        """Wait until tasks are due and claim 1 to `limit` of them; none only when the source gives no more (draining).
+
+        Cancelling this call loses no task: what was claimed for it is released.
+        """
+        ...
+
+    async def settle(self, claim: Claim, outcome: Outcome) -> None:
+        """Deliver the outcome of a claim; return when it is stored, or when the claim turned out to be lost.
+
+        Settles handed in before a claim are carried out before it, so that a freed worker's next claim never makes
+        more tasks running than there are workers.
+        """
+        ...
