@@ -143,9 +143,7 @@ def _failed(
     return _again(task, outcome.kind, now + round(delay * 1000), failures=failures, error=error)
 
 
-def _lost(
-    task: Task, outcome: Outcome, now: int, policy: Policy, random: Callable[[], float]
-) -> Transition:
+def _lost(task: Task, outcome: Outcome, now: int, policy: Policy, random: Callable[[], float]) -> Transition:
     lost = task.lost + 1
     error = _error(task, outcome, WORKER_LOST, now)
     if lost >= policy.max_lost:

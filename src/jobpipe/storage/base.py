@@ -13,7 +13,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from jobpipe.core.errors import JobpipeError, LeaseLost
+from jobpipe.core.errors import JobpipeError, LeaseLost, StorageBroken
 from jobpipe.core.lifecycle import Transition
 from jobpipe.core.task import Claim, NewTask, Status, Task
 
@@ -187,7 +187,7 @@ class Storage(Protocol):
         """Forget each finished task, answering what it was; else answer NotFinished or NotFound."""
         ...
 
-    async def list(self, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int) -> Page:
+    async def page(self, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int) -> Page:
         """The newest matching tasks before `before_seq`, at most `max_bytes` of payload and result, at least one."""
         ...
 
@@ -212,6 +212,10 @@ class Storage(Protocol):
 
     async def next_prunable(self) -> tuple[int | None, int | None]:
         """When the oldest done or cancelled task finished, and when the oldest failed one did."""
+        ...
+
+    async def wait_broken(self) -> StorageBroken:
+        """Sleep until the store must not be trusted any more, and say why; for ever while all is well."""
         ...
 
     async def check(self) -> None:

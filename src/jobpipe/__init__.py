@@ -1,0 +1,1 @@
+"""Jobpipe: a durable task queue server with nothing else to install."""

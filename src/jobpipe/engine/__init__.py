@@ -1,0 +1,1 @@
+"""The queue itself: one door, `TaskQueue`, and the upkeep behind it."""

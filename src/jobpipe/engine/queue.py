@@ -1,0 +1,422 @@
+"""TaskQueue: the one door to the queue, for the HTTP edge, for pools and for people who embed Jobpipe.
+
+It accepts, hands out, settles and steers tasks. Rules come from `core.lifecycle`, the writing from a Storage; this file
+adds what stands between them: draining, waking those who wait, and telling of what happened. All methods belong to the
+event loop that called `open`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from jobpipe.clock import Clock, SystemClock
+from jobpipe.core.errors import Draining, Invalid, JobpipeError, LeaseLost, NotFound
+from jobpipe.core.lifecycle import Kind, Outcome, Policy, Transition, decide
+from jobpipe.core.task import Claim, NewTask, Status, Task
+from jobpipe.engine.rates import Rate
+from jobpipe.engine.waiters import ClaimWaiters, FinishWaiters
+from jobpipe.storage.base import (
+    MAX_CLAIM_BYTES,
+    CancelChanged,
+    Cancelled,
+    ClaimAnswer,
+    ClaimRequest,
+    Extended,
+    Extension,
+    Matches,
+    Page,
+    QueueCounts,
+    Settled,
+    Settlement,
+    Storage,
+    TaskFilter,
+)
+
+log = logging.getLogger("jobpipe.tasks")
+
+LIST_BYTES = MAX_CLAIM_BYTES
+
+
+class Report(Struct, frozen=True):
+    """The outcome of a claim, as its holder tells it."""
+
+    id: str
+    lease_id: str
+    outcome: Outcome
+
+
+class Rates(Struct, frozen=True):
+    """What this server did in the last minute, per second."""
+
+    enqueued: float
+    finished: float
+    failed: float
+
+
+class TaskQueue:
+    """A bounded, durable queue over a Storage.
+
+    `policy` decides retries; `default_timeout` (seconds, inf for none) bounds runs of tasks without their own.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        policy: Policy | None = None,
+        default_timeout: float = 3600.0,
+        clock: Clock | None = None,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self._storage = storage
+        self._policy = policy or Policy()
+        self._default_timeout = default_timeout
+        self._clock = clock or SystemClock()
+        self._random = random
+        self._waiters = ClaimWaiters(self._clock.now)
+        self._finish = FinishWaiters()
+        self._running: dict[str, Task] = {}
+        """Tasks claimed through this door, by lease id, so that a settle need not read what it decides over."""
+        self._cancel_listeners: list[Callable[[str, str], None]] = []
+        self._draining = False
+        self._enqueued = Rate(self._clock.monotonic)
+        self._finished = Rate(self._clock.monotonic)
+        self._failed = Rate(self._clock.monotonic)
+        self.on_lease: Callable[[float], object] = _nothing
+        """Called with the seconds of a lease that was given: the rescuer's alarm may have to ring earlier."""
+        self.on_finish: Callable[[], object] = _nothing
+        """Called when a task finished: the pruner may have work."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether new tasks are refused."""
+        return self._draining
+
+    def drain(self) -> None:
+        """Refuse new tasks from now on, and answer all who wait: claims with nothing, `wait_finished` with what is."""
+        self._draining = True
+        self._waiters.wake_all()
+        self._finish.give_up()
+
+    async def open(self) -> None:
+        """Open the storage. Raises StorageRefused when it cannot be served."""
+        await self._storage.open()
+
+    async def close(self) -> None:
+        """Drain, and close the storage; safe when called twice or never opened."""
+        self.drain()
+        self._waiters.close()
+        await self._storage.close()
+
+    def listen_to_cancels(self, tell: Callable[[str, str], None]) -> None:
+        """Have `tell(task_id, lease_id)` called when cancelling a running task is requested."""
+        self._cancel_listeners.append(tell)
+
+    # --- entering -----------------------------------------------------------------------------------------------
+
+    async def enqueue(self, tasks: Sequence[NewTask]) -> list[Task | JobpipeError]:
+        """Accept tasks; those in the answer are committed. Refused items are TaskExists, QueueFull, TooManyQueues.
+
+        Raises Draining, and StorageError when nothing could be stored.
+        """
+        if self._draining:
+            raise Draining()
+        now = self._clock.now()
+        answers = await self._storage.insert(tasks, now)
+        ready: dict[str, int] = {}
+        accepted = 0
+        for answer in answers:
+            if isinstance(answer, Task):
+                accepted += 1
+                if answer.run_at <= now:
+                    ready[answer.queue] = ready.get(answer.queue, 0) + 1
+                else:
+                    self._waiters.later(answer.queue, answer.run_at)
+        for queue, n in ready.items():
+            self._waiters.ready(queue, n)
+        if accepted:
+            self._enqueued.add(accepted)
+        return answers
+
+    # --- working ------------------------------------------------------------------------------------------------
+
+    async def claim(
+        self,
+        worker: str,
+        limit: int,
+        *,
+        queues: frozenset[str] | None = None,
+        lease_s: float | None = None,
+        wait: float | None = 0.0,
+    ) -> list[Claim]:
+        """Claim up to `limit` due tasks, waiting up to `wait` seconds (None: for ever) for the first.
+
+        None are given once the queue drains. `lease_s` None makes a local claim. When this call is cancelled, what
+        was claimed for it is released. Raises StorageError.
+        """
+        request = ClaimRequest(limit=limit, worker=worker, queues=queues, lease_s=lease_s)
+        end = None if wait is None else self._clock.monotonic() + wait
+        waiter = self._waiters.join(queues)
+        try:
+            while not self._draining:
+                waiter.look()
+                answer = await self._claim_now(request)
+                if answer.claims:
+                    return self._claimed(answer, request)
+                left = None if end is None else end - self._clock.monotonic()
+                if (left is not None and left <= 0) or self._draining:
+                    break
+                await self._waiters.wait(waiter, answer.next_due, left)
+            return []
+        finally:
+            self._waiters.leave(waiter)
+
+    async def settle(self, reports: Sequence[Report]) -> list[Settled | JobpipeError]:
+        """Write what became of runs; a report whose claim no longer holds changes nothing and is LeaseLost.
+
+        The same report sent again gets the same answer until the task is claimed again. A cancelled run that nobody
+        asked to cancel is Invalid. Raises StorageError.
+        """
+        return await self._settle(reports, rescue=False)
+
+    async def rescue(self, reports: Sequence[Report]) -> list[Settled | JobpipeError]:
+        """Settle claims whose holder is gone; that holder's own settle is LeaseLost from then on."""
+        return await self._settle(reports, rescue=True)
+
+    async def extend(self, extensions: Sequence[Extension]) -> list[Extended | LeaseLost]:
+        """Prolong leases (a heartbeat does); the answer says whether cancelling was requested meanwhile."""
+        return await self._storage.extend(extensions)
+
+    # --- reading and steering -----------------------------------------------------------------------------------
+
+    async def get(self, ids: Sequence[str]) -> list[Task | None]:
+        """Each task as it is now, None for an id that is not known."""
+        return await self._storage.get(ids)
+
+    async def wait_finished(self, task_id: str, timeout: float) -> Task | None:
+        """The task when it is finished, or after `timeout` seconds (or at a drain) what it is then; None if unknown."""
+        future = self._finish.join(task_id)  # before the first look, so that an end in between is not missed
+        try:
+            (task,) = await self._storage.get([task_id])
+            if task is None or task.finished or timeout <= 0 or self._draining:
+                return task
+            try:
+                final = await asyncio.wait_for(future, timeout)
+            except TimeoutError:
+                final = None
+        finally:
+            self._finish.leave(task_id, future)
+        return final or (await self._storage.get([task_id]))[0]
+
+    async def page(self, where: TaskFilter, limit: int, before_seq: int | None = None) -> Page:
+        """Matching tasks, newest first, a page at a time."""
+        return await self._storage.page(where, limit, before_seq, LIST_BYTES)
+
+    async def match(self, where: TaskFilter, limit: int, before_seq: int | None = None) -> Matches:
+        """The ids of matching tasks, newest first, a slice at a time."""
+        return await self._storage.match(where, limit, before_seq)
+
+    async def cancel(self, ids: Sequence[str]) -> list[Cancelled | JobpipeError]:
+        """Cancel queued tasks at once; tell the workers of running ones. Else AlreadyFinished or NotFound."""
+        answers = await self._storage.cancel(ids, self._clock.now())
+        for answer in answers:
+            if isinstance(answer, JobpipeError):
+                continue
+            if answer.lease_id is None:
+                self._ended(answer.task, None)
+                continue
+            if answer.lease_id in self._running:
+                self._running[answer.lease_id] = answer.task
+            for tell in self._cancel_listeners:
+                tell(answer.task.id, answer.lease_id)
+        return answers
+
+    async def retry(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
+        """Queue failed or cancelled tasks again, with their accounting cleared; never refused for fullness."""
+        answers = await self._storage.retry(ids, self._clock.now())
+        for answer in answers:
+            if isinstance(answer, Task):
+                self._waiters.ready(answer.queue, 1)
+        return answers
+
+    async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
+        """Forget finished tasks. Else NotFinished or NotFound."""
+        return await self._storage.delete(ids)
+
+    async def counts(self) -> dict[Status, int]:
+        """How many tasks have each status."""
+        return await self._storage.counts()
+
+    async def queues(self) -> Sequence[QueueCounts]:
+        """The counts of each queue that holds tasks."""
+        return await self._storage.queues(self._clock.now())
+
+    async def check(self) -> None:
+        """Raise Draining or StorageError when no task could be accepted now."""
+        if self._draining:
+            raise Draining()
+        await self._storage.check()
+
+    def rates(self) -> Rates:
+        """What this server did in the last minute."""
+        return Rates(self._enqueued.per_second(), self._finished.per_second(), self._failed.per_second())
+
+    # --- claiming, inside ---------------------------------------------------------------------------------------
+
+    async def _claim_now(self, request: ClaimRequest) -> ClaimAnswer:
+        claiming = asyncio.ensure_future(self._storage.claim(request, self._clock.now()))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            claiming.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, claiming: asyncio.Future[ClaimAnswer]) -> None:
+        """Nobody took what was claimed: release it."""
+        if not claiming.cancelled() and claiming.exception() is None and claiming.result().claims:
+            asyncio.ensure_future(self._release(claiming.result().claims))  # noqa: RUF006 - the loop's ready queue holds it until the storage does
+
+    async def _release(self, claims: Sequence[Claim]) -> None:
+        released = Outcome(Kind.RELEASED)
+        await self.settle([Report(claim.task.id, claim.lease_id, released) for claim in claims])
+
+    def _claimed(self, answer: ClaimAnswer, request: ClaimRequest) -> list[Claim]:
+        for claim in answer.claims:
+            self._running[claim.lease_id] = claim.task
+        if answer.next_due is not None and answer.next_due <= self._clock.now():
+            self._waiters.pass_on(request.queues)
+        if request.lease_s is not None:
+            self.on_lease(request.lease_s)
+        return [self._marked(claim) for claim in answer.claims]
+
+    def _marked(self, claim: Claim) -> Claim:
+        """A task that may take its worker down for the last time runs alone, so that no neighbour is lost with it."""
+        return replace(claim, alone=True) if claim.task.lost >= self._policy.max_lost - 1 else claim
+
+    # --- settling, inside ---------------------------------------------------------------------------------------
+
+    async def _settle(self, reports: Sequence[Report], *, rescue: bool) -> list[Settled | JobpipeError]:
+        answers: list[Settled | JobpipeError] = [NotFound()] * len(reports)
+        open_ = list(range(len(reports)))
+        while open_:
+            tasks = await self._tasks_of([reports[i] for i in open_])
+            written = await self._write([reports[i] for i in open_], tasks, rescue)
+            again = []
+            for i, answer in zip(open_, written, strict=True):
+                if isinstance(answer, CancelChanged):
+                    self._running.pop(reports[i].lease_id, None)  # what was known is old: read it
+                    again.append(i)
+                else:
+                    answers[i] = answer
+            open_ = again
+        return answers
+
+    async def _tasks_of(self, reports: Sequence[Report]) -> list[Task | None]:
+        tasks = [self._running.get(report.lease_id) for report in reports]
+        missing = [i for i, task in enumerate(tasks) if task is None or task.id != reports[i].id]
+        if missing:
+            read = await self._storage.get([reports[i].id for i in missing])
+            for i, task in zip(missing, read, strict=True):
+                tasks[i] = task
+        return tasks
+
+    async def _write(
+        self, reports: Sequence[Report], tasks: Sequence[Task | None], rescue: bool
+    ) -> list[Settled | CancelChanged | JobpipeError]:
+        now = self._clock.now()
+        answers: list[Settled | CancelChanged | JobpipeError] = [NotFound()] * len(reports)
+        settlements: list[Settlement] = []
+        places: list[int] = []
+        for i, (report, task) in enumerate(zip(reports, tasks, strict=True)):
+            if task is None:
+                continue
+            settlement = self._settlement(report, task, now, rescue)
+            if isinstance(settlement, JobpipeError):
+                answers[i] = settlement
+            else:
+                settlements.append(settlement)
+                places.append(i)
+        if settlements:
+            written = await self._storage.settle(settlements, now)
+            for i, settlement, answer in zip(places, settlements, written, strict=True):
+                answers[i] = answer
+                self._settled(tasks[i], settlement, answer)
+        return answers
+
+    def _settlement(self, report: Report, task: Task, now: int, rescue: bool) -> Settlement | JobpipeError:
+        if task.status is not Status.RUNNING:
+            return Settlement(report.id, report.lease_id, None)
+        if report.outcome.kind is Kind.CANCELLED and not task.cancel_requested:
+            return Invalid(f"nobody asked to cancel task '{task.id}'", field="outcome")
+        transition = decide(task, report.outcome, now, self._policy, self._random)
+        return Settlement(report.id, report.lease_id, transition, task.cancel_requested, rescue)
+
+    def _settled(
+        self, task: Task | None, settlement: Settlement, answer: Settled | CancelChanged | JobpipeError
+    ) -> None:
+        if isinstance(answer, CancelChanged):
+            return
+        self._running.pop(settlement.lease_id, None)
+        transition = settlement.transition
+        if not isinstance(answer, Settled) or answer.repeated or transition is None or task is None:
+            return
+        if transition.status is not Status.QUEUED:
+            self._ended(task, transition)
+        elif transition.run_at <= self._clock.now():
+            self._waiters.ready(task.queue, 1)
+        else:
+            self._waiters.later(task.queue, transition.run_at)
+        if log.isEnabledFor(logging.DEBUG) and transition.status is Status.QUEUED:
+            log.debug("task %s %s, queued again", task.id, transition.kind, extra={"task": task.id})
+
+    def _ended(self, task: Task, transition: Transition | None) -> None:
+        """A task came to its end: by a transition, or (None) by cancelling it while it was queued."""
+        status = task.status if transition is None else transition.status
+        self._finished.add()
+        if status is Status.FAILED:
+            self._failed.add()
+        if task.id in self._finish:
+            self._finish.finished(task if transition is None else _final(task, transition))
+        if log.isEnabledFor(logging.INFO):
+            _log_end(task, transition)
+        self.on_finish()
+
+
+def _final(task: Task, transition: Transition) -> Task:
+    """The task as the settle left it."""
+    return replace(
+        task,
+        status=transition.status,
+        attempts=transition.attempts,
+        failures=transition.failures,
+        lost=transition.lost,
+        run_at=transition.run_at,
+        finished_at=transition.finished_at,
+        result=transition.result,
+        last_error=transition.error or task.last_error,
+    )
+
+
+def _log_end(task: Task, transition: Transition | None) -> None:
+    """One line per end of a task. Messages of errors are people's data and stay out of it."""
+    if transition is None:
+        log.info("task %s cancelled before it ran", task.id, extra={"task": task.id})
+        return
+    began = task.started_at or transition.finished_at or 0
+    took = max(0, (transition.finished_at or 0) - began) / 1000
+    error = f" ({transition.error.type})" if transition.error is not None else ""
+    log.info(
+        "task %s %s%s after %.3f s, attempt %d",
+        task.id, transition.status, error, took, transition.attempts,
+        extra={"task": task.id, "handler": task.handler, "queue": task.queue},
+    )  # fmt: skip
+
+
+def _nothing(*_: object) -> None:
+    """The alarm that nobody set."""

@@ -1,0 +1,209 @@
+"""Who waits for what: workers for due tasks, callers for the end of a task. Nobody here polls.
+
+Waiting workers are woken in the order of arrival. A worker that was woken and found its fill passes the wake on while
+more is due, and so does one that went away: a wake is never lost, and a due task never wakes the whole crowd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from jobpipe.core.task import Task
+
+
+class Waiter:
+    """A worker that takes tasks of `queues` (None: of all), waiting or about to look.
+
+    `next_due` is when it should look again. `missed` says that something became due while it was looking.
+    """
+
+    __slots__ = ("missed", "next_due", "queues", "wake")
+
+    def __init__(self, queues: frozenset[str] | None) -> None:
+        self.queues = queues
+        self.missed = False
+        self.next_due: int | None = None
+        self.wake: asyncio.Future[bool] | None = None
+
+    def look(self) -> None:
+        """A claim begins: what comes from now on may not be seen by it."""
+        self.missed = False
+        self.next_due = None
+
+    def takes(self, queue: str) -> bool:
+        return self.queues is None or queue in self.queues
+
+    def meets(self, queues: frozenset[str] | None) -> bool:
+        return self.queues is None or queues is None or not self.queues.isdisjoint(queues)
+
+    def covers(self, other: Waiter) -> bool:
+        return self.queues is None or (other.queues is not None and other.queues <= self.queues)
+
+
+class ClaimWaiters:
+    """The waiting workers, in order of arrival, and the one timer for the next due task.
+
+    `now` gives wall time in milliseconds.
+    """
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self._now = now
+        self._line: dict[Waiter, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0
+
+    def join(self, queues: frozenset[str] | None) -> Waiter:
+        """Take a place at the end of the line; it is kept until `leave`."""
+        waiter = Waiter(queues)
+        self._line[waiter] = None
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """Give the place up; a wake that was not used goes to the next in line."""
+        self._line.pop(waiter, None)
+        if waiter.missed or (waiter.wake is not None and waiter.wake.done()):
+            self.pass_on(waiter.queues)
+
+    async def wait(self, waiter: Waiter, next_due: int | None, timeout: float | None) -> bool:
+        """Sleep until woken (True) or until `timeout` seconds have passed (False).
+
+        `next_due` is what the waiter's claim, begun by `look`, said about the tasks left.
+        """
+        if waiter.missed:
+            return True
+        self._learn(waiter, next_due)
+        loop = asyncio.get_running_loop()
+        wake: asyncio.Future[bool] = loop.create_future()
+        waiter.wake = wake
+        expiry = None if timeout is None else loop.call_later(timeout, _expire, wake)
+        try:
+            woken = await wake
+        finally:
+            if expiry is not None:
+                expiry.cancel()
+        waiter.wake = None
+        return woken
+
+    def ready(self, queue: str, n: int) -> None:
+        """`n` tasks of `queue` became due: wake the first `n` waiting workers that take them."""
+        for waiter in self._line:
+            if n <= 0:
+                return
+            if waiter.takes(queue) and _wake(waiter):
+                n -= 1
+
+    def later(self, queue: str, due: int) -> None:
+        """A task of `queue` will be due at `due` (milliseconds since the epoch)."""
+        for waiter in self._line:
+            if waiter.takes(queue) and (waiter.next_due is None or due < waiter.next_due):
+                waiter.next_due = due
+                self._arm(due)
+
+    def pass_on(self, queues: frozenset[str] | None) -> None:
+        """More is due in one of `queues`: wake the next in line that takes one of them."""
+        for waiter in self._line:
+            if waiter.meets(queues) and _wake(waiter):
+                return
+
+    def wake_all(self) -> None:
+        """Wake everybody, as a drain does."""
+        for waiter in self._line:
+            _wake(waiter)
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _learn(self, waiter: Waiter, next_due: int | None) -> None:
+        """Take over what a claim said, for all whose queues it covers, so that one due task wakes one worker."""
+        if waiter.next_due is None:
+            for other in self._line:
+                if waiter.covers(other):
+                    other.next_due = next_due
+        elif next_due is not None:
+            waiter.next_due = min(waiter.next_due, next_due)
+        if waiter.next_due is not None:
+            self._arm(waiter.next_due)
+
+    def _arm(self, due: int) -> None:
+        if self._timer is not None:
+            if self._timer_due <= due:
+                return
+            self._timer.cancel()
+        self._timer_due = due
+        # One millisecond more: a timer that fires a little early would find nothing due and be set again.
+        # A wall clock that jumps forward makes tasks due unseen: look again after a minute at the latest.
+        delay = min(max(0, due - self._now() + 1) / 1000, 60.0)
+        self._timer = asyncio.get_running_loop().call_later(delay, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        now = self._now()
+        for waiter in self._line:
+            if waiter.next_due is not None and waiter.next_due <= now and _wake(waiter):
+                break
+        waiting = [w.next_due for w in self._line if w.next_due is not None and _waits(w)]
+        if waiting:
+            self._arm(max(min(waiting), now))
+
+
+def _waits(waiter: Waiter) -> bool:
+    return waiter.wake is not None and not waiter.wake.done()
+
+
+def _wake(waiter: Waiter) -> bool:
+    if waiter.wake is None:
+        waiter.missed = True  # it is looking: it will look once more instead of going to sleep
+        return False
+    if waiter.wake.done():
+        return False
+    waiter.wake.set_result(True)
+    return True
+
+
+def _expire(wake: asyncio.Future[bool]) -> None:
+    if not wake.done():
+        wake.set_result(False)
+
+
+class FinishWaiters:
+    """Callers that wait for the end of a task, by its id."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, set[asyncio.Future[Task | None]]] = {}
+
+    def __contains__(self, task_id: str) -> bool:
+        return task_id in self._by_id
+
+    def join(self, task_id: str) -> asyncio.Future[Task | None]:
+        """A future that ends with the finished task, or with None when the server stops waiting (a drain)."""
+        future: asyncio.Future[Task | None] = asyncio.get_running_loop().create_future()
+        self._by_id.setdefault(task_id, set()).add(future)
+        return future
+
+    def leave(self, task_id: str, future: asyncio.Future[Task | None]) -> None:
+        """Forget a caller; safe when it was answered already."""
+        waiting = self._by_id.get(task_id)
+        if waiting is not None:
+            waiting.discard(future)
+            if not waiting:
+                del self._by_id[task_id]
+
+    def finished(self, task: Task) -> None:
+        """Answer all who wait for this task."""
+        _answer(self._by_id.pop(task.id, ()), task)
+
+    def give_up(self) -> None:
+        """Answer everybody with None."""
+        for waiting in self._by_id.values():
+            _answer(waiting, None)
+        self._by_id.clear()
+
+
+def _answer(futures: Iterable[asyncio.Future[Task | None]], task: Task | None) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(task)

@@ -1,0 +1,25 @@
+"""Where tasks live. `open_storage` picks the engine by its URL and imports only that one."""
+
+from __future__ import annotations
+
+from jobpipe.clock import Clock, SystemClock
+from jobpipe.core.errors import StorageRefused
+from jobpipe.storage.base import Storage
+
+
+def open_storage(
+    url: str, *, capacity: int = 64, max_queues: int = 1000, clock: Clock | None = None
+) -> Storage:
+    """The engine for `url`, not yet opened: `sqlite:///file.db` (three slashes: relative, four: absolute) or `memory:`.
+
+    `capacity` bounds the queued tasks of each queue, `max_queues` the queue names that hold tasks. Raises
+    StorageRefused for a URL that no engine serves.
+    """
+    if url == "memory:" or url.startswith("sqlite:///"):
+        from jobpipe.storage.sqlite import SqliteStorage
+
+        path = None if url == "memory:" else url.removeprefix("sqlite:///")
+        return SqliteStorage(path, capacity=capacity, max_queues=max_queues, clock=clock or SystemClock())
+    if url.startswith(("postgresql://", "postgres://")):
+        raise StorageRefused("postgresql stores are not in this version: use sqlite:///FILE or memory:")
+    raise StorageRefused(f"no engine serves the store '{url}': use sqlite:///FILE or memory:")

@@ -1,0 +1,139 @@
+"""Opening the file, or refusing it with one clear line; and what an error of SQLite means for Jobpipe.
+
+A file is refused untouched when it is no database, belongs to another program, was written by a newer Jobpipe, or is
+served by a running one. Otherwise older schemas are migrated, one numbered script and one transaction each.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib import resources
+from pathlib import Path
+
+import apsw
+
+from jobpipe.core.errors import JobpipeError, StorageBroken, StorageError, StorageFull, StorageRefused
+
+APPLICATION_ID = 0x4A6F6250
+"""The letters JobP, in the header of the file (SQLite file format, section 1.3.16)."""
+_MAGIC = b"SQLite format 3\0"
+_BUSY_MS = 5000
+
+
+def open_writer(path: str | None) -> apsw.Connection:
+    """The connection that writes, with the current schema; `path` None is a database in memory.
+
+    Raises StorageRefused when the file cannot be served.
+    """
+    if path is None:
+        connection = apsw.Connection(":memory:")
+        _migrate(connection)
+        return connection
+    _refuse_foreign_header(path)
+    try:
+        connection = apsw.Connection(path)
+        connection.set_busy_timeout(_BUSY_MS)
+        _refuse_newer(connection, path)
+        _make_durable(connection, path)
+        _migrate(connection)
+    except apsw.Error as error:
+        raise StorageRefused(f"cannot open {path}: {error}") from error
+    return connection
+
+
+def open_reader(path: str) -> apsw.Connection:
+    """A second connection that can only read."""
+    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+    connection.set_busy_timeout(_BUSY_MS)
+    return connection
+
+
+def translate(error: apsw.Error) -> JobpipeError:
+    """The error of our tree for one of SQLite.
+
+    Full is the one that heals by itself. After an I/O error, a failed sync above all, what the kernel holds of the file
+    is unknown: only a new process that reads it from the start may be trusted.
+    """
+    if isinstance(error, apsw.FullError):
+        return StorageFull(f"no space is left for the store: {error}")
+    if isinstance(error, (apsw.IOError, apsw.CorruptError, apsw.NotADBError)):
+        return StorageBroken(f"the store failed: {type(error).__name__}: {error}")
+    return StorageError(f"the store refused: {type(error).__name__}: {error}")
+
+
+def _refuse_foreign_header(path: str) -> None:
+    """Read the first 100 bytes as a plain file: SQLite itself would already touch the folder."""
+    file = Path(path)
+    if not file.parent.is_dir():
+        raise StorageRefused(f"cannot open {path}: the folder {file.parent} does not exist")
+    if not os.access(file.parent, os.W_OK):
+        raise StorageRefused(f"cannot open {path}: the folder {file.parent} is read-only")
+    if not file.exists():
+        return
+    if not file.is_file():
+        raise StorageRefused(f"cannot open {path}: it is not a file")
+    if not os.access(file, os.R_OK | os.W_OK):
+        raise StorageRefused(f"cannot open {path}: it is read-only")
+    with file.open("rb") as stream:
+        header = stream.read(100)
+    if not header:
+        return
+    if len(header) < 100 or not header.startswith(_MAGIC):
+        raise StorageRefused(f"cannot open {path}: it is not a SQLite database")
+    version, application = int.from_bytes(header[60:64], "big"), int.from_bytes(header[68:72], "big")
+    _judge(path, version, application)
+
+
+def _refuse_newer(connection: apsw.Connection, path: str) -> None:
+    """Ask again through SQLite, for a write-ahead log may hold a newer header than the file."""
+    version = connection.execute("PRAGMA user_version").get
+    application = connection.execute("PRAGMA application_id").get
+    try:
+        if connection.execute("SELECT count(*) FROM sqlite_schema").get:
+            _judge(path, version, application)
+    except StorageRefused:
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        connection.close()
+        raise
+
+
+def _judge(path: str, version: int, application: int) -> None:
+    if application not in (0, APPLICATION_ID) or (application == 0 and version != 0):
+        raise StorageRefused(f"cannot open {path}: it is the database of another program")
+    newest = len(_scripts())
+    if version > newest:
+        raise StorageRefused(
+            f"cannot open {path}: its schema {version} is newer than this program's {newest}; upgrade jobpipe"
+        )
+
+
+def _make_durable(connection: apsw.Connection, path: str) -> None:
+    mode = connection.execute("PRAGMA journal_mode = WAL").get
+    connection.execute("PRAGMA synchronous = FULL")
+    # Both can be refused silently, the first by file systems without shared memory: read them back.
+    if mode != "wal" or connection.execute("PRAGMA synchronous").get != 2:
+        raise StorageRefused(f"cannot open {path}: its file system does not allow a write-ahead log")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA cache_size = -32768")
+    connection.execute("PRAGMA wal_autocheckpoint = 2000")
+
+
+def _migrate(connection: apsw.Connection) -> None:
+    version = connection.execute("PRAGMA user_version").get
+    if version == 0 and connection.execute("SELECT count(*) FROM sqlite_schema").get:
+        raise StorageRefused(f"cannot open {connection.filename}: it is the database of another program")
+    for number, script in enumerate(_scripts(), 1):
+        if number > version:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(script).fetchall()
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}").fetchall()
+            connection.execute(f"PRAGMA user_version = {number}").fetchall()
+            connection.execute("COMMIT")
+
+
+def _scripts() -> list[str]:
+    """The numbered schema scripts; script n leads from version n-1 to n."""
+    folder = resources.files("jobpipe.storage.sqlite") / "schema"
+    named = {entry.name: entry for entry in folder.iterdir() if re.fullmatch(r"\d{4}_\w+\.sql", entry.name)}
+    return [named[name].read_text("utf-8") for name in sorted(named)]

@@ -1,0 +1,98 @@
+"""The kept counts: how many tasks each queue, status and priority has, without ever counting rows.
+
+They change in memory within a commit and go to the file in the same commit, once per batch. After a rollback they are
+read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from jobpipe.core.task import Status
+from jobpipe.storage.sqlite.rows import NUMBER, STATUSES, text
+
+_K = TypeVar("_K")
+Key = tuple[str, int, int]
+"""Queue, status number, priority."""
+
+
+class Counts:
+    """The counts as they are in the current, not yet committed, state."""
+
+    def __init__(self) -> None:
+        self._n: dict[Key, int] = {}
+        self._queued: dict[str, int] = {}
+        self._total: dict[str, int] = {}
+        self._changed: set[Key] = set()
+
+    def load(self, rows: Iterable[tuple[str, int, int, int]]) -> None:
+        """Begin anew with what the file holds."""
+        self.__init__()  # type: ignore[misc]
+        for queue, status, priority, n in rows:
+            self._add((queue, status, priority), n)
+
+    def add(self, queue: str, status: Status, priority: int, n: int) -> None:
+        """`n` more (or fewer) tasks stand so."""
+        key = (queue, NUMBER[status], priority)
+        self._changed.add(key)
+        self._add(key, n)
+
+    def move(self, queue: str, priority: int, old: Status, new: Status) -> None:
+        """One task went from a status to another."""
+        self.add(queue, old, priority, -1)
+        self.add(queue, new, priority, 1)
+
+    def queued(self, queue: str) -> int:
+        """How many tasks of `queue` are queued, future ones included."""
+        return self._queued.get(queue, 0)
+
+    def waiting(self, queue: str, priority: int) -> int:
+        """How many tasks of `queue` are queued with `priority`."""
+        return self._n.get((queue, 0, priority), 0)
+
+    @property
+    def queues(self) -> dict[str, int]:
+        """All queue names that hold tasks, with the number of their tasks of any status."""
+        return self._total
+
+    def levels(self) -> list[tuple[str, int]]:
+        """Each queue and priority that has queued tasks."""
+        return [(queue, priority) for (queue, status, priority) in self._n if status == 0]
+
+    def by_status(self, queue: str | None = None) -> dict[Status, int]:
+        """The sums by status, of one queue or of all."""
+        sums = [0] * len(STATUSES)
+        for (name, status, _), n in self._n.items():
+            if queue is None or name == queue:
+                sums[status] += n
+        return dict(zip(STATUSES, sums, strict=True))
+
+    def by_queue(self) -> dict[str, dict[Status, int]]:
+        """The sums by status of every queue, in one pass."""
+        sums = {queue: dict.fromkeys(STATUSES, 0) for queue in sorted(self._total)}
+        for (queue, status, _), n in self._n.items():
+            sums[queue][STATUSES[status]] += n
+        return sums
+
+    def changes(self) -> str | None:
+        """The rows that this commit must keep, as JSON; None when nothing changed."""
+        if not self._changed:
+            return None
+        rows = [(*key, self._n.get(key, 0)) for key in self._changed]
+        self._changed.clear()
+        return text(rows)
+
+    def _add(self, key: Key, n: int) -> None:
+        _bump(self._n, key, n)
+        _bump(self._total, key[0], n)
+        if key[1] == 0:
+            _bump(self._queued, key[0], n)
+
+
+def _bump(counter: dict[_K, int], key: _K, n: int) -> None:
+    left = counter.get(key, 0) + n
+    if left:
+        counter[key] = left
+    else:
+        counter.pop(key, None)

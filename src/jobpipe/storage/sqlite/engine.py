@@ -1,0 +1,160 @@
+"""SqliteStorage: the Storage contract over the writing thread and, for a file, a reading one.
+
+This file only carries calls to the right thread. On `memory:` listings run on the writing thread, because two
+connections to one in-memory database block each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import apsw
+
+from jobpipe.clock import Clock
+from jobpipe.core.errors import JobpipeError, LeaseLost, StorageBroken, StorageError
+from jobpipe.core.task import NewTask, Status, Task
+from jobpipe.storage.base import (
+    Cancelled,
+    ClaimAnswer,
+    ClaimRequest,
+    Extended,
+    Extension,
+    LostClaim,
+    Matches,
+    Page,
+    QueueCounts,
+    SettleAnswer,
+    Settlement,
+    TaskFilter,
+)
+from jobpipe.storage.sqlite import listing
+from jobpipe.storage.sqlite.connection import open_reader, open_writer, translate
+from jobpipe.storage.sqlite.lock import FileLock
+from jobpipe.storage.sqlite.store import Limits, Store
+from jobpipe.storage.sqlite.writer import Writer
+
+
+class SqliteStorage:
+    """Tasks in a SQLite file, or in memory when `path` is None. See `storage.base.Storage` for the promises."""
+
+    def __init__(self, path: str | None, *, capacity: int, max_queues: int, clock: Clock) -> None:
+        self._path = path
+        self._limits = Limits(capacity, max_queues)
+        self._clock = clock
+        self._lock = None if path is None else FileLock(path)
+        self._writer = Writer(self._open_store)
+        self._reader: apsw.Connection | None = None
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="jobpipe-reader")
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Lock the file, open it, bring its schema up to date. Raises StorageRefused."""
+        await self._writer.start()
+        if self._path is not None:
+            self._reader = await self._read(open_reader, self._path)
+
+    async def close(self) -> None:
+        """Commit what was handed in, and close."""
+        if self._reader is not None:
+            reader, self._reader = self._reader, None
+            await self._read(reader.close)
+        self._reading.shutdown(wait=False)
+        await self._writer.stop()
+        if self._lock is not None:
+            self._lock.release()
+
+    async def wait_broken(self) -> StorageBroken:
+        """Sleep until the store must not be trusted any more, and say why; for ever when all is well."""
+        if self._writer.broken is None:
+            raise StorageError("the store is not open")
+        return await asyncio.shield(self._writer.broken)
+
+    def _open_store(self) -> Store:
+        if self._lock is not None:
+            self._lock.acquire()
+        try:
+            store = Store(open_writer(self._path), self._limits, self._clock)
+        except BaseException:
+            if self._lock is not None:
+                self._lock.release()
+            raise
+        return store
+
+    # --- the contract -------------------------------------------------------------------------------------------
+
+    async def insert(self, tasks: Sequence[NewTask], now: int) -> list[Task | JobpipeError]:
+        return await self._call("insert", tasks, now)
+
+    async def claim(self, request: ClaimRequest, now: int) -> ClaimAnswer:
+        return await self._call("claim", request, now)
+
+    async def settle(self, settlements: Sequence[Settlement], now: int) -> list[SettleAnswer]:
+        return await self._call("settle", settlements, now)
+
+    async def extend(self, extensions: Sequence[Extension]) -> list[Extended | LeaseLost]:
+        return await self._ask("extend", extensions)
+
+    async def lost(self, limit: int) -> list[LostClaim]:
+        return await self._ask("lost", limit)
+
+    async def next_expiry(self) -> float | None:
+        return await self._ask("next_expiry")
+
+    async def get(self, ids: Sequence[str]) -> list[Task | None]:
+        return await self._ask("get", ids)
+
+    async def cancel(self, ids: Sequence[str], now: int) -> list[Cancelled | JobpipeError]:
+        return await self._call("cancel", ids, now)
+
+    async def retry(self, ids: Sequence[str], now: int) -> list[Task | JobpipeError]:
+        return await self._call("retry", ids, now)
+
+    async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
+        return await self._call("delete", ids)
+
+    async def page(self, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int) -> Page:
+        return await self._list(listing.page, where, limit, before_seq, max_bytes)
+
+    async def match(self, where: TaskFilter, limit: int, before_seq: int | None) -> Matches:
+        return await self._list(listing.match, where, limit, before_seq)
+
+    async def counts(self) -> dict[Status, int]:
+        return await self._ask("counts")
+
+    async def queues(self, now: int) -> list[QueueCounts]:
+        return await self._ask("queues", now)
+
+    async def prune(self, finished_before: int | None, failed_before: int | None, limit: int) -> int:
+        return await self._call("prune", finished_before, failed_before, limit)
+
+    async def next_prunable(self) -> tuple[int | None, int | None]:
+        return await self._ask("next_prunable")
+
+    async def check(self) -> None:
+        if self._writer.failing:
+            await self._call("probe")  # the last commit failed: see whether one succeeds now
+
+    # --- the threads --------------------------------------------------------------------------------------------
+
+    def _call(self, group: str, *argument: Any) -> asyncio.Future[Any]:
+        return self._writer.call(group, argument, writes=True)
+
+    def _ask(self, group: str, *argument: Any) -> asyncio.Future[Any]:
+        return self._writer.call(group, argument, writes=False)
+
+    async def _list(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        if self._path is None:
+            return await self._ask("listing", function, arguments)
+        if self._reader is None:
+            raise StorageError("the store is not open")
+        return await self._read(function, self._reader, *arguments)
+
+    async def _read(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reading, function, *arguments)
+        except apsw.Error as error:
+            raise translate(error) from error

@@ -1,0 +1,98 @@
+"""The running claims, in memory: who holds which task, and until when on the monotonic clock.
+
+Extending writes nothing, and a jump of the wall clock expires nothing. The file holds enough (lease id, length, owner)
+to build this table again at start: remote claims then get one full fresh lease, local ones of an earlier boot are
+orphans at once. The writer thread alone touches it, after its commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+
+from msgspec import Struct
+
+
+class Lease(Struct, frozen=True):
+    """One running claim. `ends` is monotonic seconds, None for a local claim; `orphaned`: local to an earlier boot."""
+
+    id: str
+    queue: str
+    priority: int
+    lease_id: str
+    lease_s: float | None
+    ends: float | None
+    cancel_requested: bool = False
+    orphaned: bool = False
+
+
+class Leases:
+    """All running claims by their task's seq. Changes can be undone until `commit`."""
+
+    def __init__(self) -> None:
+        self._by_seq: dict[int, Lease] = {}
+        self._undo: dict[int, Lease | None] = {}
+
+    def load(self, rows: Iterable[tuple[int, str, str, int, str, int | None, int]], monotonic: float) -> None:
+        """Build the table from the running rows (see RUNNING) found at start."""
+        for seq, id_, queue, priority, lease_id, lease_ms, cancel in rows:
+            lease_s = None if lease_ms is None else lease_ms / 1000
+            ends = None if lease_s is None else monotonic + lease_s
+            self._by_seq[seq] = Lease(
+                id_, queue, priority, lease_id, lease_s, ends, bool(cancel), orphaned=lease_s is None
+            )
+
+    def put(self, seq: int, lease: Lease) -> None:
+        """A claim was made, or changed."""
+        self._undo.setdefault(seq, self._by_seq.get(seq))
+        self._by_seq[seq] = lease
+
+    def end(self, seq: int) -> None:
+        """A claim was settled."""
+        self._undo.setdefault(seq, self._by_seq.pop(seq, None))
+        self._by_seq.pop(seq, None)
+
+    def commit(self) -> None:
+        """What was changed stands."""
+        self._undo.clear()
+
+    def rollback(self) -> None:
+        """What was changed since the last commit did not happen."""
+        for seq, lease in self._undo.items():
+            if lease is None:
+                self._by_seq.pop(seq, None)
+            else:
+                self._by_seq[seq] = lease
+        self._undo.clear()
+
+    def holder(self, seq: int) -> Lease | None:
+        """The claim that runs this task now."""
+        return self._by_seq.get(seq)
+
+    def held(self, id: str, lease_id: str) -> tuple[int, Lease] | None:
+        """The claim with this id and lease id, if it still holds."""
+        seq = seq_of(lease_id)
+        lease = self._by_seq.get(seq)
+        return (seq, lease) if lease is not None and lease.lease_id == lease_id and lease.id == id else None
+
+    def lost(self, monotonic: float, limit: int) -> dict[int, Lease]:
+        """Up to `limit` claims whose holder is gone, the longest gone first."""
+        gone = [
+            (float("-inf") if lease.orphaned else lease.ends or 0.0, seq)
+            for seq, lease in self._by_seq.items()
+            if lease.orphaned or (lease.ends is not None and lease.ends <= monotonic)
+        ]
+        return {seq: self._by_seq[seq] for _, seq in islice(sorted(gone), limit)}
+
+    def next_expiry(self, monotonic: float) -> float | None:
+        """Seconds until the next claim is lost; None when none can be."""
+        if any(lease.orphaned for lease in self._by_seq.values()):
+            return 0.0
+        ends = [lease.ends for lease in self._by_seq.values() if lease.ends is not None]
+        return max(0.0, min(ends) - monotonic) if ends else None
+
+
+def seq_of(lease_id: str) -> int:
+    """The seq that a lease id ends with; -1 for what is no lease id of ours."""
+    tail = lease_id.rpartition(".")[2]
+    return int(tail) if tail.isascii() and tail.isdecimal() and len(tail) < 19 else -1

@@ -1,0 +1,111 @@
+"""Values to rows and back: what travels as JSON, and the blobs beside it.
+
+The order of columns here is the order of `json_array` in statements.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+import msgspec
+from msgspec import Struct
+
+from jobpipe.core.task import NewTask, Status, Task, TaskError
+from jobpipe.storage.base import Settlement
+
+STATUSES = (Status.QUEUED, Status.RUNNING, Status.DONE, Status.FAILED, Status.CANCELLED)
+NUMBER = {status: number for number, status in enumerate(STATUSES)}
+
+encode_json = msgspec.json.Encoder().encode
+decode_json = msgspec.json.Decoder().decode
+_decode_error = msgspec.json.Decoder(TaskError).decode
+
+
+class Stored(Struct, frozen=True):
+    """A row: the task, and what of its latest claim is kept in it."""
+
+    task: Task
+    lease_id: str | None
+    settled: Status | None
+
+
+def text(value: object) -> str:
+    """JSON text: SQLite reads JSON from text, and would take bytes for its own binary JSON."""
+    return encode_json(value).decode()
+
+
+def inserted(tasks: Sequence[NewTask], first_seq: int, now: int) -> tuple[str, bytes, list[Task]]:
+    """The two arguments of INSERT, and the tasks as they will be stored."""
+    rows: list[tuple[object, ...]] = []
+    accepted: list[Task] = []
+    at = 1
+    for seq, new in enumerate(tasks, first_seq):
+        run_at = now if new.run_at is None or new.run_at < now else new.run_at
+        size = len(new.payload)
+        rows.append(
+            (seq, new.id, new.handler, new.queue, at, size, new.priority, new.max_retries,
+             new.timeout, run_at, now, new.traceparent)
+        )  # fmt: skip
+        accepted.append(
+            Task(seq, new.id, new.handler, new.queue, new.payload, new.priority, Status.QUEUED, 0, 0, 0,
+                 new.max_retries, new.timeout, run_at, now, traceparent=new.traceparent)
+        )  # fmt: skip
+        at += size
+    return text(rows), b"".join([new.payload for new in tasks]), accepted
+
+
+def settled(settlements: Sequence[tuple[int, Settlement]]) -> tuple[str, bytes]:
+    """The two arguments of SETTLE, for (seq, settlement with a transition) pairs."""
+    rows: list[tuple[object, ...]] = []
+    results: list[bytes] = []
+    at = 1
+    for seq, settlement in settlements:
+        to = settlement.transition
+        if to is None:
+            raise ValueError("a settlement without a transition writes nothing")
+        size = None if to.result is None else len(to.result)
+        error = None if to.error is None else text(to.error)
+        status = NUMBER[to.status]
+        # A rescued claim leaves no lease id behind: its holder's late settle must find that it lost.
+        kept = (None, None) if settlement.rescue else (settlement.lease_id, status)
+        rows.append(
+            (seq, settlement.lease_id, status, to.run_at, to.attempts, to.failures, to.lost, to.finished_at,
+             at, size, error, *kept, int(settlement.cancel_requested))
+        )  # fmt: skip
+        if to.result:
+            results.append(to.result)
+            at += len(to.result)
+    return text(rows), b"".join(results)
+
+
+def stored(db: apsw.Connection, statement: str, keys: str) -> list[Stored]:
+    """The rows that BY_SEQ or BY_ID finds for `keys` (a JSON array), in no promised order."""
+    columns: Any
+    payloads: Any
+    results: Any
+    ((columns, payloads, results),) = db.execute(statement, (keys,)).fetchall()
+    answer: list[Stored] = []
+    payload_at = result_at = 0
+    for row in decode_json(columns):
+        payload_end = payload_at + row[4]
+        payload = b"" if payloads is None else payloads[payload_at:payload_end]
+        payload_at = payload_end
+        result = None
+        if row[18] is not None:
+            result = b"" if results is None else results[result_at : result_at + row[18]]
+            result_at += row[18]
+        answer.append(_stored(row, payload, result))
+    return answer
+
+
+def _stored(row: list[Any], payload: bytes, result: bytes | None) -> Stored:
+    columns = row[:21]
+    columns[4] = payload
+    columns[6] = STATUSES[row[6]]
+    columns[16] = bool(row[16])
+    columns[18] = result
+    columns[19] = None if row[19] is None else _decode_error(row[19])
+    settled_as = None if row[22] is None else STATUSES[row[22]]
+    return Stored(Task(*columns), row[21], settled_as)

@@ -1,0 +1,128 @@
+"""All SQL of the SQLite engine, by name.
+
+Every statement hands out at most one row: apsw gives the GIL up at every row and must win it back from busy Python
+threads, so that a batch of 256 rows takes fifty times as long as one row that holds them all. So batches go in as one
+JSON array (`json_each`) and come out as one (`json_group_array`). Payloads and results travel beside the JSON, as one
+blob with offsets, because JSON inside SQLite would lose bytes (1.10 becomes 1.1).
+"""
+
+from __future__ import annotations
+
+BEGIN = "BEGIN IMMEDIATE"
+COMMIT = "COMMIT"
+ROLLBACK = "ROLLBACK"
+
+_SEQS = "(SELECT value FROM json_each(?1))"
+
+# ?1 rows as JSON, ?2 all payloads in one blob. An id that is taken is skipped: compare changes() with what was sent.
+INSERT = """
+INSERT INTO tasks (seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries,
+                   timeout, run_at, created_at, traceparent)
+SELECT value->>0, value->>1, value->>2, value->>3, substr(?2, value->>4, value->>5), value->>6, 0, 0, 0, 0,
+       value->>7, value->>8, value->>9, value->>10, value->>11
+  FROM json_each(?1) WHERE true
+    ON CONFLICT (id) DO NOTHING
+"""
+
+# Which of the ids ?1 are taken by tasks accepted before ?2.
+TAKEN = """
+SELECT json_group_array(json_array(id, status)) FROM tasks
+ WHERE id IN (SELECT value FROM json_each(?1)) AND seq < ?2
+"""
+
+LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM tasks"
+
+# The head of one queue and priority: ?3 rows in the order of claims, future ones too.
+PEEK = """
+SELECT json_group_array(json_array(run_at, seq, octet_length(payload))) FROM (
+    SELECT run_at, seq, payload FROM tasks INDEXED BY tasks_due
+     WHERE status = 0 AND queue = ?1 AND priority = ?2 ORDER BY run_at, seq LIMIT ?3)
+"""
+
+LEVELS = "SELECT json_group_array(json_array(queue, status, priority, n)) FROM counts WHERE n > 0"
+
+# Whole tasks by seq: the columns as JSON (in the order of rows.py), payloads and results concatenated in that order.
+_COLUMNS = """
+seq, id, handler, queue, octet_length(payload), priority, status, attempts, failures, lost, max_retries, timeout,
+run_at, created_at, started_at, finished_at, cancel_requested, worker, octet_length(result), last_error, traceparent,
+lease_id, settled
+"""
+_WHOLE = f"""
+SELECT json_group_array(json_array({_COLUMNS})),
+       CAST(group_concat(CAST(payload AS TEXT), '') AS BLOB), CAST(group_concat(CAST(result AS TEXT), '') AS BLOB)
+"""
+BY_SEQ = f"{_WHOLE} FROM tasks WHERE seq IN {_SEQS}"
+BY_ID = f"{_WHOLE} FROM tasks WHERE id IN (SELECT value FROM json_each(?1))"
+
+# ?1 seqs, ?2 now, ?3 worker, ?4 what every lease id of this claim begins with, ?5 lease_ms, ?6 boot.
+CLAIM = f"""
+UPDATE tasks SET status = 1, attempts = attempts + 1, started_at = ?2, worker = ?3, lease_id = ?4 || seq,
+                 lease_ms = ?5, boot = ?6, settled = NULL
+ WHERE seq IN {_SEQS}
+"""
+
+# ?1 rows as JSON, ?2 all results in one blob. The condition on the lease is the fence against stale workers: the
+# caller has checked it, so fewer changes than rows mean that memory and file disagree.
+SETTLE = """
+UPDATE tasks SET status = v.status, run_at = v.run_at, attempts = v.attempts, failures = v.failures, lost = v.lost,
+                 finished_at = v.finished_at, result = substr(?2, v.result_at, v.result_len),
+                 last_error = coalesce(v.error, last_error), lease_id = v.keep_lease, settled = v.settled,
+                 cancel_requested = CASE WHEN v.status = 0 THEN 0 ELSE cancel_requested END,
+                 started_at = CASE WHEN v.status = 0 THEN NULL ELSE started_at END,
+                 worker = CASE WHEN v.status = 0 THEN NULL ELSE worker END
+  FROM (SELECT value->>0 AS seq, value->>1 AS lease_id, value->>2 AS status, value->>3 AS run_at,
+               value->>4 AS attempts, value->>5 AS failures, value->>6 AS lost, value->>7 AS finished_at,
+               value->>8 AS result_at, value->>9 AS result_len, value->>10 AS error, value->>11 AS keep_lease,
+               value->>12 AS settled, value->>13 AS cancel
+          FROM json_each(?1)) AS v
+ WHERE tasks.seq = v.seq AND tasks.status = 1 AND tasks.lease_id = v.lease_id AND tasks.cancel_requested = v.cancel
+"""
+
+# All running tasks, at start.
+RUNNING = """
+SELECT json_group_array(json_array(seq, id, queue, priority, lease_id, lease_ms, cancel_requested)) FROM tasks INDEXED BY tasks_rare
+ WHERE status IN (1, 3, 4) AND status = 1
+"""
+
+CANCEL_QUEUED = f"UPDATE tasks SET status = 4, finished_at = ?2 WHERE seq IN {_SEQS}"
+CANCEL_RUNNING = f"UPDATE tasks SET cancel_requested = 1 WHERE seq IN {_SEQS}"
+
+RETRY = f"""
+UPDATE tasks SET status = 0, attempts = 0, failures = 0, lost = 0, run_at = ?2, started_at = NULL,
+                 finished_at = NULL, cancel_requested = 0, worker = NULL, result = NULL
+ WHERE seq IN {_SEQS}
+"""
+
+DELETE = f"DELETE FROM tasks WHERE seq IN {_SEQS}"
+
+# ?1 status, ?2 finished before, ?3 how many at most. `status >= 2` is what makes the index usable.
+PRUNABLE = """
+SELECT json_group_array(json_array(seq, queue, status, priority)) FROM (
+    SELECT seq, queue, status, priority FROM tasks INDEXED BY tasks_finished
+     WHERE status >= 2 AND status = ?1 AND finished_at < ?2 ORDER BY finished_at LIMIT ?3)
+"""
+OLDEST_FINISHED = """
+SELECT min(finished_at) FROM tasks INDEXED BY tasks_finished WHERE status >= 2 AND status = ?1
+"""
+
+# ?1 rows of (queue, status, priority, n) as JSON.
+KEEP_COUNTS = """
+INSERT INTO counts (queue, status, priority, n)
+SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?1) WHERE true
+    ON CONFLICT (queue, status, priority) DO UPDATE SET n = excluded.n
+"""
+FORGET_EMPTY_COUNTS = "DELETE FROM counts WHERE n = 0"
+
+# The newest task below ?1, and the sizes of those matching within a window of seqs; listing.py adds conditions.
+NEWEST_BELOW = "SELECT max(seq) FROM tasks WHERE seq < ?1"
+WINDOW = """
+SELECT json_group_array(json_array(seq, octet_length(payload) + coalesce(octet_length(result), 0))) FROM (
+    SELECT seq, payload, result FROM tasks WHERE seq < ? AND seq >= ? {conditions} ORDER BY seq DESC LIMIT ?)
+"""
+WINDOW_IDS = """
+SELECT json_group_array(json_array(seq, id)) FROM (
+    SELECT seq, id FROM tasks WHERE seq < ? AND seq >= ? {conditions} ORDER BY seq DESC LIMIT ?)
+"""
+
+# Writes and changes nothing that anybody reads: proof that the store takes a commit.
+PROBE = "UPDATE counts SET n = n WHERE queue = '' RETURNING 1"

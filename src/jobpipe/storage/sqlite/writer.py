@@ -1,0 +1,201 @@
+"""The thread that owns the writing connection: one commit for all calls that wait.
+
+While one commit is under way, new calls gather; the next commit takes them all. When idle, a single call is committed
+at once: there is no waiting window. Answers go out after the commit, never before, all of a commit in one hop to the
+event loop. Only a failed commit fails the gathering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, Protocol, TypeVar
+
+import apsw
+
+from jobpipe.core.errors import JobpipeError, StorageBroken, StorageError
+from jobpipe.storage.sqlite.connection import translate
+
+log = logging.getLogger("jobpipe.storage")
+
+T = TypeVar("T")
+
+MAX_GATHERED = 4096
+"""Calls of one commit at most: a bound on how long the first of them waits."""
+
+
+class Call(Generic[T]):
+    """One call of the Storage contract on its way through the thread.
+
+    `group` names the calls that one statement can serve together; `writes` tells those that need a transaction.
+    """
+
+    __slots__ = ("answer", "argument", "future", "group", "writes")
+
+    def __init__(self, group: str, argument: Any, future: asyncio.Future[T], writes: bool) -> None:
+        self.group = group
+        self.writes = writes
+        self.argument = argument
+        self.future = future
+        self.answer: T | JobpipeError | None = None
+
+
+class Served(Protocol):
+    """What serves the calls, in the thread. Each sets the answers of its calls, or raises and did nothing."""
+
+    def commit(self, calls: Sequence[Call[Any]]) -> None: ...
+    def read(self, calls: Sequence[Call[Any]]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Writer:
+    """The thread; `open_store` runs in it first and gives what serves the calls."""
+
+    def __init__(self, open_store: Callable[[], Served]) -> None:
+        self._open_store = open_store
+        self._calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed: asyncio.Future[None] | None = None
+        self.broken: asyncio.Future[StorageBroken] | None = None
+        """Ends when the storage must not be trusted any more."""
+        self.failing = False
+        """Whether the latest commit failed."""
+
+    async def start(self) -> None:
+        """Start the thread and open; raises what opening raised."""
+        self._loop = asyncio.get_running_loop()
+        opened: asyncio.Future[None] = self._loop.create_future()
+        self._closed = self._loop.create_future()
+        self.broken = self._loop.create_future()
+        self._thread = threading.Thread(target=self._run, args=(opened,), name="jobpipe-storage", daemon=True)
+        self._thread.start()
+        await opened
+
+    def call(self, group: str, argument: Any, *, writes: bool) -> asyncio.Future[Any]:
+        """Hand a call in; the future ends after its commit."""
+        if self._loop is None or self._thread is None:
+            raise StorageError("the store is not open")
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._calls.put(Call(group, argument, future, writes))
+        return future
+
+    async def stop(self) -> None:
+        """Commit what was handed in, close, and end the thread; safe when called twice or never started."""
+        if self._thread is not None and self._closed is not None:
+            self._thread = None
+            self._calls.put(None)
+            await self._closed
+
+    # --- in the thread ------------------------------------------------------------------------------------------
+
+    def _run(self, opened: asyncio.Future[None]) -> None:
+        try:
+            store = self._open_store()
+        except Exception as error:  # noqa: BLE001 - it is handed to who opens
+            self._post(_fail, opened, error)
+            return
+        self._post(_succeed, opened)
+        try:
+            while calls := self._gather():
+                self._serve(store, calls)
+            store.close()
+        except Exception:
+            log.exception("closing the store failed")
+        self._refuse_rest()
+        if self._closed is not None:
+            self._post(_succeed, self._closed)
+
+    def _gather(self) -> list[Call[Any]]:
+        """Sleep until there are calls, and take all; none when the thread shall end."""
+        first = self._calls.get()
+        if first is None:
+            return []
+        calls = [first]
+        try:
+            while len(calls) < MAX_GATHERED:
+                call = self._calls.get_nowait()
+                if call is None:
+                    self._calls.put(None)  # serve what came before, end at the next turn
+                    break
+                calls.append(call)
+        except Empty:
+            pass
+        return calls
+
+    def _serve(self, store: Served, calls: list[Call[Any]]) -> None:
+        writing = [call for call in calls if call.writes]
+        if writing:
+            self._guard(store.commit, writing)
+            self.failing = any(isinstance(call.answer, StorageError) for call in writing)
+        if len(writing) < len(calls):
+            self._guard(store.read, [call for call in calls if not call.writes])
+        self._post(_deliver, calls)
+
+    def _guard(self, serve: Callable[[Sequence[Call[Any]]], None], calls: list[Call[Any]]) -> None:
+        try:
+            serve(calls)
+        except StorageBroken as error:
+            self._failed(calls, error)
+        except apsw.Error as error:
+            self._failed(calls, translate(error))
+        except Exception as error:
+            if len(calls) > 1:  # a call that cannot be served must not fail its neighbours
+                for call in calls:
+                    self._guard(serve, [call])
+                return
+            log.exception("a call to the store failed")
+            self._failed(calls, StorageError(f"{type(error).__name__}: {error}"))
+
+    def _failed(self, calls: list[Call[Any]], error: JobpipeError) -> None:
+        log.error("%s", error)
+        for call in calls:
+            call.answer = error
+        if isinstance(error, StorageBroken) and self.broken is not None:
+            self._post(_report, self.broken, error)
+
+    def _refuse_rest(self) -> None:
+        refused = []
+        while not self._calls.empty():
+            call = self._calls.get_nowait()
+            if call is not None:
+                call.answer = StorageError("the store is closed")
+                refused.append(call)
+        self._post(_deliver, refused)
+
+    def _post(self, function: Callable[..., None], *arguments: Any) -> None:
+        if self._loop is None:
+            return
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:
+            log.debug("the event loop ended before the store")
+
+
+def _deliver(calls: Sequence[Call[Any]]) -> None:
+    for call in calls:
+        future = call.future
+        if future.done():  # the caller went away; what was committed stands
+            continue
+        if isinstance(call.answer, JobpipeError):
+            future.set_exception(call.answer)
+        else:
+            future.set_result(call.answer)
+
+
+def _succeed(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _fail(future: asyncio.Future[None], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _report(future: asyncio.Future[StorageBroken], error: StorageBroken) -> None:
+    if not future.done():
+        future.set_result(error)
