@@ -1,13 +1,14 @@
 """The SQLite engine: one file (or memory), one thread that writes, one commit for all that wait.
 
-engine.py      SqliteStorage: the Storage contract over the two threads
-writer.py      the thread that owns the writing connection: gathers calls, commits, answers
-store.py       what each call does within a commit
-due.py         which queued task comes next, at a cost that does not grow with what waits
-counts.py      the kept counts; leases.py the running claims: both in memory, true after every commit
-listing.py     pages, on a second, read-only connection
-rows.py        rows to values and back; statements.py all SQL
-connection.py  opening, refusing, locking, migrating; what an error of SQLite means
+- engine.py: SqliteStorage, the Storage contract over the two threads
+- writer.py: the thread that owns the writing connection; it gathers calls, commits, answers
+- store.py: which part answers which call, in what order within a commit; the parts are intake.py (accepting),
+  runs.py (claims and settles) and steering.py (cancel, retry, delete, prune)
+- state.py: the connection and its mirror in memory: counts.py (the kept counts), leases.py (the running claims),
+  due.py (which task comes next, at a cost that does not grow with what waits)
+- listing.py: pages, on a second, read-only connection
+- rows.py: values to rows and back; statements.py: all SQL
+- connection.py, lock.py: opening, refusing, locking, migrating; what an error of SQLite means
 """
 
 from jobpipe.storage.sqlite.engine import SqliteStorage

@@ -32,8 +32,9 @@ from jobpipe.storage.base import (
 )
 from jobpipe.storage.sqlite import listing
 from jobpipe.storage.sqlite.connection import open_reader, open_writer, translate
+from jobpipe.storage.sqlite.intake import Limits
 from jobpipe.storage.sqlite.lock import FileLock
-from jobpipe.storage.sqlite.store import Limits, Store
+from jobpipe.storage.sqlite.store import Store
 from jobpipe.storage.sqlite.writer import Writer
 
 

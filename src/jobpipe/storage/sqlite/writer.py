@@ -43,11 +43,14 @@ class Call(Generic[T]):
         self.answer: T | JobpipeError | None = None
 
 
+Calls = Sequence[Call[Any]]
+
+
 class Served(Protocol):
     """What serves the calls, in the thread. Each sets the answers of its calls, or raises and did nothing."""
 
-    def commit(self, calls: Sequence[Call[Any]]) -> None: ...
-    def read(self, calls: Sequence[Call[Any]]) -> None: ...
+    def commit(self, calls: Calls) -> None: ...
+    def read(self, calls: Calls) -> None: ...
     def close(self) -> None: ...
 
 
@@ -135,7 +138,7 @@ class Writer:
             self._guard(store.read, [call for call in calls if not call.writes])
         self._post(_deliver, calls)
 
-    def _guard(self, serve: Callable[[Sequence[Call[Any]]], None], calls: list[Call[Any]]) -> None:
+    def _guard(self, serve: Callable[[Calls], None], calls: list[Call[Any]]) -> None:
         try:
             serve(calls)
         except StorageBroken as error:
@@ -175,7 +178,7 @@ class Writer:
             log.debug("the event loop ended before the store")
 
 
-def _deliver(calls: Sequence[Call[Any]]) -> None:
+def _deliver(calls: Calls) -> None:
     for call in calls:
         future = call.future
         if future.done():  # the caller went away; what was committed stands

@@ -1,0 +1,122 @@
+"""Accepting tasks: in one statement when all surely fit, item by item near a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from jobpipe.core.errors import JobpipeError, QueueFull, TaskExists, TooManyQueues
+from jobpipe.core.task import NewTask, Status, Task
+from jobpipe.storage.sqlite import statements as sql
+from jobpipe.storage.sqlite.rows import STATUSES, decode_json, inserted, text
+from jobpipe.storage.sqlite.state import State
+from jobpipe.storage.sqlite.writer import Calls
+
+
+class Limits(Struct, frozen=True):
+    """Queued tasks a queue, and queue names that hold tasks, at most."""
+
+    capacity: int
+    max_queues: int
+
+
+class Intake:
+    """The door of the store. `first_seq` is where the order of acceptance goes on."""
+
+    def __init__(self, state: State, limits: Limits) -> None:
+        self._s = state
+        self._limits = limits
+        self._next_seq = state.one(sql.LAST_SEQ) + 1
+
+    def insert(self, calls: Calls) -> None:
+        """Accept all tasks of all calls in one statement; each call gets its own slice of the answers."""
+        tasks = [new for call in calls for new in call.argument[0]]
+        answers = self._inserted(tasks, max(call.argument[1] for call in calls))
+        at = 0
+        for call in calls:
+            end = at + len(call.argument[0])
+            call.answer = answers[at:end]
+            at = end
+
+    def _inserted(self, tasks: Sequence[NewTask], now: int) -> list[Task | JobpipeError]:
+        if not self._fits_surely(tasks):
+            return self._admitted(tasks, now)
+        first = self._next_seq
+        accepted = self._write_new(tasks, now)
+        if self._s.db.changes() == len(accepted):
+            self._count_new(accepted)
+            return list(accepted)
+        return self._without_taken(accepted, first)
+
+    def _fits_surely(self, tasks: Sequence[NewTask]) -> bool:
+        """Whether all would be accepted if no id were taken: no bound is reached, and no id comes twice."""
+        wanted: dict[str, int] = {}
+        for new in tasks:
+            wanted[new.queue] = wanted.get(new.queue, 0) + 1
+        names = sum(queue not in self._s.counts.queues for queue in wanted)
+        return (
+            all(self._s.counts.queued(queue) + n <= self._limits.capacity for queue, n in wanted.items())
+            and len(self._s.counts.queues) + names <= self._limits.max_queues
+            and len({new.id for new in tasks}) == len(tasks)
+        )
+
+    def _write_new(self, tasks: Sequence[NewTask], now: int) -> list[Task]:
+        rows, payloads, accepted = inserted(tasks, self._next_seq, now)
+        self._next_seq += len(accepted)
+        self._s.db.execute(sql.INSERT, (rows, payloads))
+        return accepted
+
+    def _count_new(self, accepted: Iterable[Task]) -> None:
+        levels: dict[tuple[str, int], int] = {}
+        for task in accepted:
+            level = (task.queue, task.priority)
+            levels[level] = levels.get(level, 0) + 1
+            self._s.due.add(task.queue, task.priority, task.run_at, task.seq)
+        for (queue, priority), n in levels.items():
+            self._s.counts.add(queue, Status.QUEUED, priority, n)
+
+    def _without_taken(self, accepted: list[Task], first_seq: int) -> list[Task | JobpipeError]:
+        """The statement skipped some: those whose ids older tasks have."""
+        taken = self._taken([task.id for task in accepted], first_seq)
+        self._count_new(task for task in accepted if task.id not in taken)
+        return [_exists(task.id, taken[task.id]) if task.id in taken else task for task in accepted]
+
+    def _admitted(self, tasks: Sequence[NewTask], now: int) -> list[Task | JobpipeError]:
+        """The careful way, near a bound: decide item by item, in order, then write those accepted."""
+        taken = self._taken([new.id for new in tasks], self._next_seq)
+        room: dict[str, int] = {}
+        refused: dict[int, JobpipeError] = {}
+        for i, new in enumerate(tasks):
+            if new.id in taken:
+                refused[i] = _exists(new.id, taken[new.id])
+            elif (no := self._no_room(new.queue, room)) is not None:
+                refused[i] = no
+            else:
+                room[new.queue] -= 1
+                taken[new.id] = Status.QUEUED
+        accepted = self._write_new([new for i, new in enumerate(tasks) if i not in refused], now)
+        self._count_new(accepted)
+        left = iter(accepted)
+        return [refused[i] if i in refused else next(left) for i in range(len(tasks))]
+
+    def _no_room(self, queue: str, room: dict[str, int]) -> JobpipeError | None:
+        if queue not in room:
+            new_names = sum(name not in self._s.counts.queues for name in room)
+            if (
+                queue not in self._s.counts.queues
+                and len(self._s.counts.queues) + new_names >= self._limits.max_queues
+            ):
+                return TooManyQueues(f"{self._limits.max_queues} queues hold tasks already")
+            room[queue] = self._limits.capacity - self._s.counts.queued(queue)
+        if room[queue] <= 0:
+            return QueueFull(f"queue '{queue}' holds {self._limits.capacity} waiting tasks")
+        return None
+
+    def _taken(self, ids: Sequence[str], before_seq: int) -> dict[str, Status]:
+        rows = decode_json(self._s.one(sql.TAKEN, (text(ids), before_seq)))
+        return {id_: STATUSES[status] for id_, status in rows}
+
+
+def _exists(task_id: str, status: Status) -> TaskExists:
+    return TaskExists(f"a task with id '{task_id}' exists ({status})", field="id")

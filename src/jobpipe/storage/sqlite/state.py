@@ -1,0 +1,79 @@
+"""What the parts of the store share: the connection, and what memory keeps of the database.
+
+Counts, heads and leases change together with a transaction; after a rollback they are read again, because the file
+alone is the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+
+from jobpipe.clock import Clock
+from jobpipe.core.task import Task
+from jobpipe.storage.sqlite import statements as sql
+from jobpipe.storage.sqlite.counts import Counts
+from jobpipe.storage.sqlite.due import Due, Row
+from jobpipe.storage.sqlite.leases import Leases
+from jobpipe.storage.sqlite.rows import Stored, decode_json, stored, text
+
+
+class State:
+    """The database behind one connection, and its mirror in memory."""
+
+    def __init__(self, db: apsw.Connection, clock: Clock) -> None:
+        self.db = db
+        self.clock = clock
+        self.counts = Counts()
+        self.due = Due()
+        self.leases = Leases()
+        self._load_counts()
+        self.leases.load(decode_json(self.one(sql.RUNNING)), clock.monotonic())
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        self.db.execute(sql.BEGIN)
+
+    def commit(self) -> None:
+        """Keep the changed counts in the same commit, and make all of it true. Raises apsw.Error."""
+        changes = self.counts.changes()
+        if changes is not None:
+            self.db.execute(sql.KEEP_COUNTS, (changes,))
+        self.db.execute(sql.COMMIT)
+        self.leases.commit()
+
+    def roll_back(self) -> None:
+        """Make nothing of the transaction true."""
+        # A failed commit may have rolled back by itself (disk full, I/O error): ask the connection, do not assume.
+        if self.db.in_transaction:
+            self.db.execute(sql.ROLLBACK)
+        self.leases.rollback()
+        self._load_counts()
+
+    def one(self, statement: str, arguments: tuple[Any, ...] = ()) -> Any:
+        """The value of a statement that hands out one."""
+        return self.db.execute(statement, arguments).get
+
+    def rows(self, statement: str, keys: str) -> list[Stored]:
+        """Whole rows by a JSON array of their keys."""
+        return stored(self.db, statement, keys)
+
+    def found(self, ids: Sequence[str]) -> dict[str, Task]:
+        """The tasks that have one of these ids."""
+        return {row.task.id: row.task for row in self.rows(sql.BY_ID, text(ids))}
+
+    def peek(self, queue: str, priority: int, n: int) -> list[Row]:
+        """The first n rows of a level, in the order of claims, the first one last."""
+        rows = decode_json(self.one(sql.PEEK, (queue, priority, n)))
+        return [tuple(row) for row in reversed(rows)]
+
+    def write_seqs(self, statement: str, seqs: list[int], *arguments: Any) -> None:
+        """One statement for all these tasks; none for none."""
+        if seqs:
+            self.db.execute(statement, (text(seqs), *arguments))
+
+    def _load_counts(self) -> None:
+        self.counts.load(decode_json(self.one(sql.LEVELS)))
+        self.due.load(self.counts.levels())
