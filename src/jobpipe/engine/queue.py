@@ -153,14 +153,15 @@ class TaskQueue:
         *,
         queues: frozenset[str] | None = None,
         lease_s: float | None = None,
+        local: bool = True,
         wait: float | None = 0.0,
     ) -> list[Claim]:
         """Claim up to `limit` due tasks, waiting up to `wait` seconds (None: for ever) for the first.
 
-        None are given once the queue drains. `lease_s` None makes a local claim. When this call is cancelled, what
-        was claimed for it is released. Raises StorageError.
+        None are given once the queue drains. `lease_s` None makes a claim without end. When this call is cancelled, what
+        was claimed for it is released. `local` as in ClaimRequest. Raises StorageError.
         """
-        request = ClaimRequest(limit=limit, worker=worker, queues=queues, lease_s=lease_s)
+        request = ClaimRequest(limit=limit, worker=worker, queues=queues, lease_s=lease_s, local=local)
         end = None if wait is None else self._clock.monotonic() + wait
         waiter = self._waiters.join(queues)
         try:

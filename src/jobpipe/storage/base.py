@@ -24,13 +24,15 @@ MAX_CLAIM_BYTES = 8 * 1024 * 1024
 class ClaimRequest(Struct, frozen=True):
     """A worker's wish: up to `limit` due tasks of `queues` (None for all).
 
-    `lease_s` None makes a local claim, which does not expire while this process lives.
+    `lease_s` None makes a claim that does not expire while this process lives. `local` marks claims of workers that die
+    with this process: after a restart their tasks are lost at once, those of others get one full fresh lease.
     """
 
     limit: int
     worker: str
     queues: frozenset[str] | None = None
     lease_s: float | None = None
+    local: bool = True
 
 
 class ClaimAnswer(Struct, frozen=True):

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 
 class Lease(Struct, frozen=True):
-    """One running claim. `ends` is monotonic seconds, None for a local claim; `orphaned`: local to an earlier boot."""
+    """One running claim. `ends` is monotonic seconds, None for one without end; `orphaned`: local to an earlier boot."""
 
     id: str
     queue: str
@@ -33,14 +33,15 @@ class Leases:
         self._by_seq: dict[int, Lease] = {}
         self._undo: dict[int, Lease | None] = {}
 
-    def load(self, rows: Iterable[tuple[int, str, str, int, str, int | None, int]], monotonic: float) -> None:
+    def load(
+        self, rows: Iterable[tuple[int, str, str, int, str, int | None, str | None, int]], monotonic: float
+    ) -> None:
         """Build the table from the running rows (see RUNNING) found at start."""
-        for seq, id_, queue, priority, lease_id, lease_ms, cancel in rows:
+        for seq, id_, queue, priority, lease_id, lease_ms, boot, cancel in rows:
             lease_s = None if lease_ms is None else lease_ms / 1000
             ends = None if lease_s is None else monotonic + lease_s
-            self._by_seq[seq] = Lease(
-                id_, queue, priority, lease_id, lease_s, ends, bool(cancel), orphaned=lease_s is None
-            )
+            orphaned = boot is not None or lease_s is None
+            self._by_seq[seq] = Lease(id_, queue, priority, lease_id, lease_s, ends, bool(cancel), orphaned)
 
     def put(self, seq: int, lease: Lease) -> None:
         """A claim was made, or changed."""

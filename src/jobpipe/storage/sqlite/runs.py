@@ -43,8 +43,9 @@ class Runs:
         self._claims += 1
         prefix = f"{self._boot}.{self._claims}."
         lease_ms = None if request.lease_s is None else round(request.lease_s * 1000)
+        boot = self._boot if request.local else None
         seqs = text(picked.seqs)
-        self._s.db.execute(sql.CLAIM, (seqs, now, request.worker, prefix, lease_ms, self._boot))
+        self._s.db.execute(sql.CLAIM, (seqs, now, request.worker, prefix, lease_ms, boot))
         tasks = {row.task.seq: row.task for row in self._s.rows(sql.BY_SEQ, seqs)}
         ends = None if request.lease_s is None else self._s.clock.monotonic() + request.lease_s
         until = None if lease_ms is None else now + lease_ms

@@ -80,7 +80,7 @@ UPDATE tasks SET status = v.status, run_at = v.run_at, attempts = v.attempts, fa
 
 # All running tasks, at start.
 RUNNING = """
-SELECT json_group_array(json_array(seq, id, queue, priority, lease_id, lease_ms, cancel_requested)) FROM tasks INDEXED BY tasks_rare
+SELECT json_group_array(json_array(seq, id, queue, priority, lease_id, lease_ms, boot, cancel_requested)) FROM tasks INDEXED BY tasks_rare
  WHERE status IN (1, 3, 4) AND status = 1
 """
 

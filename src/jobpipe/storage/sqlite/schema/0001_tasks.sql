@@ -24,8 +24,8 @@ CREATE TABLE tasks (
     last_error       TEXT,                         -- JSON: type, message, traceback, attempt, at
     traceparent      TEXT,
     lease_id         TEXT,                         -- of the latest claim; NULL when its holder was found lost
-    lease_ms         INTEGER,                      -- length of a remote claim's lease; NULL: local to `boot`
-    boot             TEXT,                         -- the server start that made the latest claim
+    lease_ms         INTEGER,                      -- length of its lease; NULL: it does not expire
+    boot             TEXT,                         -- the server start that its worker dies with; NULL: a remote one
     settled          INTEGER                       -- the status that `lease_id` was settled with, once it was
 ) STRICT;
 
