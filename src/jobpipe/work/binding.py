@@ -1,0 +1,225 @@
+"""From a payload to a handler's arguments, by the annotations of its parameters; worked out once per handler.
+
+The rule, by the number of parameters that are not a Context:
+
+- none: the payload is null or `{}`;
+- one whose type describes an object (a msgspec Struct, dataclass, pydantic model, TypedDict, dict or mapping): it is
+  the whole payload;
+- one of any other type, or without annotation: an object with the parameter's name as its only key gives the value;
+  any other payload is the value itself, save that an object cannot be an `int`, a `str`, a list...;
+- several, or `**kwargs`: the payload is an object, and its keys are the parameters' names. An unknown key, and a
+  missing one without default, do not fit. `**kwargs` takes all other keys.
+
+An empty object binds nothing by name, and null means the same wherever the parameters leave it a choice: the defaults
+apply. Conversion is strict: "3" is no int. What does not fit raises InvalidPayload.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, get_origin
+
+import msgspec
+
+from jobpipe.work.context import Context
+from jobpipe.work.convert import Read, describes_object, fitting, mentions_pydantic, reader
+from jobpipe.work.errors import BadHandler, InvalidPayload
+
+Arguments = dict[str, Any]
+Bind = Callable[[bytes], Arguments]
+
+_WITHOUT_NAME = {
+    inspect.Parameter.POSITIONAL_ONLY: "the positional-only parameter",
+    inspect.Parameter.VAR_POSITIONAL: "the parameter",
+}
+
+
+class Field(msgspec.Struct, frozen=True):
+    """A parameter that is filled from the payload."""
+
+    name: str
+    type: Any
+    required: bool
+
+
+class Binding(msgspec.Struct, frozen=True):
+    """How a handler's parameters are filled: `contexts` with the Context, the others by `bind` from the payload."""
+
+    bind: Bind
+    contexts: tuple[str, ...] = ()
+
+
+def signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The handler's parameters, with its annotations left as they are. Raises BadHandler for unusable ones."""
+    shape = inspect.signature(function, **_as_written())
+    for parameter in shape.parameters.values():
+        if parameter.kind in _WITHOUT_NAME:
+            raise BadHandler(
+                f"{_WITHOUT_NAME[parameter.kind]} '{str(parameter).partition(':')[0]}' cannot be filled: "
+                "a payload's keys are names"
+            )
+    return shape
+
+
+def binding_of(function: Callable[..., Any]) -> Binding:
+    """The binding of a handler's function. Raises BadHandler for annotations that name nothing known or no JSON."""
+    parameters = signature(function).parameters.values()
+    hints = _hints(function)
+    contexts = tuple(p.name for p in parameters if _is_context(hints.get(p.name)))
+    fields = [
+        Field(p.name, hints.get(p.name, Any), p.default is p.empty)
+        for p in parameters
+        if p.name not in contexts and p.kind is not p.VAR_KEYWORD
+    ]
+    rest = next((hints.get(p.name, Any) for p in parameters if p.kind is p.VAR_KEYWORD), None)
+    try:
+        return Binding(_bind(fields, rest, contexts), contexts)
+    except (TypeError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BadHandler(f"a parameter's type cannot be made from JSON: {reason}") from error
+
+
+def _bind(fields: Sequence[Field], rest: Any, contexts: Sequence[str]) -> Bind:
+    if rest is not None:
+        return _by_name_with_rest(fields, rest, contexts)
+    if len(fields) != 1:
+        return _by_name(fields)
+    if fields[0].type in (Any, object):
+        return _one_of_any_type(fields[0])
+    if describes_object(fields[0].type):
+        return _whole(fields[0])
+    return _one(fields[0])
+
+
+def _by_name(fields: Sequence[Field], *, others_allowed: bool = False) -> Bind:
+    convert: dict[str, Read] = {f.name: reader(f.type) for f in fields if mentions_pydantic(f.type)}
+    # Left-out arguments stay left out: the function's own defaults apply, and are never converted.
+    shape = msgspec.defstruct(
+        "Payload",
+        [_struct_field(f, msgspec.Raw if f.name in convert else f.type) for f in fields],
+        kw_only=True,
+        forbid_unknown_fields=not others_allowed,
+    )
+    read = fitting(msgspec.json.Decoder(shape).decode)
+    all_required = all(f.required for f in fields)
+
+    def bind(payload: bytes) -> Arguments:
+        arguments = msgspec.structs.asdict(read(b"{}" if payload == b"null" else payload))
+        if not all_required:
+            arguments = {name: value for name, value in arguments.items() if value is not msgspec.UNSET}
+        for name in convert.keys() & arguments.keys():
+            arguments[name] = _at(name, convert[name], bytes(arguments[name]))
+        return arguments
+
+    return bind
+
+
+def _struct_field(field: Field, type_: Any) -> tuple[str, Any] | tuple[str, Any, Any]:
+    return (field.name, type_) if field.required else (field.name, type_, msgspec.UNSET)
+
+
+def _at(name: str, read: Read, payload: bytes) -> Any:
+    try:
+        return read(payload)
+    except InvalidPayload as error:
+        raise InvalidPayload(str(error).replace("`$", f"`$.{name}")) from None
+
+
+def _by_name_with_rest(fields: Sequence[Field], rest: Any, contexts: Sequence[str]) -> Bind:
+    named = _by_name(fields, others_allowed=True)
+    everything = fitting(msgspec.json.Decoder(dict[str, msgspec.Raw]).decode)
+    read_rest = reader(dict[str, rest])
+    names = {f.name for f in fields}
+
+    def bind(payload: bytes) -> Arguments:
+        payload = b"{}" if payload == b"null" else payload
+        arguments = named(payload)
+        others = {key: raw for key, raw in everything(payload).items() if key not in names}
+        for name in contexts:
+            if name in others:
+                raise InvalidPayload(f"the payload does not fit: Object contains unknown field `{name}`")
+        arguments.update(read_rest(msgspec.json.encode(others)))
+        return arguments
+
+    return bind
+
+
+def _whole(field: Field) -> Bind:
+    name, read, optional = field.name, reader(field.type), not field.required
+
+    def bind(payload: bytes) -> Arguments:
+        if optional and payload == b"null":
+            return {}
+        return {name: read(payload)}
+
+    return bind
+
+
+def _one(field: Field) -> Bind:
+    by_name, whole = _by_name([field]), _whole(field)
+
+    def bind(payload: bytes) -> Arguments:
+        return by_name(payload) if payload.lstrip()[:1] == b"{" else whole(payload)
+
+    return bind
+
+
+def _one_of_any_type(field: Field) -> Bind:
+    name, read, optional = field.name, reader(Any), not field.required
+
+    def bind(payload: bytes) -> Arguments:
+        value = read(payload)
+        if type(value) is dict and len(value) == 1 and name in value:
+            return {name: value[name]}
+        if optional and (value is None or value == {}):
+            return {}
+        return {name: value}
+
+    return bind
+
+
+def _is_context(annotation: Any) -> bool:
+    return annotation is Context or get_origin(annotation) is Context
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types of the parameters, names resolved where the function was written; the return type stays unread."""
+    function = _plain(function)
+    namespace = getattr(function, "__globals__", {})
+    annotations = {name: value for name, value in _annotations(function).items() if name != "return"}
+    try:
+        return typing.get_type_hints(
+            types.SimpleNamespace(__annotations__=annotations), globalns=namespace, include_extras=True
+        )
+    except Exception as error:  # an annotation is any expression, and may raise anything
+        raise BadHandler(f"its annotations cannot be resolved: {error}") from error
+
+
+def _plain(function: Any) -> Any:
+    """The function that carries the annotations: under decorators and partials, or an object's `__call__`."""
+    function = inspect.unwrap(function)
+    while isinstance(function, functools.partial):
+        function = inspect.unwrap(function.func)
+    return function if inspect.isroutine(function) else type(function).__call__
+
+
+def _annotations(function: Any) -> dict[str, Any]:
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        return annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF)
+    return getattr(function, "__annotations__", {})
+
+
+def _as_written() -> dict[str, Any]:
+    """From Python 3.14 on, reading a signature must not evaluate annotations: their types may come later."""
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        return {"annotation_format": annotationlib.Format.FORWARDREF}
+    return {}

@@ -1,0 +1,69 @@
+"""Finds the app that a command line names, as "package.module:app".
+
+Whatever goes wrong is one AppNotFound whose message is one line: what was looked for, or where the user's code raised.
+"""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import os
+import sys
+import traceback
+from typing import Any
+
+from jobpipe.work.app import App
+from jobpipe.work.errors import AppNotFound, BadHandler
+
+
+def load_app(name: str) -> App:
+    """The App at `name`, "package.module:attribute" (`app` when left out); the working directory is searched first.
+
+    All its handlers are checked. Raises AppNotFound.
+    """
+    module_name, _, attribute = name.partition(":")
+    attribute = attribute or "app"
+    if not module_name or module_name.startswith("."):
+        raise AppNotFound(f"'{name}' names no app: it should look like package.module:app")
+    app = _attribute(_module(module_name), module_name, attribute)
+    if not isinstance(app, App):
+        raise AppNotFound(f"'{module_name}:{attribute}' is no jobpipe App but {type(app).__name__}")
+    try:
+        app.check()
+    except BadHandler as error:
+        raise AppNotFound(f"'{name}': {error}") from error
+    return app
+
+
+def _module(name: str) -> Any:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise AppNotFound(f"no module named '{error.name}', looked for from {here}") from error
+        raise AppNotFound(_raised_inside(name, error)) from error
+    except (Exception, SystemExit) as error:
+        raise AppNotFound(_raised_inside(name, error)) from error
+
+
+def _raised_inside(name: str, error: BaseException) -> str:
+    what = " ".join(str(error).split())
+    return f"importing '{name}' raised {type(error).__name__}: {what} ({_place(error)})"
+
+
+def _place(error: BaseException) -> str:
+    """File and line where it happened: of the syntax error itself, else of the innermost frame."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}:{frame.lineno}"
+
+
+def _attribute(module: Any, module_name: str, attribute: str) -> Any:
+    try:
+        return operator.attrgetter(attribute)(module)
+    except AttributeError as error:
+        raise AppNotFound(f"module '{module_name}' has no attribute '{attribute}'") from error

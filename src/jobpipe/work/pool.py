@@ -1,0 +1,248 @@
+"""Keeps a bounded number of workers busy with tasks from a TaskSource, and stops with a deadline.
+
+A Pool never polls: one claim call at most is under way, and none while no worker is free. Each outcome is delivered at
+least once, however often the source fails, until the drain's end. What a run comes to is the executor's matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random as random_
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from jobpipe.core.errors import StorageError
+from jobpipe.core.lifecycle import Outcome
+from jobpipe.core.retry import RetryPolicy
+from jobpipe.core.task import Claim
+from jobpipe.work.executor import Executor
+from jobpipe.work.run import INFINITY, Run
+from jobpipe.work.source import TaskSource
+
+logger = logging.getLogger(__name__)
+
+BACKOFF = RetryPolicy(base=0.1, jitter=0.1, cap=5.0)
+SETTLE_GRACE_S = 5.0
+SETTLES_PER_WORKER = 2
+TRIES = 5
+
+
+class Running(Struct, frozen=True):
+    """A task that holds a worker; `started` in milliseconds since the epoch, None while it waits to run alone."""
+
+    id: str
+    handler: str
+    started: int | None
+
+
+class Pool:
+    """`workers` workers for tasks of `source`, run by `executor`, which the pool closes at its end.
+
+    `backoff` says how long to wait after a failed call to the source. `settle_grace` is how many seconds after the
+    end of a drain's deadline (and the handlers' clean-up time) the last settles may take.
+    """
+
+    def __init__(
+        self,
+        source: TaskSource,
+        executor: Executor,
+        workers: int,
+        *,
+        backoff: RetryPolicy = BACKOFF,
+        settle_grace: float = SETTLE_GRACE_S,
+        random: Callable[[], float] = random_.random,
+    ) -> None:
+        self.workers = workers
+        self._source = source
+        self._executor = executor
+        self._backoff = backoff
+        self._settle_grace = settle_grace
+        self._random = random
+        self._runs: dict[str, Run] = {}
+        self._open = 0
+        self._alone: deque[Run] = deque()
+        self._running_alone = False
+        self._settles: dict[Run, asyncio.Task[None]] = {}
+        self._room = asyncio.Event()
+        self._claiming: asyncio.Task[None] | None = None
+        self._draining = False
+        self._drained = asyncio.Event()
+        self._deadline: asyncio.TimerHandle | None = None
+        self._last: asyncio.TimerHandle | None = None
+
+    @property
+    def busy(self) -> int:
+        """How many workers hold a task, those included whose handler outlives its timeout."""
+        return len(self._runs)
+
+    @property
+    def running(self) -> list[Running]:
+        """The tasks that hold a worker, in the order in which they were claimed."""
+        return [
+            Running(run.claim.task.id, run.claim.task.handler, run.started) for run in self._runs.values()
+        ]
+
+    def start(self) -> None:
+        """Begin to claim, on the running event loop. Does nothing when started or drained before."""
+        if self._claiming is None and not self._draining:
+            self._claiming = asyncio.get_running_loop().create_task(self._claim(), name="jobpipe-pool")
+
+    def cancel(self, lease_id: str) -> bool:
+        """Ask the handler that runs under this lease to stop; False when none does (any more)."""
+        run = self._runs.get(lease_id)
+        if run is None or run.reported:
+            return False
+        run.cancel()
+        return True
+
+    async def drain(self, seconds: float) -> None:
+        """Stop claiming, wait up to `seconds` for what runs, release the rest, and see the settles delivered.
+
+        Safe before `start`, twice, and at the same time: the earliest deadline holds, and all calls return at the
+        end. Tasks that only wait to run alone are released at once.
+        """
+        if not self._draining:
+            self._draining = True
+            if self._claiming is not None:
+                self._claiming.add_done_callback(self._check_drained)
+                self._claiming.cancel()
+            while self._alone:
+                self._alone.popleft().release()
+        self._release_in(seconds)
+        self._check_drained()
+        await self._drained.wait()
+
+    # --- claiming ---
+
+    async def _claim(self) -> None:
+        failures = 0
+        while not self._draining:
+            limit = self._free()
+            if limit <= 0:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            try:
+                claims = await self._source.claim(limit)
+            except Exception as error:  # noqa: BLE001  # a source that fails must not end the pool
+                failures += 1
+                await self._pause("claim", failures, error)
+                continue
+            if not claims:
+                logger.info("the source gives no more tasks: claiming ends")
+                return
+            failures = 0
+            self._take(claims)
+
+    def _free(self) -> int:
+        """How many tasks may be claimed now: none while one has the process to itself, or too many settles wait."""
+        if self._alone or self._running_alone or len(self._settles) >= SETTLES_PER_WORKER * self.workers:
+            return 0
+        return self.workers - len(self._runs)
+
+    def _take(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            run = self._runs[claim.lease_id] = self._executor.prepare(claim, self)
+            self._open += 1
+            if self._draining:
+                run.release()
+            elif claim.alone:
+                self._alone.append(run)
+            else:
+                run.begin()
+        self._begin_alone()
+
+    def _begin_alone(self) -> None:
+        """Begin the next task that must have the process to itself, once no other holds a worker."""
+        if self._alone and len(self._runs) == len(self._alone):
+            self._running_alone = True
+            self._alone.popleft().begin()
+
+    # --- ending ---
+
+    def on_outcome(self, run: Run, outcome: Outcome) -> None:
+        """Hand the outcome to the source, without waiting."""
+        self._open -= 1
+        self._settles[run] = asyncio.get_running_loop().create_task(self._deliver(run, outcome))
+
+    def on_end(self, run: Run) -> None:
+        """Free the worker, but after its settle was handed in: the loop calls in the order of registration, and the
+        settle's first step was registered before."""
+        if run.started is None and run in self._alone:
+            self._alone.remove(run)
+        asyncio.get_running_loop().call_soon(self._free_worker, run)
+
+    def _free_worker(self, run: Run) -> None:
+        del self._runs[run.claim.lease_id]
+        if len(self._runs) == len(self._alone):
+            self._running_alone = False
+            self._begin_alone()
+        self._room.set()
+
+    async def _deliver(self, run: Run, outcome: Outcome) -> None:
+        try:
+            await self._settle(run.claim, outcome)
+        finally:
+            self._settles.pop(run, None)
+            self._room.set()
+            if self._draining:
+                self._check_drained()
+
+    async def _settle(self, claim: Claim, outcome: Outcome) -> None:
+        failures = 0
+        while True:
+            try:
+                return await self._source.settle(claim, outcome)
+            except Exception as error:  # the outcome must outlive whatever the source raises
+                failures += 1
+                if failures == TRIES and not isinstance(error, (StorageError, OSError)):
+                    # No outage, then: it would be refused for ever. The task's lease is left to run out.
+                    logger.exception("outcome %s of task %s is given up", outcome.kind, claim.task.id)
+                    return None
+                await self._pause(f"settle of task {claim.task.id}", failures, error)
+
+    async def _pause(self, what: str, failures: int, error: Exception) -> None:
+        delay = self._backoff.delay(failures, self._random)
+        logger.warning("%s failed, again in %.1f s: %s: %s", what, delay, type(error).__name__, error)
+        await asyncio.sleep(delay)
+
+    # --- draining ---
+
+    def _release_in(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        when = loop.time() + seconds
+        if self._drained.is_set() or when == INFINITY or (self._deadline and self._deadline.when() <= when):
+            return
+        if self._deadline:
+            self._deadline.cancel()
+        self._deadline = loop.call_at(when, self._release)
+
+    def _release(self) -> None:
+        for run in list(self._runs.values()):
+            if not run.reported:
+                run.release()
+        # The handlers' clean-up time comes first, then the settles' own.
+        last = self._executor.cleanup + self._settle_grace
+        self._last = asyncio.get_running_loop().call_later(last, self._give_up)
+
+    def _check_drained(self, _: object = None) -> None:
+        claiming = self._claiming is not None and not self._claiming.done()
+        if not (claiming or self._open or self._settles):
+            self._finish()
+
+    def _give_up(self) -> None:
+        """The drain ends although the source does not answer: what it was not told, leases and restarts will find."""
+        for run, settle in list(self._settles.items()):
+            logger.error("the outcome of task %s could not be delivered", run.claim.task.id)
+            settle.cancel()
+        self._finish()
+
+    def _finish(self) -> None:
+        for timer in (self._deadline, self._last):
+            if timer is not None:
+                timer.cancel()
+        self._executor.close()
+        self._drained.set()

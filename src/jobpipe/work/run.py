@@ -1,0 +1,236 @@
+"""One run of one claim: from its beginning to exactly one outcome, and to the end of its handler.
+
+The two differ: a handler that outlives its timeout or its release is settled without it, but keeps its worker until
+it ends. Everything here happens on the event loop, save the handler itself when it is an ordinary function.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.task import Claim
+from jobpipe.work.context import Context
+from jobpipe.work.errors import UnknownHandler
+from jobpipe.work.handler import Handler
+from jobpipe.work.outcomes import raised, returned, timed_out
+
+if TYPE_CHECKING:
+    from jobpipe.work.executor import Executor
+
+logger = logging.getLogger(__name__)
+
+INFINITY = float("inf")
+
+_INTERRUPTED = Outcome(Kind.FAILED)
+"""Stands for a handler that said nothing; the interruption that made it so decides the outcome."""
+
+
+class Observer(Protocol):
+    """Who is told of a run: first its outcome, then its end, each exactly once."""
+
+    def on_outcome(self, run: Run, outcome: Outcome) -> None:
+        """The run came to `outcome`; its handler may still be running."""
+        ...
+
+    def on_end(self, run: Run) -> None:
+        """The run's handler ended: its worker is free."""
+        ...
+
+
+class Run:
+    """A claim on its way: not begun, begun, `reported` (it has its outcome), `ended` (its handler has, too).
+
+    `started` is when it began, in milliseconds since the epoch, None before.
+    """
+
+    __slots__ = (
+        "_asyncio_task",
+        "_cancelled",
+        "_context",
+        "_executor",
+        "_handler",
+        "_observer",
+        "_released",
+        "_timed_out",
+        "_timer",
+        "claim",
+        "ended",
+        "reported",
+        "started",
+        "timeout",
+    )
+
+    def __init__(self, claim: Claim, executor: Executor, observer: Observer) -> None:
+        self.claim = claim
+        self.timeout = INFINITY
+        self.started: int | None = None
+        self.reported = self.ended = False
+        self._executor = executor
+        self._observer = observer
+        self._handler: Handler[..., Any] | None = None
+        self._context: Context | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._asyncio_task: asyncio.Task[None] | None = None
+        self._timed_out = self._cancelled = self._released = False
+
+    # --- the way of a run ---
+
+    def begin(self) -> None:
+        """Start the handler. Without such a handler the run comes to its end before this returns."""
+        executor, task = self._executor, self.claim.task
+        self.started = executor.clock.now()
+        self._handler = handler = executor.find(task.handler)
+        if handler is None:
+            self._end(raised(UnknownHandler(f"this worker has no handler '{task.handler}'"), self._backoff))
+            return
+        loop = asyncio.get_running_loop()
+        self.timeout = executor.timeout_of(task, handler)
+        if self.timeout != INFINITY:
+            self._timer = loop.call_later(self.timeout, self._time_out)
+        if handler.is_async:
+            self._asyncio_task = loop.create_task(self._await(handler))
+        else:
+            self._start_thread(handler, loop)
+
+    async def _await(self, handler: Handler[..., Any]) -> None:
+        try:
+            value = await handler.function(**self._arguments(handler))
+            outcome = returned(value, self._executor.max_result)
+        except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its run's outcome
+            outcome = raised(error, self._backoff)
+        self._end(outcome)
+
+    def _start_thread(self, handler: Handler[..., Any], loop: asyncio.AbstractEventLoop) -> None:
+        variables = contextvars.copy_context()
+
+        def work() -> Callable[[], None]:
+            outcome = variables.run(self._call, handler)
+            return lambda: _tell(loop, self._end, outcome)
+
+        self._executor.threads.submit(work)
+
+    def _call(self, handler: Handler[..., Any]) -> Outcome:
+        try:
+            value = handler.function(**self._arguments(handler))
+            return returned(value, self._executor.max_result)
+        except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its run's outcome
+            return raised(error, self._backoff)
+
+    def _arguments(self, handler: Handler[..., Any]) -> dict[str, Any]:
+        binding = handler.binding
+        arguments = binding.bind(self.claim.task.payload)
+        if binding.contexts:
+            arguments.update(dict.fromkeys(binding.contexts, self._new_context()))
+        return arguments
+
+    def _new_context(self) -> Context:
+        clock, timeout = self._executor.clock, self.timeout
+        limit = None if timeout == INFINITY else timeout
+        self._context = context = Context(self.claim.task, limit, clock.monotonic(), clock)
+        # A thread may be here while the loop interrupts the run: the flags are read after the context is in place, and
+        # the loop sets them before it looks for one, so one of the two sees the other.
+        if self._timed_out or self._cancelled or self._released:
+            context.stop()
+        return context
+
+    def _end(self, outcome: Outcome) -> None:
+        """The handler ended, with what it says itself."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._report(outcome)
+        self.ended = True
+        self._observer.on_end(self)
+
+    def _report(self, outcome: Outcome) -> None:
+        if not self.reported:
+            self.reported = True
+            self._observer.on_outcome(self, self._judge(outcome))
+
+    # --- interruptions ---
+
+    def cancel(self) -> None:
+        """Somebody cancelled the task: ask the handler to stop. What it still returns counts."""
+        self._cancelled = True
+        self._interrupt()
+
+    def release(self) -> None:
+        """The worker leaves: stop the handler, and give the task back unless it returns within the clean-up time.
+
+        A thread cannot be stopped: its task is given back at once.
+        """
+        self._released = True
+        self._interrupt()
+        self._give_up_after(self._executor.cleanup)
+
+    def _time_out(self) -> None:
+        self._timed_out = True
+        self._interrupt()
+        self._give_up_after(self._executor.cleanup)
+
+    def _interrupt(self) -> None:
+        if self._context is not None:
+            self._context.stop()
+        if self._asyncio_task is not None:
+            # Cancelled before its first step, a coroutine runs none of its lines, so none that would tell its end.
+            self._asyncio_task.add_done_callback(self._end_unentered)
+            self._asyncio_task.cancel()
+        elif self.started is None:
+            self._end(_INTERRUPTED)
+
+    def _end_unentered(self, _: asyncio.Task[None]) -> None:
+        if not self.ended:
+            self._end(_INTERRUPTED)
+
+    def _give_up_after(self, cleanup: float) -> None:
+        if self.reported:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._asyncio_task is None:
+            self._give_up()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(cleanup, self._give_up)
+
+    def _give_up(self) -> None:
+        """Settle without the handler, which does not end."""
+        task = self.claim.task
+        logger.warning(
+            "task %s: handler %s did not stop when told; its worker is free when it ends",
+            task.id,
+            task.handler,
+        )
+        self._report(_INTERRUPTED)
+
+    def _judge(self, outcome: Outcome) -> Outcome:
+        """What the interruptions make of the handler's own outcome.
+
+        A result that came in spite of a cancel or a release counts; after the timeout it came too late.
+        """
+        if outcome.kind is Kind.DONE and not self._timed_out:
+            return outcome
+        if self._cancelled:
+            return Outcome(Kind.CANCELLED)
+        if self._timed_out:
+            return timed_out(self.timeout, outcome.traceback, self._backoff())
+        if self._released:
+            return Outcome(Kind.RELEASED)
+        return outcome
+
+    def _backoff(self) -> float | None:
+        """The handler's own delay before the next attempt; None for the server's."""
+        if self._handler is None or self._handler.retry is None:
+            return None
+        return self._handler.retry.delay(self.claim.task.failures + 1, self._executor.random)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, end: Callable[[Outcome], None], outcome: Outcome) -> None:
+    try:
+        loop.call_soon_threadsafe(end, outcome)
+    except RuntimeError:
+        # The loop is closed: the process leaves, and this run was released when its pool was drained.
+        logger.debug("a handler ended after its event loop")
