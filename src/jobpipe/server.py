@@ -26,7 +26,7 @@ from jobpipe.engine.maintenance import Alarm, Pruner, Rescuer
 from jobpipe.engine.queue import Report, TaskQueue
 from jobpipe.http.app import create_app
 from jobpipe.http.config import HttpConfig, WorkerCounts
-from jobpipe.http.serving import HttpServer
+from jobpipe.http.server import HttpServer, listen
 from jobpipe.logs import configure
 from jobpipe.settings import Settings, masked
 from jobpipe.storage import open_storage
@@ -68,8 +68,8 @@ def run(settings: Settings, app_name: str | None) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         app = None if app_name is None else _load(app_name)
-        with _bound(settings) as listener, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(Server(settings, app).serve(listener))
+        with _bound(settings) as sockets, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(Server(settings, app).serve(sockets))
     except CannotStart as error:
         print(f"jobpipe: error: {error}", file=sys.stderr)  # noqa: T201
         return error.code
@@ -97,15 +97,15 @@ class Server:
         self._prune = Alarm("pruner", pruner.run_once, clock)
         self._pool = _pool(settings, self.queue, app, clock) if settings.pool else None
         self._http = HttpServer(create_app(self.queue, _http_config(settings, app, clock), self._workers))
-        self._stopping = False
+        self._serving: asyncio.Future[None] | None = None
 
-    async def serve(self, listener: socket.socket) -> int:
-        """Start, serve on `listener` until a signal comes, stop. Raises CannotStart."""
+    async def serve(self, sockets: list[socket.socket]) -> int:
+        """Start, serve on bound `sockets` until a signal comes, stop. Raises CannotStart."""
         await self._open()
         signals = Signals()
         try:
             with signals.caught():
-                await self._start(listener)
+                await self._start(sockets)
                 return await self._until_stopped(signals)
         finally:
             await self._close()
@@ -117,7 +117,7 @@ class Server:
             await self.queue.close()
             raise CannotStart(str(error), EXIT_STORE) from error
 
-    async def _start(self, listener: socket.socket) -> None:
+    async def _start(self, sockets: list[socket.socket]) -> None:
         self._rescue.start()
         self._prune.start()
         self.queue.on_lease = self._rescue.ring_within
@@ -127,8 +127,8 @@ class Server:
         if self._pool is not None:
             self.queue.listen_to_cancels(self._tell_pool)
             self._pool.start()
-        await self._http.start(listener)
-        self._banner(listener)
+        self._serving = asyncio.ensure_future(self._http.serve(sockets=sockets))
+        self._banner(sockets[0])
 
     async def _until_stopped(self, signals: Signals) -> int:
         broken = asyncio.ensure_future(self._storage.wait_broken())
@@ -164,7 +164,9 @@ class Server:
 
     async def _close(self) -> None:
         """Close all that was opened, in reverse; safe when the start went half way."""
-        await self._http.stop()
+        self._http.stop()
+        if self._serving is not None:
+            await self._serving
         if self._pool is not None:
             await self._pool.drain(0)
         await self._rescue.stop()
@@ -282,23 +284,18 @@ def _http_config(settings: Settings, app: App | None, clock: Clock) -> HttpConfi
 
 
 @contextlib.contextmanager
-def _bound(settings: Settings) -> Iterator[socket.socket]:
-    """The listening address, taken before the store is touched, so that a port in use changes nothing."""
+def _bound(settings: Settings) -> Iterator[list[socket.socket]]:
+    """The listening sockets, taken before the store is touched, so that a port in use changes nothing."""
     try:
-        info = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = info[0]
-        listener = socket.socket(family, kind, protocol)
+        sockets = listen(settings.host, settings.port)
     except OSError as error:
-        raise CannotStart(f"cannot listen on {settings.host}: {error.strerror}", EXIT_PORT) from error
-    with listener:
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-        except OSError as error:
-            where = f"{settings.host}:{settings.port}"
-            raise CannotStart(f"cannot listen on {where}: {error.strerror}", EXIT_PORT) from error
-        yield listener
+        where = f"{settings.host}:{settings.port}"
+        raise CannotStart(f"cannot listen on {where}: {error.strerror}", EXIT_PORT) from error
+    try:
+        yield sockets
+    finally:
+        for bound in sockets:
+            bound.close()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -1,1 +1,28 @@
-"""The queue itself: one door, `TaskQueue`, and the upkeep behind it."""
+"""The queue itself: one door, `TaskQueue`, and the upkeep behind it.
+
+The values in which it answers are those of the storage contract; the edge takes them from here.
+"""
+
+from jobpipe.storage.base import (
+    MAX_CLAIM_BYTES,
+    Cancelled,
+    Extended,
+    Extension,
+    Matches,
+    Page,
+    QueueCounts,
+    Settled,
+    TaskFilter,
+)
+
+__all__ = [
+    "MAX_CLAIM_BYTES",
+    "Cancelled",
+    "Extended",
+    "Extension",
+    "Matches",
+    "Page",
+    "QueueCounts",
+    "Settled",
+    "TaskFilter",
+]

@@ -374,7 +374,7 @@ class TaskQueue:
         else:
             self._waiters.later(task.queue, transition.run_at)
         if log.isEnabledFor(logging.DEBUG) and transition.status is Status.QUEUED:
-            log.debug("task %s %s, queued again", task.id, transition.kind, extra={"task": task.id})
+            log.debug("task %s %s, queued again", task.id, transition.kind, extra={"task_id": task.id})
 
     def _ended(self, task: Task, transition: Transition | None) -> None:
         """A task came to its end: by a transition, or (None) by cancelling it while it was queued."""
@@ -407,7 +407,7 @@ def _final(task: Task, transition: Transition) -> Task:
 def _log_end(task: Task, transition: Transition | None) -> None:
     """One line per end of a task. Messages of errors are people's data and stay out of it."""
     if transition is None:
-        log.info("task %s cancelled before it ran", task.id, extra={"task": task.id})
+        log.info("task %s cancelled before it ran", task.id, extra={"task_id": task.id})
         return
     began = task.started_at or transition.finished_at or 0
     took = max(0, (transition.finished_at or 0) - began) / 1000
@@ -415,7 +415,7 @@ def _log_end(task: Task, transition: Transition | None) -> None:
     log.info(
         "task %s %s%s after %.3f s, attempt %d",
         task.id, transition.status, error, took, transition.attempts,
-        extra={"task": task.id, "handler": task.handler, "queue": task.queue},
+        extra={"task_id": task.id, "handler": task.handler, "queue": task.queue},
     )  # fmt: skip
 
 

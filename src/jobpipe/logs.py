@@ -1,0 +1,113 @@
+"""Logging: the standard library's, to stderr, as text for people or as JSON lines for machines.
+
+A line of the log is one line whatever a task, a client or a handler put into it: control characters are shown escaped,
+so that nobody can forge an entry or drive a terminal. Only tracebacks take several lines, each but the first indented.
+uvicorn's loggers speak through the same handler. Fields given as `extra={"task": ...}` are kept in both forms.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import sys
+from datetime import UTC, datetime
+
+_UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
+_OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "taskName"}
+_PLAIN = re.compile(r"[^\s\"'=]+")
+# C0, DEL, C1, the line and paragraph separators, and the marks that turn the direction of writing.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROL_IN_BLOCK = re.compile(_CONTROL.pattern.replace(r"\x00-\x1f", r"\x00-\x08\x0b-\x1f"))
+
+
+class OwnHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """The handler that `configure` installs, known again by its class when it is called twice."""
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-11-21T21:09:00.123Z INFO jobpipe.server listening on ... port=8080`, then a traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{_time(record)} {record.levelname} {record.name} {record.getMessage()}"
+        parts = [
+            _escaped(line, _CONTROL),
+            *(f"{key}={_field(value)}" for key, value in _extra(record).items()),
+        ]
+        return " ".join(parts) + "".join(f"\n  {line}" for line in _block(_trace(self, record)))
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: `ts` (RFC 3339, UTC), `level`, `logger`, `msg`, the extra fields, and `exception` if any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, object] = {
+            "ts": _time(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "msg": record.getMessage(),
+        }
+        if trace := _trace(self, record):
+            entry["exception"] = trace
+        # An extra field never hides one of the entry's own.
+        fields = {key: _scalar(value) for key, value in _extra(record).items() if key not in entry}
+        return json.dumps(entry | fields)
+
+
+def configure(level: str, format: str) -> None:
+    """Log from `level` (DEBUG, INFO, WARNING, ERROR) on, to stderr, as `format` (text, json). May be called again.
+
+    The process's own set-up: the root logger gets one handler of ours; handlers of others (a test's) stay.
+    """
+    handler = OwnHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if isinstance(old, OwnHandler)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in _UVICORN:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+def _time(record: logging.LogRecord) -> str:
+    return (
+        datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
+
+
+def _extra(record: logging.LogRecord) -> dict[str, object]:
+    return {key: value for key, value in record.__dict__.items() if key not in _OWN}
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    trace = formatter.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
+    return "\n".join(filter(None, [trace, record.stack_info and formatter.formatStack(record.stack_info)]))
+
+
+def _block(text: str) -> list[str]:
+    # Indented, because an exception's own text may hold a line that looks like an entry.
+    return _escaped(text, _CONTROL_IN_BLOCK).split("\n") if text else []
+
+
+def _escaped(text: str, control: re.Pattern[str]) -> str:
+    return control.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def _field(value: object) -> str:
+    text = _escaped(str(value), _CONTROL)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def _scalar(value: object) -> object:
+    """What JSON knows stays; anything else is text, so that a strange field cannot cost the entry."""
+    if (
+        value is None
+        or isinstance(value, (bool, int, str))
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
+        return value
+    return str(value)

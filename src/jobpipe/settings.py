@@ -1,0 +1,199 @@
+"""All settings of a server, as one frozen value that cannot hold a wrong one.
+
+Each field is a flag (`--queue-size`), an environment variable (`JOBPIPE_QUEUE_SIZE`; `WORKERS` and `QUEUE_SIZE` also
+without the prefix), a line of `.env` and a key of `jobpipe.toml`, in that order of strength; `settings_sources` reads
+the two files. Built from text or in Python, a value out of bounds raises BadSetting.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from jobpipe.core.task import MAX_DELAY_S, MAX_RETRIES_LIMIT
+from jobpipe.settings_kinds import Choice, Kind, Names, Number, Only, Size, Switch, Text, Whole, masked
+
+__all__ = ["KINDS", "BadSetting", "Settings", "env_names", "masked"]
+
+_STORE = re.compile(r"memory:|sqlite:///.+|postgresql://.+")
+_HOST = r"[A-Za-z0-9_.-]{1,253}"
+
+
+def _known_store(url: str) -> bool:
+    return _STORE.fullmatch(url) is not None
+
+
+def _address(host: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_.:%-]{1,253}", host) is not None
+
+
+_PAUSE = Number(0, MAX_DELAY_S)
+_RETENTION = Number(0, 1e10, infinite=True)
+
+KINDS: dict[str, Kind] = {
+    "workers": Whole(1, 10_000),
+    "queue_size": Whole(1, 1_000_000_000),
+    "processes": Only(0, 0, "worker processes are not in this version"),
+    "pool": Switch(),
+    "queues": Names(
+        "queue names of 1 to 100 characters A-Z a-z 0-9 _ . -", r"[A-Za-z0-9_.-]{1,100}", star=True
+    ),
+    "host": Text("an address or a host name", _address),
+    "port": Whole(0, 65535),
+    "allowed_hosts": Names("host names without a port", _HOST, fold=True),
+    "store": Text(
+        "sqlite:///file.db, sqlite:////absolute/file.db, memory: or postgresql://...", _known_store
+    ),
+    "max_queues": Whole(1, 1_000_000),
+    "max_retries": Whole(0, MAX_RETRIES_LIMIT),
+    "max_lost": Whole(2, 1_000),
+    "retry_base": _PAUSE,
+    "retry_jitter": _PAUSE,
+    "retry_cap": _PAUSE,
+    "timeout": Number(0, MAX_DELAY_S, above=True, infinite=True),
+    "lease": Number(5, 3600),
+    "shutdown_grace": _PAUSE,
+    "retention": _RETENTION,
+    "retention_failed": _RETENTION,
+    "max_body": Size(),
+    "max_batch_body": Size(),
+    "enqueue_status": Choice((202, 200, 201)),
+    "log_level": Choice(("DEBUG", "INFO", "WARNING", "ERROR")),
+    "log_format": Choice(("text", "json")),
+    "simulate_min": _PAUSE,
+    "simulate_max": _PAUSE,
+    "simulate_failures": Number(0, 1, unit=""),
+}
+
+_SHORT_NAMES = {"workers": "WORKERS", "queue_size": "QUEUE_SIZE"}
+
+
+class BadSetting(Exception):
+    """A setting, or a file of settings, that cannot be used: one line for the person who starts the server.
+
+    `name` is the field (None when a file as a whole is at fault), `shown` the value as given, `origin` where it came
+    from if that is known.
+    """
+
+    def __init__(
+        self, problem: str, name: str | None = None, shown: str | None = None, origin: str | None = None
+    ):
+        super().__init__(problem)
+        self.problem = problem
+        self.name = name
+        self.shown = shown
+        self.origin = origin
+
+    def __str__(self) -> str:
+        flag = self.origin == "flag" and self.name is not None
+        name = "--" + str(self.name).replace("_", "-") if flag else self.name
+        value = "" if self.shown is None else f", not {_quoted(self.shown)}"
+        origin = "" if self.origin is None or flag else f" ({self.origin})"
+        return (f"{name}: " if name else "") + self.problem + value + origin
+
+
+def env_names(name: str) -> list[str]:
+    """The environment variables of a setting; the first that is set counts."""
+    return [*filter(None, [_SHORT_NAMES.get(name)]), f"JOBPIPE_{name.upper()}"]
+
+
+def _whole(_hint: object, value: str, *, delimiter: str | None = None) -> list[str]:
+    """A variable is one token: cyclopts would split lists at blanks, but the kind knows its own separator."""
+    return [value]
+
+
+def _setting(name: str, help: str) -> Parameter:
+    kind = KINDS[name]
+    return Parameter(
+        env_var=env_names(name),
+        env_var_split=_whole,
+        converter=kind.convert,
+        negative=None if isinstance(kind, Switch) else (),
+        n_tokens=None if isinstance(kind, Switch) else 1,
+        show_default=False if isinstance(kind, Names) and not kind.star else kind.show,
+        help=help,
+    )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Everything that a server can be told at its start. Durations are in seconds, sizes in bytes."""
+
+    workers: Annotated[int, _setting("workers", "How many tasks run at a time.")] = 4
+    queue_size: Annotated[int, _setting("queue_size", "Waiting tasks a queue holds before it refuses.")] = 64
+    processes: Annotated[int, _setting("processes", "Worker processes; 0 runs handlers in the server.")] = 0
+    pool: Annotated[bool, _setting("pool", "Work on tasks here, or only serve them to other workers.")] = True
+    queues: Annotated[
+        frozenset[str] | None, _setting("queues", "Queues that the pool works on: * or a list a,b.")
+    ] = None
+    host: Annotated[str, _setting("host", "Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, _setting("port", "Port to listen on; 0 takes a free one.")] = 8080
+    allowed_hosts: Annotated[
+        frozenset[str],
+        _setting("allowed_hosts", "Host names to answer to, as a,b; addresses and dotless names pass."),
+    ] = frozenset()
+    store: Annotated[str, _setting("store", "Where tasks live: sqlite:///file.db or memory:")] = (
+        "sqlite:///jobpipe.db"
+    )
+    max_queues: Annotated[int, _setting("max_queues", "Queue names that hold tasks at a time.")] = 1000
+    max_retries: Annotated[int, _setting("max_retries", "Retries of a task that does not say.")] = 3
+    max_lost: Annotated[int, _setting("max_lost", "A task fails when it lost its worker this often.")] = 3
+    retry_base: Annotated[
+        float, _setting("retry_base", "Seconds before the first retry; then they double.")
+    ] = 0.2
+    retry_jitter: Annotated[
+        float, _setting("retry_jitter", "Random seconds added to each delay, at most.")
+    ] = 0.1
+    retry_cap: Annotated[
+        float, _setting("retry_cap", "The longest delay in seconds, without the jitter.")
+    ] = 300.0
+    timeout: Annotated[float, _setting("timeout", "Seconds that one run may take, or inf.")] = 3600.0
+    lease: Annotated[float, _setting("lease", "Seconds of a lease, where a worker does not say.")] = 30.0
+    shutdown_grace: Annotated[
+        float, _setting("shutdown_grace", "Seconds that running tasks get to finish in at a stop.")
+    ] = 25.0
+    retention: Annotated[
+        float, _setting("retention", "Seconds to keep done and cancelled tasks, or inf.")
+    ] = 86_400.0
+    retention_failed: Annotated[
+        float, _setting("retention_failed", "Seconds to keep failed tasks, or inf.")
+    ] = 604_800.0
+    max_body: Annotated[int, _setting("max_body", "Largest task: bytes, or like 64KiB, 1MiB.")] = 1024**2
+    max_batch_body: Annotated[int, _setting("max_batch_body", "Largest batch, likewise.")] = 16 * 1024**2
+    enqueue_status: Annotated[
+        int, _setting("enqueue_status", "Status of an accepted task: 202, 200, 201.")
+    ] = 202
+    log_level: Annotated[str, _setting("log_level", "DEBUG, INFO, WARNING or ERROR.")] = "INFO"
+    log_format: Annotated[str, _setting("log_format", "text or json.")] = "text"
+    simulate_min: Annotated[
+        float, _setting("simulate_min", "Shortest run of the handler simulate, in seconds.")
+    ] = 0.1
+    simulate_max: Annotated[
+        float, _setting("simulate_max", "Longest run of the handler simulate, in seconds.")
+    ] = 0.5
+    simulate_failures: Annotated[
+        float, _setting("simulate_failures", "How likely simulate fails, 0 to 1.")
+    ] = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse a value out of bounds, whoever made it: BadSetting."""
+        for name, kind in KINDS.items():
+            value = getattr(self, name)
+            if not kind.fits(value):
+                raise BadSetting(str(kind.refusal()), name, _plain(kind, value))
+        if self.simulate_min > self.simulate_max:
+            low = KINDS["simulate_min"].show(self.simulate_min)
+            raise BadSetting(f"must be at least simulate_min ({low})", "simulate_max", str(self.simulate_max))
+
+
+def _plain(kind: Kind, value: object) -> str:
+    return kind.show(value) if isinstance(kind, Text) and isinstance(value, str) else str(value)
+
+
+def _quoted(text: str) -> str:
+    """Any text on one line and of bearable length, so that an error stays one line."""
+    return repr(text if len(text) <= 100 else text[:97] + "...")

@@ -1,0 +1,166 @@
+"""The command line: what it calls, what it prints, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from jobpipe.cli import main
+from jobpipe.settings import KINDS, Settings, env_names
+
+
+class FakeServer(ModuleType):
+    """Stands for jobpipe.server, whose `run` would serve for ever; keeps what it was called with."""
+
+    def __init__(self) -> None:
+        super().__init__("jobpipe.server")
+        self.calls: list[tuple[Settings, str | None]] = []
+
+    def run(self, settings: Settings, app: str | None) -> int:
+        self.calls.append((settings, app))
+        return 7
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder, none of our variables, and a terminal of a known width."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    for name in KINDS:
+        for variable in env_names(name):
+            monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
+    fake = FakeServer()
+    monkeypatch.setitem(sys.modules, "jobpipe.server", fake)
+    monkeypatch.setattr("jobpipe.server", fake, raising=False)
+    return fake
+
+
+def test_serve_runs_the_server_with_the_settings_and_gives_its_exit_code(server: FakeServer) -> None:
+    assert main(["serve"]) == 7
+    assert main(["serve", "--workers", "2", "pkg.mod:app"]) == 7
+    assert server.calls == [(Settings(), None), (Settings(workers=2), "pkg.mod:app")]
+
+
+@pytest.mark.parametrize("spec", ["app", "app:", ":app", "a/b:app", "a..b:app", "a:b c", "mod.py:app()"])
+def test_an_app_that_is_no_name_is_refused_before_the_start(
+    spec: str, server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", spec]) == 2
+    assert "app: must look like package.module:app" in capsys.readouterr().err
+    assert server.calls == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--nonsense"], "--nonsense"),
+        (["nonsense"], "nonsense"),
+        (["serve", "--nonsense"], "--nonsense"),
+        (["serve", "a:b", "c:d"], "c:d"),
+        (["serve", "--port"], "--port"),
+        (["serve", "--workers", "2", "--workers", "3"], "--workers"),
+        (["serve", "--pool=maybe"], "maybe"),
+        (["serve", "--settings.workers", "3"], "--settings.workers"),
+        (["config", "-o", "xml"], "xml"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(
+    argv: list[str], said: str, server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("jobpipe: error: ")
+    assert err.count("\n") == 1
+    assert said in err
+    assert server.calls == []
+
+
+def test_ctrl_c_before_the_server_listens_is_no_traceback(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(settings: Settings, app: str | None) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server, "run", interrupted)
+    assert main(["serve"]) == 130
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"jobpipe {version('jobpipe')}\n"
+
+
+def test_help_lists_every_flag_and_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--help"]) == 0
+    shown = capsys.readouterr().out
+    words = set(shown.replace(",", " ").replace("]", " ").split())
+    assert {f"--{name.replace('_', '-')}" for name in KINDS} <= words
+    assert {variable for name in KINDS for variable in env_names(name)} <= words
+
+
+def test_config_is_an_aligned_table_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--queue-size", "9"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["setting", "value", "source"]
+    assert ["queue_size", "9", "flag"] in [line.split() for line in lines]
+    assert [line.split()[0] for line in lines[1:]] == list(KINDS)
+    column = lines[0].index("source")
+    assert all(line[column - 1] == " " != line[column] for line in lines)
+
+
+def test_config_is_a_rich_table_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["config", "--store", "memory:"]) == 0
+    shown = capsys.readouterr().out
+    assert "memory:" in shown
+    assert all(name in shown for name in KINDS)
+
+
+def test_config_gives_valid_json_without_infinity(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "--timeout", "inf", "-o", "json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["timeout"] == {"value": "inf", "source": "flag"}
+    assert list(shown) == list(KINDS)
+
+
+def test_python_m_jobpipe_is_the_same_command() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "jobpipe", "config", "--workers", "0"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr == "jobpipe: error: --workers: must be a whole number from 1 to 10000, not '0'\n"
+
+
+def test_the_command_line_loads_neither_the_server_nor_rich() -> None:
+    heavy = (
+        "rich",
+        "starlette",
+        "uvicorn",
+        "apsw",
+        "jobpipe.server",
+        "jobpipe.http",
+        "jobpipe.storage",
+        "dotenv",
+    )
+    code = (
+        "import sys, jobpipe.cli as c; c.main(['config']);"
+        f"print([n for n in {heavy!r} if n in sys.modules], file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "[]\n")
