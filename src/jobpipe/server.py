@@ -1,6 +1,7 @@
 """A server, composed: storage, queue, upkeep, pool and HTTP, started in order and stopped in order.
 
-Start: the app is loaded and the port bound before anything is touched; then the storage, the upkeep, the pool, the edge.
+Start: the app is loaded and the port bound before anything is touched; then the storage, the upkeep, the pool, the
+edge.
 Stop, at the first signal: nothing new is taken and nothing claimed; what runs gets the grace, while reads and settles
 are still served; the rest is released; then the edge, the storage. At the second signal: the rest is released at once.
 """
@@ -16,9 +17,10 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
+from typing import Any
 
 from jobpipe.clock import Clock, SystemClock
-from jobpipe.core.errors import JobpipeError, StorageRefused
+from jobpipe.core.errors import JobpipeError, StorageBroken, StorageRefused
 from jobpipe.core.lifecycle import Outcome, Policy
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim
@@ -91,7 +93,7 @@ class Server:
             default_timeout=settings.timeout,
             clock=clock,
         )
-        rescuer = Rescuer(self.queue, self._storage, clock, settings.timeout)
+        rescuer = Rescuer(self.queue, self._storage)
         pruner = Pruner(self._storage, settings.retention, settings.retention_failed)
         self._rescue = Alarm("rescuer", rescuer.run_once, clock)
         self._prune = Alarm("pruner", pruner.run_once, clock)
@@ -144,7 +146,7 @@ class Server:
             broken.cancel()
             first.cancel()
 
-    async def _drain(self, signals: Signals, broken: asyncio.Future[object]) -> None:
+    async def _drain(self, signals: Signals, broken: asyncio.Future[StorageBroken]) -> None:
         """Take nothing new, finish what runs within the grace, release the rest. A second signal ends the grace."""
         grace = self._settings.shutdown_grace
         log.info("stopping: nothing new is taken; running tasks get %g s to finish", grace)
@@ -154,7 +156,8 @@ class Server:
         draining = asyncio.ensure_future(self._pool.drain(grace))
         second = asyncio.ensure_future(signals.second())
         try:
-            await asyncio.wait([draining, second, broken], return_when=asyncio.FIRST_COMPLETED)
+            ends: list[asyncio.Future[Any]] = [draining, second, broken]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not draining.done():
                 log.warning("stopping now: what still runs is released")
                 await self._pool.drain(0)

@@ -18,11 +18,11 @@ import pytest
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim, Status, Task
+from jobpipe.core.text import TEXT_LIMIT, head, tail
 from jobpipe.work.app import App
 from jobpipe.work.context import Context
 from jobpipe.work.errors import Fail, Retry
 from jobpipe.work.executor import Executor
-from jobpipe.work.outcomes import TEXT_LIMIT, head, tail
 from jobpipe.work.run import Run
 
 

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from jobpipe.clock import Clock
 from jobpipe.core.errors import StorageError
 from jobpipe.core.lifecycle import Kind, Outcome
-from jobpipe.core.task import Task
 from jobpipe.engine.queue import Report, TaskQueue
 from jobpipe.storage.base import LostClaim, Storage
 
@@ -28,42 +27,37 @@ FAILED_PAUSE_S = 1.0
 
 
 class Rescuer:
-    """Settles claims whose holder is gone: as lost, or as timed out when the run had used up its time.
+    """Settles claims whose holder is gone: as lost, or as timed out when the run had used up its time."""
 
-    `default_timeout` (seconds) is for tasks without their own.
-    """
-
-    def __init__(self, queue: TaskQueue, storage: Storage, clock: Clock, default_timeout: float) -> None:
+    def __init__(self, queue: TaskQueue, storage: Storage) -> None:
         self._queue = queue
         self._storage = storage
-        self._clock = clock
-        self._default_timeout = default_timeout
         self.rescued = 0
+        self.on_rescue: Callable[[LostClaim], object] = _nothing
+        """Called with each claim that was found lost."""
 
     async def run_once(self, now: int) -> float | None:
         """Rescue one slice; answer the seconds until there may be more to do, None for not before a new lease."""
         lost = await self._storage.lost(RESCUE_SLICE)
         if lost:
-            await self._queue.rescue([self._report(claim, now) for claim in lost])
+            await self._queue.rescue([self._report(claim) for claim in lost])
             self.rescued += len(lost)
+            for claim in lost:
+                self.on_rescue(claim)
             log.warning("rescued %d tasks whose worker was lost", len(lost))
         if len(lost) == RESCUE_SLICE:
             return PAUSE_S
         return await self._storage.next_expiry()
 
-    def _report(self, claim: LostClaim, now: int) -> Report:
-        return Report(claim.task.id, claim.lease_id, self._outcome(claim, now))
+    def _report(self, claim: LostClaim) -> Report:
+        return Report(claim.task.id, claim.lease_id, self._outcome(claim))
 
-    def _outcome(self, claim: LostClaim, now: int) -> Outcome:
+    def _outcome(self, claim: LostClaim) -> Outcome:
         if claim.orphaned:
             return Outcome(Kind.LOST, message="the server that ran it stopped without a goodbye")
-        if self._overran(claim.task, now):
+        if self._queue.overran(claim.task.id, claim.lease_id):
             return Outcome(Kind.TIMED_OUT, message="it ran past its timeout, and its worker did not end it")
         return Outcome(Kind.LOST, message="its lease ran out without a sign from its worker")
-
-    def _overran(self, task: Task, now: int) -> bool:
-        timeout = self._default_timeout if task.timeout is None else task.timeout
-        return task.started_at is not None and now - task.started_at >= timeout * 1000
 
 
 class Pruner:
@@ -157,3 +151,7 @@ class Alarm:
         except Exception:
             log.exception("%s failed; trying again", self._name)
         return FAILED_PAUSE_S
+
+
+def _nothing(_: object) -> None:
+    """Nobody asked to be told."""

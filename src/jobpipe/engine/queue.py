@@ -20,6 +20,7 @@ from jobpipe.core.errors import Draining, Invalid, JobpipeError, LeaseLost, NotF
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, Transition, decide
 from jobpipe.core.task import Claim, NewTask, Status, Task
 from jobpipe.engine.rates import Rate
+from jobpipe.engine.running import Running
 from jobpipe.engine.waiters import ClaimWaiters, FinishWaiters
 from jobpipe.storage.base import (
     MAX_CLAIM_BYTES,
@@ -51,6 +52,15 @@ class Report(Struct, frozen=True):
     outcome: Outcome
 
 
+class Heartbeat(Struct, frozen=True):
+    """A claim's holder lives: prolong its lease to `lease_s` seconds. `timeout` is the handler's own, in seconds."""
+
+    id: str
+    lease_id: str
+    lease_s: float
+    timeout: float | None = None
+
+
 class Rates(Struct, frozen=True):
     """What this server did in the last minute, per second."""
 
@@ -76,13 +86,11 @@ class TaskQueue:
     ) -> None:
         self._storage = storage
         self._policy = policy or Policy()
-        self._default_timeout = default_timeout
         self._clock = clock or SystemClock()
         self._random = random
         self._waiters = ClaimWaiters(self._clock.now)
         self._finish = FinishWaiters()
-        self._running: dict[str, Task] = {}
-        """Tasks claimed through this door, by lease id, so that a settle need not read what it decides over."""
+        self._running = Running(self._clock.monotonic, default_timeout)
         self._cancel_listeners: list[Callable[[str, str], None]] = []
         self._draining = False
         self._enqueued = Rate(self._clock.monotonic)
@@ -158,8 +166,8 @@ class TaskQueue:
     ) -> list[Claim]:
         """Claim up to `limit` due tasks, waiting up to `wait` seconds (None: for ever) for the first.
 
-        None are given once the queue drains. `lease_s` None makes a claim without end. When this call is cancelled, what
-        was claimed for it is released. `local` as in ClaimRequest. Raises StorageError.
+        None are given once the queue drains. `lease_s` None makes a claim without end, `local` is as in ClaimRequest.
+        When this call is cancelled, what was claimed for it is released. Raises StorageError.
         """
         request = ClaimRequest(limit=limit, worker=worker, queues=queues, lease_s=lease_s, local=local)
         end = None if wait is None else self._clock.monotonic() + wait
@@ -190,9 +198,31 @@ class TaskQueue:
         """Settle claims whose holder is gone; that holder's own settle is LeaseLost from then on."""
         return await self._settle(reports, rescue=True)
 
-    async def extend(self, extensions: Sequence[Extension]) -> list[Extended | LeaseLost]:
-        """Prolong leases (a heartbeat does); the answer says whether cancelling was requested meanwhile."""
-        return await self._storage.extend(extensions)
+    async def release(self, claims: Sequence[Claim]) -> None:
+        """Give claims back that nobody could take; their attempts are taken back."""
+        released = Outcome(Kind.RELEASED)
+        await self.settle([Report(claim.task.id, claim.lease_id, released) for claim in claims])
+
+    async def extend(self, beats: Sequence[Heartbeat]) -> list[Extended | LeaseLost]:
+        """Prolong leases; the answer says whether cancelling was requested meanwhile.
+
+        No lease is prolonged past the run's timeout plus one lease: a run that has used that up is LeaseLost.
+        """
+        await self._adopt(beats)
+        extensions = [self._extension(beat) for beat in beats]
+        answers = iter(await self._storage.extend([asked for asked in extensions if asked is not None]))
+        return [
+            self._extended(beat, _overran(beat) if asked is None else next(answers))
+            for beat, asked in zip(beats, extensions, strict=True)
+        ]
+
+    def claims_of(self, worker: str) -> list[tuple[str, str]]:
+        """Id and lease id of all tasks that `worker` claimed through this server and did not settle."""
+        return list(self._running.of_worker(worker))
+
+    def overran(self, id: str, lease_id: str) -> bool:
+        """Whether a run that this server handed out has used up its time."""
+        return self._running.overran(id, lease_id)
 
     # --- reading and steering -----------------------------------------------------------------------------------
 
@@ -232,8 +262,7 @@ class TaskQueue:
             if answer.lease_id is None:
                 self._ended(answer.task, None)
                 continue
-            if answer.lease_id in self._running:
-                self._running[answer.lease_id] = answer.task
+            self._running.update(answer.lease_id, answer.task)
             for tell in self._cancel_listeners:
                 tell(answer.task.id, answer.lease_id)
         return answers
@@ -281,15 +310,11 @@ class TaskQueue:
     def _give_back(self, claiming: asyncio.Future[ClaimAnswer]) -> None:
         """Nobody took what was claimed: release it."""
         if not claiming.cancelled() and claiming.exception() is None and claiming.result().claims:
-            asyncio.ensure_future(self._release(claiming.result().claims))  # noqa: RUF006 - the loop's ready queue holds it until the storage does
-
-    async def _release(self, claims: Sequence[Claim]) -> None:
-        released = Outcome(Kind.RELEASED)
-        await self.settle([Report(claim.task.id, claim.lease_id, released) for claim in claims])
+            asyncio.ensure_future(self.release(claiming.result().claims))  # noqa: RUF006 - the loop's ready queue holds it until the storage does
 
     def _claimed(self, answer: ClaimAnswer, request: ClaimRequest) -> list[Claim]:
         for claim in answer.claims:
-            self._running[claim.lease_id] = claim.task
+            self._running.begin(claim)
         if answer.next_due is not None and answer.next_due <= self._clock.now():
             self._waiters.pass_on(request.queues)
         if request.lease_s is not None:
@@ -299,6 +324,29 @@ class TaskQueue:
     def _marked(self, claim: Claim) -> Claim:
         """A task that may take its worker down for the last time runs alone, so that no neighbour is lost with it."""
         return replace(claim, alone=True) if claim.task.lost >= self._policy.max_lost - 1 else claim
+
+    # --- extending, inside --------------------------------------------------------------------------------------
+
+    async def _adopt(self, beats: Sequence[Heartbeat]) -> None:
+        """Learn of runs that were handed out before a restart, so that their timeouts hold again."""
+        unknown = [beat for beat in beats if self._running.task(beat.id, beat.lease_id) is None]
+        if unknown:
+            tasks = await self._storage.get([beat.id for beat in unknown])
+            found = zip(unknown, tasks, strict=True)
+            self._running.adopt(
+                {beat.lease_id: task for beat, task in found if task and task.status is Status.RUNNING}
+            )
+
+    def _extension(self, beat: Heartbeat) -> Extension | None:
+        """What to ask of the storage; None when the run's time is over."""
+        left = self._running.time_left(beat.id, beat.lease_id, beat.timeout)
+        lease_s = beat.lease_s if left is None else min(beat.lease_s, left + beat.lease_s)
+        return Extension(beat.id, beat.lease_id, lease_s) if lease_s > 0 else None
+
+    def _extended(self, beat: Heartbeat, answer: Extended | LeaseLost) -> Extended | LeaseLost:
+        if isinstance(answer, LeaseLost) and not self._running.overran(beat.id, beat.lease_id):
+            self._running.end(beat.lease_id)
+        return answer
 
     # --- settling, inside ---------------------------------------------------------------------------------------
 
@@ -311,7 +359,7 @@ class TaskQueue:
             again = []
             for i, answer in zip(open_, written, strict=True):
                 if isinstance(answer, CancelChanged):
-                    self._running.pop(reports[i].lease_id, None)  # what was known is old: read it
+                    self._running.end(reports[i].lease_id)  # what was known is old: read it
                     again.append(i)
                 else:
                     answers[i] = answer
@@ -319,8 +367,8 @@ class TaskQueue:
         return answers
 
     async def _tasks_of(self, reports: Sequence[Report]) -> list[Task | None]:
-        tasks = [self._running.get(report.lease_id) for report in reports]
-        missing = [i for i, task in enumerate(tasks) if task is None or task.id != reports[i].id]
+        tasks = [self._running.task(report.id, report.lease_id) for report in reports]
+        missing = [i for i, task in enumerate(tasks) if task is None]
         if missing:
             read = await self._storage.get([reports[i].id for i in missing])
             for i, task in zip(missing, read, strict=True):
@@ -363,7 +411,7 @@ class TaskQueue:
     ) -> None:
         if isinstance(answer, CancelChanged):
             return
-        self._running.pop(settlement.lease_id, None)
+        self._running.end(settlement.lease_id)
         transition = settlement.transition
         if not isinstance(answer, Settled) or answer.repeated or transition is None or task is None:
             return
@@ -387,6 +435,10 @@ class TaskQueue:
         if log.isEnabledFor(logging.INFO):
             _log_end(task, transition)
         self.on_finish()
+
+
+def _overran(beat: Heartbeat) -> LeaseLost:
+    return LeaseLost(f"task '{beat.id}' ran past its timeout")
 
 
 def _final(task: Task, transition: Transition) -> Task:

@@ -98,3 +98,6 @@ class _Waiter:
 
     def on_end(self, run: Run) -> None:
         pass
+
+    def on_overstay(self, run: Run) -> None:
+        pass

@@ -15,10 +15,8 @@ from typing import Any
 import msgspec
 
 from jobpipe.core.lifecycle import TIMED_OUT, Kind, Outcome
+from jobpipe.core.text import head, tail
 from jobpipe.work.errors import Fail, InvalidResult, ResultTooLarge, Retry, RunRefused
-
-TEXT_LIMIT = 8192
-"""Bytes that are kept of an error's message (its beginning) and of its traceback (its end)."""
 
 _HERE = os.path.dirname(__file__)
 _NULL = Outcome(Kind.DONE, result=b"null")
@@ -82,6 +80,18 @@ def timed_out(seconds: float, trace: str | None, retry_in: float | None) -> Outc
     )
 
 
+def hung(retry_in: float | None) -> Outcome:
+    """The outcome of a run that kept its worker process's event loop from running until another run, or it itself,
+    was past its timeout."""
+    return Outcome(
+        Kind.TIMED_OUT,
+        error_type=TIMED_OUT,
+        message="it blocked the event loop of its worker process past a timeout; work that computes or waits without "
+        "`await` belongs into an ordinary function, which runs in a thread",
+        retry_in=retry_in,
+    )
+
+
 def describe(error: BaseException) -> str:
     """The error's own words; an error that fails to tell them must not break the telling."""
     try:
@@ -102,13 +112,3 @@ def _own(frames: TracebackType | None) -> TracebackType | None:
     while frames is not None and os.path.dirname(frames.tb_frame.f_code.co_filename) == _HERE:
         frames = frames.tb_next
     return frames
-
-
-def head(text: str) -> str:
-    """At most the first 8 KiB of `text` in UTF-8, lone surrogates replaced."""
-    return text[:TEXT_LIMIT].encode("utf-8", "replace")[:TEXT_LIMIT].decode("utf-8", "ignore")
-
-
-def tail(text: str) -> str:
-    """At most the last 8 KiB of `text` in UTF-8, lone surrogates replaced."""
-    return text[-TEXT_LIMIT:].encode("utf-8", "replace")[-TEXT_LIMIT:].decode("utf-8", "ignore")

@@ -17,7 +17,7 @@ from jobpipe.core.task import Claim
 from jobpipe.work.context import Context
 from jobpipe.work.errors import UnknownHandler
 from jobpipe.work.handler import Handler
-from jobpipe.work.outcomes import raised, returned, timed_out
+from jobpipe.work.outcomes import hung, raised, returned, timed_out
 
 if TYPE_CHECKING:
     from jobpipe.work.executor import Executor
@@ -41,11 +41,16 @@ class Observer(Protocol):
         """The run's handler ended: its worker is free."""
         ...
 
+    def on_overstay(self, run: Run) -> None:
+        """The run timed out and its handler did not end in its clean-up time: nothing will end it. At most once."""
+        ...
+
 
 class Run:
     """A claim on its way: not begun, begun, `reported` (it has its outcome), `ended` (its handler has, too).
 
-    `started` is when it began, in milliseconds since the epoch, None before.
+    `started` is when it began, in milliseconds since the epoch, None before; `deadline` is when it times out, in
+    seconds on the monotonic clock. Any thread may read the public attributes.
     """
 
     __slots__ = (
@@ -59,6 +64,7 @@ class Run:
         "_timed_out",
         "_timer",
         "claim",
+        "deadline",
         "ended",
         "reported",
         "started",
@@ -67,7 +73,7 @@ class Run:
 
     def __init__(self, claim: Claim, executor: Executor, observer: Observer) -> None:
         self.claim = claim
-        self.timeout = INFINITY
+        self.timeout = self.deadline = INFINITY
         self.started: int | None = None
         self.reported = self.ended = False
         self._executor = executor
@@ -91,6 +97,7 @@ class Run:
         loop = asyncio.get_running_loop()
         self.timeout = executor.timeout_of(task, handler)
         if self.timeout != INFINITY:
+            self.deadline = executor.clock.monotonic() + self.timeout
             self._timer = loop.call_later(self.timeout, self._time_out)
         if handler.is_async:
             self._asyncio_task = loop.create_task(self._await(handler))
@@ -151,6 +158,20 @@ class Run:
             self.reported = True
             self._observer.on_outcome(self, self._judge(outcome))
 
+    # --- seen from another thread ---
+
+    def blocks(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether it is this run's handler that the loop executes at the moment."""
+        return self._asyncio_task is not None and asyncio.current_task(loop) is self._asyncio_task
+
+    def judge_hung(self, *, guilty: bool) -> Outcome:
+        """The outcome of a run whose event loop hangs, `guilty` when its handler is why. Changes nothing."""
+        if self._cancelled:
+            return Outcome(Kind.CANCELLED)
+        if not guilty:
+            return Outcome(Kind.RELEASED)
+        return hung(self._backoff())
+
     # --- interruptions ---
 
     def cancel(self) -> None:
@@ -170,7 +191,13 @@ class Run:
     def _time_out(self) -> None:
         self._timed_out = True
         self._interrupt()
-        self._give_up_after(self._executor.cleanup)
+        if self._asyncio_task is None:
+            self._give_up()  # a thread cannot be stopped: there is nothing to wait for
+        self._timer = asyncio.get_running_loop().call_later(self._executor.cleanup, self._overstay)
+
+    def _overstay(self) -> None:
+        self._give_up()
+        self._observer.on_overstay(self)
 
     def _interrupt(self) -> None:
         if self._context is not None:
@@ -187,6 +214,7 @@ class Run:
             self._end(_INTERRUPTED)
 
     def _give_up_after(self, cleanup: float) -> None:
+        """After a release; a run that timed out before keeps its own timer when it is reported."""
         if self.reported:
             return
         if self._timer is not None:
@@ -198,6 +226,8 @@ class Run:
 
     def _give_up(self) -> None:
         """Settle without the handler, which does not end."""
+        if self.reported:
+            return
         task = self.claim.task
         logger.warning(
             "task %s: handler %s did not stop when told; its worker is free when it ends",

@@ -70,7 +70,8 @@ class Due:
     ) -> Picked:
         """The next due tasks: higher priority, then earlier `run_at`, then order of acceptance.
 
-        `peek(queue, priority, n)` gives the first n rows of a level. At most `max_bytes` of payload, but one task.
+        `peek(queue, priority, n)` gives the first n rows of a level, the first one last. At most `max_bytes` of
+        payload, but one task.
         """
         ready: dict[int, list[tuple[Head, str]]] = {}
         for (queue, priority), head in self._heads.items():
@@ -113,7 +114,7 @@ class _Picking:
             head, queue = heap[0]
             if queue not in rows:
                 # One more than can be taken, so that the row after the last one taken, the new head, is known.
-                rows[queue] = self._peek(queue, priority, self._limit - len(self.seqs) + 1)[::-1]
+                rows[queue] = self._peek(queue, priority, self._limit - len(self.seqs) + 1)
             elif self._take(rows[queue][-1]):
                 rows[queue].pop()
             if not rows[queue]:

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 
 class Lease(Struct, frozen=True):
-    """One running claim. `ends` is monotonic seconds, None for one without end; `orphaned`: local to an earlier boot."""
+    """One running claim. `ends` is monotonic seconds, None: without end. `orphaned`: local to an earlier boot."""
 
     id: str
     queue: str

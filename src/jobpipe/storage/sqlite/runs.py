@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -23,7 +24,7 @@ from jobpipe.storage.base import (
 )
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.leases import Lease
-from jobpipe.storage.sqlite.rows import settled, text
+from jobpipe.storage.sqlite.rows import STATUSES, decode_json, settled, text
 from jobpipe.storage.sqlite.state import State
 from jobpipe.storage.sqlite.writer import Calls
 
@@ -60,41 +61,49 @@ class Runs:
         return ClaimAnswer(claims, picked.next_due)
 
     def settle(self, calls: Calls) -> None:
-        """All settlements of all calls in one statement, those whose claim does not hold answered beside it."""
+        """Write all settlements of all calls in one statement; answer beside it those whose claim does not hold."""
         writes: list[tuple[int, Settlement]] = []
         for call in calls:
             call.answer = [self._judged(settlement, writes) for settlement in call.argument[0]]
-        if not writes:
-            return
-        self._s.db.execute(sql.SETTLE, settled(writes))
-        if self._s.db.changes() != len(writes):
-            raise StorageBroken("the running claims in memory and in the file disagree")
+        if writes:
+            self._s.db.execute(sql.SETTLE, settled(writes))
+            if self._s.db.changes() != len(writes):
+                raise StorageBroken("the running claims in memory and in the file disagree")
+        # After the writing, so that a settle sent twice within one commit gets the same answer twice.
+        self._answer_earlier(calls)
 
-    def _judged(self, settlement: Settlement, writes: list[tuple[int, Settlement]]) -> SettleAnswer:
+    def _judged(self, settlement: Settlement, writes: list[tuple[int, Settlement]]) -> SettleAnswer | None:
+        """The answer, the write noted; None when the claim does not hold (any more)."""
         held = self._s.leases.held(settlement.id, settlement.lease_id)
-        if held is None or settlement.transition is None:
-            return self._earlier_answer(settlement)
+        to = settlement.transition
+        if held is None or to is None:
+            return None
         seq, lease = held
         if lease.cancel_requested != settlement.cancel_requested:
             return CancelChanged()
         self._s.leases.end(seq)
         writes.append((seq, settlement))
-        to = settlement.transition
-        queue, priority = lease.queue, lease.priority
-        self._s.counts.move(queue, priority, Status.RUNNING, to.status)
+        self._s.counts.move(lease.queue, lease.priority, Status.RUNNING, to.status)
         if to.status is Status.QUEUED:
-            self._s.due.add(queue, priority, to.run_at, seq)
+            self._s.due.add(lease.queue, lease.priority, to.run_at, seq)
         return Settled(to.status)
 
-    def _earlier_answer(self, settlement: Settlement) -> SettleAnswer:
-        """What this lease's settle got before; lost when another claim, or the rescuer, came between."""
-        rows = self._s.rows(sql.BY_ID, text([settlement.id]))
-        if not rows:
-            return NotFound(f"no task has the id '{settlement.id}'")
-        (row,) = rows
-        if row.settled is not None and row.lease_id == settlement.lease_id:
-            return Settled(row.settled, repeated=True)
-        return LeaseLost(f"task '{settlement.id}' is no longer claimed with this lease")
+    def _answer_earlier(self, calls: Calls) -> None:
+        """What a lease's settle got before; lost when another claim, or the rescuer, came between."""
+        ids = [
+            settlement.id
+            for call in calls
+            for settlement, answer in zip(call.argument[0], call.answer, strict=True)
+            if answer is None
+        ]
+        if not ids:
+            return
+        rows = {id_: rest for id_, *rest in decode_json(self._s.one(sql.SETTLED_AS, (text(ids),)))}
+        for call in calls:
+            call.answer = [
+                _earlier(settlement, rows.get(settlement.id)) if answer is None else answer
+                for settlement, answer in zip(call.argument[0], call.answer, strict=True)
+            ]
 
     def extend(self, extensions: Sequence[Extension]) -> list[Extended | LeaseLost]:
         return [self._extended(extension) for extension in extensions]
@@ -119,3 +128,12 @@ class Runs:
 
     def next_expiry(self) -> float | None:
         return self._s.leases.next_expiry(self._s.clock.monotonic())
+
+
+def _earlier(settlement: Settlement, row: list[Any] | None) -> SettleAnswer:
+    if row is None:
+        return NotFound(f"no task has the id '{settlement.id}'")
+    lease_id, answer = row
+    if answer is not None and lease_id == settlement.lease_id:
+        return Settled(STATUSES[answer], repeated=True)
+    return LeaseLost(f"task '{settlement.id}' is no longer claimed with this lease")

@@ -78,6 +78,12 @@ UPDATE tasks SET status = v.status, run_at = v.run_at, attempts = v.attempts, fa
  WHERE tasks.seq = v.seq AND tasks.status = 1 AND tasks.lease_id = v.lease_id AND tasks.cancel_requested = v.cancel
 """
 
+# The latest lease of each of the ids ?1, and the status that it was settled with.
+SETTLED_AS = """
+SELECT json_group_array(json_array(id, lease_id, settled)) FROM tasks
+ WHERE id IN (SELECT value FROM json_each(?1))
+"""
+
 # All running tasks, at start.
 RUNNING = """
 SELECT json_group_array(json_array(seq, id, queue, priority, lease_id, lease_ms, boot, cancel_requested)) FROM tasks INDEXED BY tasks_rare

@@ -40,7 +40,7 @@ class Call(Generic[T]):
         self.writes = writes
         self.argument = argument
         self.future = future
-        self.answer: T | JobpipeError | None = None
+        self.answer: Any = None
 
 
 Calls = Sequence[Call[Any]]

@@ -1,0 +1,16 @@
+"""How much of an error's text is kept: 8 KiB, whoever sent it."""
+
+from __future__ import annotations
+
+TEXT_LIMIT = 8192
+"""Bytes of UTF-8 that are kept of an error's type and message (the beginning) and of its traceback (the end)."""
+
+
+def head(text: str) -> str:
+    """At most the first TEXT_LIMIT bytes of `text` in UTF-8, lone surrogates replaced."""
+    return text[:TEXT_LIMIT].encode("utf-8", "replace")[:TEXT_LIMIT].decode("utf-8", "ignore")
+
+
+def tail(text: str) -> str:
+    """At most the last TEXT_LIMIT bytes of `text` in UTF-8, lone surrogates replaced."""
+    return text[-TEXT_LIMIT:].encode("utf-8", "replace")[-TEXT_LIMIT:].decode("utf-8", "ignore")

@@ -1,0 +1,83 @@
+"""What this server knows of the runs that it handed out: so that a settle need not read what it decides over.
+
+It is a memory of what storage holds, never the truth: a settle stays conditional on its lease. Run times are judged on
+the monotonic clock, which a jump of the wall clock does not touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from jobpipe.core.task import Claim, Task
+
+
+class Run:
+    """One claim handed out: the task as claimed, when (monotonic seconds), and the handler's own timeout if told."""
+
+    __slots__ = ("began", "handler_timeout", "task")
+
+    def __init__(self, task: Task, began: float) -> None:
+        self.task = task
+        self.began = began
+        self.handler_timeout: float | None = None
+
+
+class Running:
+    """All runs that are under way, by lease id. `default_timeout` (seconds) is the server's."""
+
+    def __init__(self, monotonic: Callable[[], float], default_timeout: float) -> None:
+        self._monotonic = monotonic
+        self._default_timeout = default_timeout
+        self._runs: dict[str, Run] = {}
+
+    def begin(self, claim: Claim) -> None:
+        """A claim was handed out."""
+        self._runs[claim.lease_id] = Run(claim.task, self._monotonic())
+
+    def end(self, lease_id: str) -> None:
+        """The claim was settled, or is not to be relied on any more."""
+        self._runs.pop(lease_id, None)
+
+    def task(self, id: str, lease_id: str) -> Task | None:
+        """The task as it was last seen under this claim; None when this server does not know."""
+        run = self._runs.get(lease_id)
+        return run.task if run is not None and run.task.id == id else None
+
+    def update(self, lease_id: str, task: Task) -> None:
+        """The task of a run was changed (its cancelling was requested)."""
+        run = self._runs.get(lease_id)
+        if run is not None:
+            run.task = task
+
+    def of_worker(self, worker: str) -> Iterator[tuple[str, str]]:
+        """Id and lease id of all that `worker` claimed and did not settle."""
+        for lease_id, run in self._runs.items():
+            if run.task.worker == worker:
+                yield run.task.id, lease_id
+
+    def time_left(self, id: str, lease_id: str, handler_timeout: float | None) -> float | None:
+        """Seconds until the run reaches its timeout (the task's own, else the handler's, else the server's).
+
+        None for a run that this server did not hand out: after a restart nobody knows when it began on this clock.
+        """
+        run = self._runs.get(lease_id)
+        if run is None or run.task.id != id:
+            return None
+        if handler_timeout is not None:
+            run.handler_timeout = handler_timeout
+        return run.began + self._timeout(run) - self._monotonic()
+
+    def adopt(self, claims: dict[str, Task]) -> None:
+        """Runs that go on from before a restart: their time begins anew on this clock."""
+        for lease_id, task in claims.items():
+            self._runs.setdefault(lease_id, Run(task, self._monotonic()))
+
+    def overran(self, id: str, lease_id: str) -> bool:
+        """Whether the run has used up its time."""
+        left = self.time_left(id, lease_id, None)
+        return left is not None and left <= 0
+
+    def _timeout(self, run: Run) -> float:
+        if run.task.timeout is not None:
+            return run.task.timeout
+        return self._default_timeout if run.handler_timeout is None else run.handler_timeout

@@ -1,0 +1,59 @@
+"""Every test of this folder runs over every engine, unless its file names one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from desk import Desk, OpenDesk, OpenStore
+
+from jobpipe.clock import ManualClock
+from jobpipe.storage import open_storage
+from jobpipe.storage.base import Storage
+
+ENGINES: dict[str, Callable[[Path], str]] = {
+    "sqlite": lambda folder: f"sqlite:///{folder / 'jobpipe.db'}",
+    "memory": lambda _: "memory:",
+}
+"""How to make the URL of a fresh store: a new engine is one line here."""
+
+
+@pytest.fixture(params=ENGINES)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return ENGINES[request.param](tmp_path)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def open_store(url: str, clock: ManualClock) -> AsyncIterator[OpenStore]:
+    """Opens stores at `url` and sees them closed."""
+    opened: list[Storage] = []
+
+    async def open_(*, capacity: int = 1_000_000, max_queues: int = 1000) -> Storage:
+        store = open_storage(url, capacity=capacity, max_queues=max_queues, clock=clock)
+        await store.open()
+        opened.append(store)
+        return store
+
+    yield open_
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+async def open_desk(open_store: OpenStore, clock: ManualClock) -> OpenDesk:
+    async def open_(**limits: int) -> Desk:
+        return Desk(await open_store(**limits), clock)
+
+    return open_
+
+
+@pytest.fixture
+async def desk(open_desk: OpenDesk) -> Desk:
+    """A desk without bounds that a test could meet by accident."""
+    return await open_desk()
