@@ -13,8 +13,10 @@ import math
 import re
 import sys
 from datetime import UTC, datetime
+from functools import lru_cache
 
 _UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
+_RECORD_SIZE = len(logging.makeLogRecord({}).__dict__)
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "taskName"}
 _PLAIN = re.compile(r"[^\s\"'=]+")
 # C0, DEL, C1, the line and paragraph separators, and the marks that turn the direction of writing.
@@ -67,20 +69,29 @@ def configure(level: str, format: str) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
+    # What no line of ours shows need not be found out for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for name in _UVICORN:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+        # Its start and stop are told by the server's own lines.
+        logger.setLevel(logging.DEBUG if level == "DEBUG" else logging.WARNING)
+
+
+@lru_cache(maxsize=4)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _time(record: logging.LogRecord) -> str:
-    return (
-        datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )
+    millis = int(record.created * 1000)
+    return f"{_second(millis // 1000)}.{millis % 1000:03d}Z"
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:
-    return {key: value for key, value in record.__dict__.items() if key not in _OWN}
+    fields = record.__dict__
+    return {key: fields[key] for key in fields if key not in _OWN} if len(fields) > _RECORD_SIZE else {}
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
@@ -94,6 +105,8 @@ def _block(text: str) -> list[str]:
 
 
 def _escaped(text: str, control: re.Pattern[str]) -> str:
+    if text.isprintable():  # as nearly every line is, and found out ten times as fast
+        return text
     return control.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import apsw
 import pytest
 from desk import Desk, OpenDesk, OpenStore
 
 from jobpipe.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Storage
+from jobpipe.storage.sqlite import engine as sqlite_engine
 
 ENGINES: dict[str, Callable[[Path], str]] = {
     "sqlite": lambda folder: f"sqlite:///{folder / 'jobpipe.db'}",
@@ -57,3 +59,20 @@ async def open_desk(open_store: OpenStore, clock: ManualClock) -> OpenDesk:
 async def desk(open_desk: OpenDesk) -> Desk:
     """A desk without bounds that a test could meet by accident."""
     return await open_desk()
+
+
+@pytest.fixture
+def writers(monkeypatch: pytest.MonkeyPatch) -> list[apsw.Connection]:
+    """The writing connections of SQLite stores, as they are opened: the seam for watching and disturbing them.
+
+    A test may use one only while the store is idle.
+    """
+    opened: list[apsw.Connection] = []
+    open_writer = sqlite_engine.open_writer
+
+    def open_and_tell(path: str | None) -> apsw.Connection:
+        opened.append(open_writer(path))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite_engine, "open_writer", open_and_tell)
+    return opened

@@ -116,21 +116,20 @@ async def test_a_healthy_store_never_says_that_it_is_broken(desk: Desk) -> None:
     waiting.cancel()
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        new("bad", max_retries=2**63),
-        new("bad", max_retries=10**30),
-        new("bad", priority=-(2**63) - 1),
-        new("bad", run_at=2**64),
-        new("bad\ud800"),
-        new("bad", handler="\udcff"),
-        new("bad", timeout="soon"),
-        new("bad", payload=None),
-        new("bad", queue=None),
-    ],
-    ids=lambda bad: repr(bad)[8:60],
-)
+UNSERVABLE = {
+    "a count beyond 64 bit": new("bad", max_retries=2**63),
+    "a count beyond JSON": new("bad", max_retries=10**30),
+    "a priority beyond 64 bit": new("bad", priority=-(2**63) - 1),
+    "a time beyond 64 bit": new("bad", run_at=2**64),
+    "half a character": new("bad\ud800"),
+    "a byte that was no text": new("bad", handler="\udcff"),
+    "a timeout that is no number": new("bad", timeout="soon"),
+    "no payload": new("bad", payload=None),
+    "no queue": new("bad", queue=None),
+}
+
+
+@pytest.mark.parametrize("bad", UNSERVABLE.values(), ids=UNSERVABLE)
 async def test_a_call_that_cannot_be_served_does_not_fail_its_neighbours(desk: Desk, bad: object) -> None:
     calls = [desk.insert(f"a{i}") for i in range(20)]
     calls.insert(10, desk.store.insert([new("in the same call"), bad], desk.now))  # type: ignore[list-item]

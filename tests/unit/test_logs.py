@@ -129,7 +129,8 @@ def test_uvicorn_speaks_through_the_same_handler(written: Callable[[], str]) -> 
     own.addHandler(logging.StreamHandler(sys.stdout))
     own.propagate = False
     configure("INFO", "json")
-    own.info("Started", extra={"color_message": "\x1b[1mStarted"})
+    own.info("Started")  # told by our own lines
+    own.warning("Careful", extra={"color_message": "\x1b[1mStarted"})
     (line,) = written().splitlines()
     assert json.loads(line)["logger"] == "uvicorn.error"
     assert "color_message" not in line

@@ -459,16 +459,19 @@ def _final(task: Task, transition: Transition) -> Task:
 def _log_end(task: Task, transition: Transition | None) -> None:
     """One line per end of a task. Messages of errors are people's data and stay out of it."""
     if transition is None:
-        log.info("task %s cancelled before it ran", task.id, extra={"task_id": task.id})
+        _log_line("task %s cancelled before it ran", (task.id,), task)
         return
-    began = task.started_at or transition.finished_at or 0
-    took = max(0, (transition.finished_at or 0) - began) / 1000
+    finished = transition.finished_at or 0
+    took = max(0, finished - (task.started_at or finished)) / 1000
     error = f" ({transition.error.type})" if transition.error is not None else ""
-    log.info(
-        "task %s %s%s after %.3f s, attempt %d",
-        task.id, transition.status, error, took, transition.attempts,
-        extra={"task_id": task.id, "handler": task.handler, "queue": task.queue},
-    )  # fmt: skip
+    words = (task.id, transition.status.value, error, took, transition.attempts)
+    _log_line("task %s %s%s after %.3f s, attempt %d", words, task)
+
+
+def _log_line(text: str, words: tuple[object, ...], task: Task) -> None:
+    # Without the search for the caller that `log.info` makes: a third of a line's cost, thousands of times a second.
+    fields = {"task_id": task.id, "handler": task.handler, "queue": task.queue}
+    log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, text, words, None, extra=fields))
 
 
 def _nothing(*_: object) -> None:

@@ -8,7 +8,7 @@ engine is asked from one event loop; it does not decide rules, it writes what `c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -153,7 +153,7 @@ class Storage(Protocol):
         """Accept each task in order, or answer TaskExists, QueueFull or TooManyQueues for it."""
         ...
 
-    async def claim(self, request: ClaimRequest, now: int) -> ClaimAnswer:
+    def claim(self, request: ClaimRequest, now: int) -> Awaitable[ClaimAnswer]:
         """Claim due tasks: higher priority first, then earlier `run_at`, then order of acceptance, over all queues."""
         ...
 

@@ -30,7 +30,6 @@ def open_writer(path: str | None) -> apsw.Connection:
         connection = apsw.Connection(":memory:")
         _migrate(connection)
         return connection
-    _refuse_foreign_header(path)
     try:
         connection = apsw.Connection(path)
         connection.set_busy_timeout(_BUSY_MS)
@@ -62,8 +61,8 @@ def translate(error: apsw.Error) -> JobpipeError:
     return StorageError(f"the store refused: {type(error).__name__}: {error}")
 
 
-def _refuse_foreign_header(path: str) -> None:
-    """Read the first 100 bytes as a plain file: SQLite itself would already touch the folder."""
+def refuse_foreign_file(path: str) -> None:
+    """Raise StorageRefused for what is no database of ours; read as a plain file: SQLite would touch the folder."""
     file = Path(path)
     if not file.parent.is_dir():
         raise StorageRefused(f"cannot open {path}: the folder {file.parent} does not exist")
@@ -91,7 +90,7 @@ def _refuse_newer(connection: apsw.Connection, path: str) -> None:
     application = connection.execute("PRAGMA application_id").get
     try:
         if connection.execute("SELECT count(*) FROM sqlite_schema").get:
-            _judge(path, version, application)
+            _judge(path, version, application or -1)
     except StorageRefused:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.close()

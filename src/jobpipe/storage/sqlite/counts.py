@@ -6,7 +6,7 @@ read again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from jobpipe.core.task import Status
@@ -15,6 +15,10 @@ from jobpipe.storage.sqlite.rows import NUMBER, STATUSES, text
 _K = TypeVar("_K")
 Key = tuple[str, int, int]
 """Queue, status number, priority."""
+
+
+Standing = tuple[str, int, Status]
+"""Queue, priority and status of tasks that are counted together."""
 
 
 class Counts:
@@ -38,10 +42,10 @@ class Counts:
         self._changed.add(key)
         self._add(key, n)
 
-    def move(self, queue: str, priority: int, old: Status, new: Status) -> None:
-        """One task went from a status to another."""
-        self.add(queue, old, priority, -1)
-        self.add(queue, new, priority, 1)
+    def add_all(self, rises: Mapping[Standing, int]) -> None:
+        """As `add`, for a whole batch that was summed up before: once a batch costs less than once a task."""
+        for (queue, priority, status), n in rises.items():
+            self.add(queue, status, priority, n)
 
     def queued(self, queue: str) -> int:
         """How many tasks of `queue` are queued, future ones included."""

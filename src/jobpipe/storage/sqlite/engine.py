@@ -14,7 +14,7 @@ from typing import Any
 import apsw
 
 from jobpipe.clock import Clock
-from jobpipe.core.errors import JobpipeError, LeaseLost, StorageBroken, StorageError
+from jobpipe.core.errors import JobpipeError, LeaseLost, StorageBroken, StorageError, StorageRefused
 from jobpipe.core.task import NewTask, Status, Task
 from jobpipe.storage.base import (
     Cancelled,
@@ -31,7 +31,7 @@ from jobpipe.storage.base import (
     TaskFilter,
 )
 from jobpipe.storage.sqlite import listing
-from jobpipe.storage.sqlite.connection import open_reader, open_writer, translate
+from jobpipe.storage.sqlite.connection import open_reader, open_writer, refuse_foreign_file, translate
 from jobpipe.storage.sqlite.intake import Limits
 from jobpipe.storage.sqlite.lock import FileLock
 from jobpipe.storage.sqlite.store import Store
@@ -75,13 +75,16 @@ class SqliteStorage:
         return await asyncio.shield(self._writer.broken)
 
     def _open_store(self) -> Store:
-        if self._lock is not None:
+        if self._path is not None and self._lock is not None:
+            refuse_foreign_file(self._path)
             self._lock.acquire()
         try:
             store = Store(open_writer(self._path), self._limits, self._clock)
-        except BaseException:
+        except BaseException as error:
             if self._lock is not None:
                 self._lock.release()
+            if isinstance(error, apsw.Error):
+                raise StorageRefused(f"cannot open {self._path}: {error}") from error
             raise
         return store
 
@@ -90,8 +93,8 @@ class SqliteStorage:
     async def insert(self, tasks: Sequence[NewTask], now: int) -> list[Task | JobpipeError]:
         return await self._call("insert", tasks, now)
 
-    async def claim(self, request: ClaimRequest, now: int) -> ClaimAnswer:
-        return await self._call("claim", request, now)
+    def claim(self, request: ClaimRequest, now: int) -> asyncio.Future[ClaimAnswer]:
+        return self._call("claim", request, now)
 
     async def settle(self, settlements: Sequence[Settlement], now: int) -> list[SettleAnswer]:
         return await self._call("settle", settlements, now)
@@ -136,7 +139,7 @@ class SqliteStorage:
         return await self._ask("next_prunable")
 
     async def check(self) -> None:
-        if self._writer.failing:
+        if self._writer.failing or not self._writer.is_open:
             await self._call("probe")  # the last commit failed: see whether one succeeds now
 
     # --- the threads --------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from jobpipe.storage.base import (
     Settlement,
 )
 from jobpipe.storage.sqlite import statements as sql
+from jobpipe.storage.sqlite.counts import Standing
 from jobpipe.storage.sqlite.leases import Lease
 from jobpipe.storage.sqlite.rows import STATUSES, decode_json, settled, text
 from jobpipe.storage.sqlite.state import State
@@ -50,29 +52,36 @@ class Runs:
         tasks = {row.task.seq: row.task for row in self._s.rows(sql.BY_SEQ, seqs)}
         ends = None if request.lease_s is None else self._s.clock.monotonic() + request.lease_s
         until = None if lease_ms is None else now + lease_ms
+        moved: Counter[Standing] = Counter()
         claims = []
         for seq in picked.seqs:
             task, lease_id = tasks[seq], f"{prefix}{seq}"
-            self._s.counts.move(task.queue, task.priority, Status.QUEUED, Status.RUNNING)
+            moved[(task.queue, task.priority, Status.RUNNING)] += 1
             self._s.leases.put(
                 seq, Lease(task.id, task.queue, task.priority, lease_id, request.lease_s, ends)
             )
             claims.append(Claim(task, lease_id, until))
+        self._s.counts.add_all(moved)
+        self._s.counts.add_all({(q, p, Status.QUEUED): -n for (q, p, _), n in moved.items()})
         return ClaimAnswer(claims, picked.next_due)
 
     def settle(self, calls: Calls) -> None:
         """Write all settlements of all calls in one statement; answer beside it those whose claim does not hold."""
         writes: list[tuple[int, Settlement]] = []
+        moved: Counter[Standing] = Counter()
         for call in calls:
-            call.answer = [self._judged(settlement, writes) for settlement in call.argument[0]]
+            call.answer = [self._judged(settlement, writes, moved) for settlement in call.argument[0]]
         if writes:
+            self._s.counts.add_all(moved)
             self._s.db.execute(sql.SETTLE, settled(writes))
             if self._s.db.changes() != len(writes):
                 raise StorageBroken("the running claims in memory and in the file disagree")
         # After the writing, so that a settle sent twice within one commit gets the same answer twice.
         self._answer_earlier(calls)
 
-    def _judged(self, settlement: Settlement, writes: list[tuple[int, Settlement]]) -> SettleAnswer | None:
+    def _judged(
+        self, settlement: Settlement, writes: list[tuple[int, Settlement]], moved: Counter[Standing]
+    ) -> SettleAnswer | None:
         """The answer, the write noted; None when the claim does not hold (any more)."""
         held = self._s.leases.held(settlement.id, settlement.lease_id)
         to = settlement.transition
@@ -83,7 +92,8 @@ class Runs:
             return CancelChanged()
         self._s.leases.end(seq)
         writes.append((seq, settlement))
-        self._s.counts.move(lease.queue, lease.priority, Status.RUNNING, to.status)
+        moved[(lease.queue, lease.priority, Status.RUNNING)] -= 1
+        moved[(lease.queue, lease.priority, to.status)] += 1
         if to.status is Status.QUEUED:
             self._s.due.add(lease.queue, lease.priority, to.run_at, seq)
         return Settled(to.status)

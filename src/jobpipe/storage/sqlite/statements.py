@@ -130,5 +130,6 @@ SELECT json_group_array(json_array(seq, id)) FROM (
     SELECT seq, id FROM tasks WHERE seq < ? AND seq >= ? {conditions} ORDER BY seq DESC LIMIT ?)
 """
 
-# Writes and changes nothing that anybody reads: proof that the store takes a commit.
-PROBE = "UPDATE counts SET n = n WHERE queue = '' RETURNING 1"
+# Writes a page and changes nothing: proof that the store takes a commit.
+VERSION = "PRAGMA user_version"
+SET_VERSION = "PRAGMA user_version = {version}"

@@ -32,7 +32,7 @@ class Steering:
                 answers.append(no)
             elif no.status is Status.QUEUED:
                 queued.append(no.seq)
-                self._s.counts.move(no.queue, no.priority, Status.QUEUED, Status.CANCELLED)
+                self._move(no, Status.CANCELLED)
                 found[id_] = replace(no, status=Status.CANCELLED, finished_at=now)
                 answers.append(Cancelled(found[id_]))
             else:
@@ -41,6 +41,10 @@ class Steering:
         self._s.write_seqs(sql.CANCEL_QUEUED, queued, now)
         self._s.write_seqs(sql.CANCEL_RUNNING, running)
         return answers
+
+    def _move(self, task: Task, to: Status) -> None:
+        self._s.counts.add(task.queue, task.status, task.priority, -1)
+        self._s.counts.add(task.queue, to, task.priority, 1)
 
     def _told(self, task: Task) -> Cancelled:
         lease = self._s.leases.holder(task.seq)
@@ -57,7 +61,7 @@ class Steering:
             task = _refused(Event.RETRY, id_, found.get(id_))
             if isinstance(task, Task):
                 seqs.append(task.seq)
-                self._s.counts.move(task.queue, task.priority, task.status, Status.QUEUED)
+                self._move(task, Status.QUEUED)
                 self._s.due.add(task.queue, task.priority, now, task.seq)
                 task = found[id_] = _queued_again(task, now)
             answers.append(task)
@@ -69,8 +73,9 @@ class Steering:
         answers: list[Task | JobpipeError] = []
         seqs: list[int] = []
         for id_ in ids:
-            task = _refused(Event.DELETE, id_, found.pop(id_, None))
+            task = _refused(Event.DELETE, id_, found.get(id_))
             if isinstance(task, Task):
+                del found[id_]
                 seqs.append(task.seq)
                 self._s.counts.add(task.queue, task.status, task.priority, -1)
             answers.append(task)
@@ -93,7 +98,8 @@ class Steering:
         return len(pruned)
 
     def probe(self) -> None:
-        self._s.db.execute(sql.PROBE).fetchall()
+        version = self._s.one(sql.VERSION)
+        self._s.db.execute(sql.SET_VERSION.format(version=int(version))).fetchall()
 
 
 def _refused(event: Event, task_id: str, task: Task | None) -> Task | JobpipeError:

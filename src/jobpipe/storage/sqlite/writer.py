@@ -59,12 +59,14 @@ class Writer:
 
     def __init__(self, open_store: Callable[[], Served]) -> None:
         self._open_store = open_store
-        self._calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
+        self._calls: SimpleQueue[list[Call[Any]] | None] = SimpleQueue()
+        self._handed: list[Call[Any]] = []
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed: asyncio.Future[None] | None = None
         self.broken: asyncio.Future[StorageBroken] | None = None
         """Ends when the storage must not be trusted any more."""
+        self._broken: StorageBroken | None = None
         self.failing = False
         """Whether the latest commit failed."""
 
@@ -83,15 +85,34 @@ class Writer:
         if self._loop is None or self._thread is None:
             raise StorageError("the store is not open")
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._calls.put(Call(group, argument, future, writes))
+        if not self._handed:
+            self._loop.call_soon(self._soon)
+        self._handed.append(Call(group, argument, future, writes))
         return future
 
+    def _soon(self) -> None:
+        # Two turns of the loop, a few microseconds: so the settles of runs that end together and the claim that follows
+        # them share one commit, and the thread is woken once for all requests that arrived together.
+        if self._loop is not None:
+            self._loop.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._calls.put(self._handed)
+        self._handed = []
+
     async def stop(self) -> None:
-        """Commit what was handed in, close, and end the thread; safe when called twice or never started."""
-        if self._thread is not None and self._closed is not None:
+        """Commit what was handed in, close, and end the thread; every call returns when that is done."""
+        if self._thread is not None:
             self._thread = None
+            self._hand_over()
             self._calls.put(None)
-            await self._closed
+        if self._closed is not None:
+            await asyncio.shield(self._closed)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are taken."""
+        return self._thread is not None
 
     # --- in the thread ------------------------------------------------------------------------------------------
 
@@ -99,9 +120,15 @@ class Writer:
         try:
             store = self._open_store()
         except Exception as error:  # noqa: BLE001 - it is handed to who opens
+            self._thread = None
             self._post(_fail, opened, error)
-            return
-        self._post(_succeed, opened)
+        else:
+            self._post(_succeed, opened)
+            self._serve_all(store)
+        if self._closed is not None:
+            self._post(_succeed, self._closed)
+
+    def _serve_all(self, store: Served) -> None:
         try:
             while calls := self._gather():
                 self._serve(store, calls)
@@ -109,24 +136,23 @@ class Writer:
         except Exception:
             log.exception("closing the store failed")
         self._refuse_rest()
-        if self._closed is not None:
-            self._post(_succeed, self._closed)
 
     def _gather(self) -> list[Call[Any]]:
         """Sleep until there are calls, and take all; none when the thread shall end."""
-        first = self._calls.get()
-        if first is None:
-            return []
-        calls = [first]
-        try:
-            while len(calls) < MAX_GATHERED:
-                call = self._calls.get_nowait()
-                if call is None:
-                    self._calls.put(None)  # serve what came before, end at the next turn
-                    break
-                calls.append(call)
-        except Empty:
-            pass
+        calls: list[Call[Any]] = []
+        handed = self._calls.get()
+        while handed is not None:
+            calls += handed
+            if len(calls) >= MAX_GATHERED:
+                return calls
+            try:
+                handed = self._calls.get_nowait()
+            except Empty:
+                if calls:
+                    return calls
+                handed = self._calls.get()
+        if calls:
+            self._calls.put(None)  # serve what came before, end at the next turn
         return calls
 
     def _serve(self, store: Served, calls: list[Call[Any]]) -> None:
@@ -139,11 +165,14 @@ class Writer:
         self._post(_deliver, calls)
 
     def _guard(self, serve: Callable[[Calls], None], calls: list[Call[Any]]) -> None:
+        if self._broken is not None:
+            self._answer_all(calls, self._broken)
+            return
         try:
             serve(calls)
         except StorageBroken as error:
             self._failed(calls, error)
-        except apsw.Error as error:
+        except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.BusyError) as error:
             self._failed(calls, translate(error))
         except Exception as error:
             if len(calls) > 1:  # a call that cannot be served must not fail its neighbours
@@ -151,20 +180,23 @@ class Writer:
                     self._guard(serve, [call])
                 return
             log.exception("a call to the store failed")
-            self._failed(calls, StorageError(f"{type(error).__name__}: {error}"))
+            self._answer_all(calls, StorageError(f"{type(error).__name__}: {error}"))
 
     def _failed(self, calls: list[Call[Any]], error: JobpipeError) -> None:
         log.error("%s", error)
+        self._answer_all(calls, error)
+        if isinstance(error, StorageBroken) and self.broken is not None:
+            self._broken = error
+            self._post(_report, self.broken, error)
+
+    def _answer_all(self, calls: list[Call[Any]], error: JobpipeError) -> None:
         for call in calls:
             call.answer = error
-        if isinstance(error, StorageBroken) and self.broken is not None:
-            self._post(_report, self.broken, error)
 
     def _refuse_rest(self) -> None:
         refused = []
         while not self._calls.empty():
-            call = self._calls.get_nowait()
-            if call is not None:
+            for call in self._calls.get_nowait() or ():
                 call.answer = StorageError("the store is closed")
                 refused.append(call)
         self._post(_deliver, refused)

@@ -1,0 +1,76 @@
+"""The application: the guard, the routes, and one place where every error becomes its answer.
+
+It is plain ASGI around Starlette's router and can be mounted in other people's applications.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from starlette.routing import Router
+from starlette.types import ASGIApp
+
+from jobpipe.core.errors import JobpipeError
+from jobpipe.engine.queue import TaskQueue
+from jobpipe.http import enqueue, status, tasks, working
+from jobpipe.http.answers import Receive, Scope, Send, send_problem
+from jobpipe.http.bodies import BodyTooLarge, ClientGone
+from jobpipe.http.browser import Guard
+from jobpipe.http.config import Api, HttpConfig, WorkerCounts
+from jobpipe.http.routing import no_such_path
+
+log = logging.getLogger("jobpipe.http")
+
+
+def create_app(
+    queue: TaskQueue, config: HttpConfig, workers: Callable[[], WorkerCounts] = WorkerCounts
+) -> ASGIApp:
+    """The HTTP API over an open `queue`. `workers` is asked by `/stats`."""
+    api = Api(queue, config, workers)
+    routes = [*enqueue.routes(api), *working.routes(api), *tasks.routes(api), *status.routes(api)]
+    return _Edge(Router(routes, redirect_slashes=False, default=no_such_path), Guard(config.allowed_hosts))
+
+
+class _Edge:
+    """Refuses who may not ask, and answers what goes wrong.
+
+    Starlette's own middleware would do the second, for two closures and a Request on every call.
+    """
+
+    def __init__(self, router: Router, guard: Guard) -> None:
+        self._router = router
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await _other(self._router, scope, receive, send)
+            return
+        try:
+            refusal = self._guard.judge(scope)
+            if refusal is None:
+                await self._router.app(scope, receive, send)
+            else:
+                await send_problem(scope, send, refusal)
+        except JobpipeError as error:
+            await send_problem(scope, send, error, close=isinstance(error, BodyTooLarge))
+        except ClientGone:
+            pass  # there is nobody to answer
+        except Exception:
+            log.exception("%s %r failed", scope["method"], scope["path"])
+            await _answer_internal(scope, send)
+
+
+async def _answer_internal(scope: Scope, send: Send) -> None:
+    """The plain 500. Servers refuse it when an answer had begun; then the connection is broken off there."""
+    try:
+        await send_problem(scope, send, JobpipeError(), close=True)
+    except RuntimeError:
+        log.debug("an answer had begun already")
+
+
+async def _other(router: Router, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        await router.lifespan(scope, receive, send)
+    else:
+        await send({"type": "websocket.close"})

@@ -1,0 +1,53 @@
+"""What the HTTP edge is told at its start, and what its routes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from jobpipe.clock import Clock, SystemClock
+from jobpipe.engine.queue import TaskQueue
+from jobpipe.wire import Defaults
+
+
+class HttpConfig(Struct, frozen=True):
+    """The settings of the edge. Sizes are bytes; `store` is shown to people, its password already masked.
+
+    `lease` (seconds) is for workers that do not say. By `local_token` the server knows its own worker processes.
+    """
+
+    version: str = "0"
+    store: str = "memory:"
+    max_body: int = 1024 * 1024
+    max_batch_body: int = 16 * 1024 * 1024
+    enqueue_status: int = 202
+    default_handler: str = "default"
+    max_retries: int = 3
+    allowed_hosts: frozenset[str] = frozenset()
+    queue_size: int = 64
+    lease: float = 30.0
+    local_token: str | None = None
+    clock: Clock = SystemClock()
+
+
+class WorkerCounts(Struct, frozen=True):
+    """The workers of this server: in all, those running a task now, and the processes that hold them."""
+
+    total: int = 0
+    busy: int = 0
+    processes: int = 0
+
+
+class Api:
+    """What every route needs: the queue, the settings, and when the edge was made."""
+
+    def __init__(self, queue: TaskQueue, config: HttpConfig, workers: Callable[[], WorkerCounts]) -> None:
+        self.queue = queue
+        self.config = config
+        self.workers = workers
+        self.now = config.clock.now
+        self.started = config.clock.monotonic()
+        self.defaults = Defaults(
+            handler=config.default_handler, max_retries=config.max_retries, max_body=config.max_body
+        )

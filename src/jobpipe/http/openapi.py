@@ -1,0 +1,281 @@
+"""OpenAPI 3.1, made from the wire structs and one table of the routes. Every answer is listed, problems too."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from jobpipe.core.task import Status
+from jobpipe.engine.bulk import Action
+from jobpipe.http.problems import TITLES
+from jobpipe.wire import (
+    MAX_ITEMS,
+    AcceptedView,
+    BulkBody,
+    BulkView,
+    EnqueueBody,
+    HealthView,
+    Problem,
+    QueueView,
+    StatsView,
+    TaskView,
+)
+from jobpipe.wire.working import MAX_ITEMS as MAX_SETTLES
+from jobpipe.wire.working import ExtendBody, ExtendedView, LeaseBody, LeasesView, SettleBody, SettledView
+
+_STRUCTS = (
+    EnqueueBody,
+    TaskView,
+    AcceptedView,
+    Problem,
+    BulkBody,
+    BulkView,
+    QueueView,
+    StatsView,
+    HealthView,
+    LeaseBody,
+    LeasesView,
+    SettleBody,
+    SettledView,
+    ExtendBody,
+    ExtendedView,
+)
+_EXAMPLE = {"id": "t1", "handler": "simulate", "payload": {"any": "json"}}
+_TIME = {"type": "string", "format": "date-time"}
+_TEXT = {"type": "string", "maxLength": 200, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
+
+Json = dict[str, Any]
+
+
+@cache
+def document(version: str, enqueue_status: int) -> bytes:
+    """The whole document as JSON."""
+    _, components = msgspec.json.schema_components(_STRUCTS, ref_template="#/components/schemas/{name}")
+    # A delay excludes a run_at, which no struct can say.
+    components["EnqueueBody"]["not"] = {
+        "required": ["delay", "run_at"],
+        "properties": {"delay": {"type": "number"}, "run_at": {"type": "string"}},
+    }
+    document = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Jobpipe",
+            "version": version,
+            "description": "A durable task queue over plain HTTP.",
+        },
+        "paths": {**_inherited(enqueue_status), **_working(), **_tasks(), **_bulk(), **_server()},
+        "components": {"schemas": components},
+    }
+    return msgspec.json.encode(document)
+
+
+def _inherited(enqueue_status: int) -> Json:
+    item = {"anyOf": [_ref("AcceptedView"), _ref("Problem")]}
+    tasks = {"type": "array", "items": _ref("EnqueueBody"), "minItems": 1, "maxItems": MAX_ITEMS}
+    accepted = _json("accepted", _ref("TaskView"))
+    accepted["headers"] = {
+        "Location": {"schema": {"type": "string"}, "description": "where the task is read"}
+    }
+    answers: Json = {str(enqueue_status): accepted}
+    batch = _json("each item of a batch, in its order", {"type": "array", "items": item})
+    if enqueue_status == 200:
+        batch["content"]["application/json"]["schema"] = {
+            "anyOf": [_ref("TaskView"), {"type": "array", "items": item}]
+        }
+    answers["200"] = batch
+    content = {
+        "application/json": {"schema": {"anyOf": [_ref("EnqueueBody"), tasks]}, "example": _EXAMPLE},
+        "application/x-ndjson": {"schema": {"type": "string", "description": "one task a line"}},
+    }
+    enqueue = _operation(
+        "enqueue",
+        "Accept a task, or a batch of them.",
+        answers,
+        400,
+        409,
+        413,
+        503,
+        507,
+        body=content,
+    )
+    one = _operation("getTaskById", "Read a task.", _task(), 400, 404, 503, query={"id": {"type": "string"}})
+    one["parameters"][0]["required"] = True
+    health = {"200": _json("alive", _ref("HealthView"))}
+    return {
+        "/enqueue": {"post": enqueue},
+        "/task": {"get": one},
+        "/healthz": {"get": _operation("healthz", "Whether the process serves.", health)},
+        "/health": {"get": _operation("health", "Whether the process serves.", health)},
+    }
+
+
+def _tasks() -> Json:
+    filters = {
+        "status": {"enum": list(Status)},
+        "queue": _property("queue"),
+        "handler": _property("handler"),
+        "error_type": _TEXT,
+        "id_prefix": _TEXT,
+        "created_after": _TIME,
+        "created_before": _TIME,
+        "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+        "cursor": {"type": "string", "description": "from the Link of the page before"},
+    }
+    page = _json("a page, newest first", {"type": "array", "items": _ref("TaskView")})
+    page["headers"] = {"Link": {"schema": {"type": "string"}, "description": 'the next page, rel="next"'}}
+    wait = {
+        "wait": {"type": "number", "minimum": 0, "maximum": 60, "description": "seconds to wait for its end"}
+    }
+    asked = {"202": _json("it runs, and its worker is told", _ref("TaskView"))}
+    gone: Json = {"204": {"description": "forgotten"}}
+    read = _operation("getTask", "Read a task, also wait for its end.", _task(), 400, 404, 503, query=wait)
+    cancel = _operation("cancelTask", "Cancel a task.", {**_task(), **asked}, 404, 409, 503, 507)
+    retry = _operation("retryTask", "Queue a failed or cancelled task again.", _task(), 404, 409, 503, 507)
+    delete = _operation("deleteTask", "Forget a finished task.", gone, 404, 409, 503, 507)
+    return {
+        "/tasks": {"get": _operation("listTasks", "List tasks.", {"200": page}, 400, 503, query=filters)},
+        "/tasks/{id}": {"parameters": [_ID], "get": read, "delete": delete},
+        "/tasks/{id}/cancel": {"parameters": [_ID], "post": cancel},
+        "/tasks/{id}/retry": {"parameters": [_ID], "post": retry},
+    }
+
+
+def _working() -> Json:
+    def body(schema: Json, example: object) -> Json:
+        return {"application/json": {"schema": schema, "example": example}}
+
+    def answers(description: str, schema: Json) -> Json:
+        return {"200": _json(description, schema)}
+
+    def each(name: str) -> Json:
+        return {"type": "array", "items": _ref(name)}
+
+    settles = {**each("SettleBody"), "maxItems": MAX_SETTLES}
+    settle = {"id": "t1", "lease_id": "9f.1.1", "outcome": "done", "result": {"any": "json"}}
+    beat = {"worker_id": "w1", "leases": [{"id": "t1", "lease_id": "9f.1.1"}], "lease": 30}
+    ask = {"worker_id": "w1", "queues": ["*"], "max": 10, "wait": 30}
+    return {
+        "/lease": {
+            "post": _operation(
+                "lease",
+                "Take due tasks, or wait for them.",
+                answers("what was leased", _ref("LeasesView")),
+                400, 413, 503, 507,
+                body=body(_ref("LeaseBody"), ask),
+            )
+        },
+        "/settle": {
+            "post": _operation(
+                "settle",
+                "Tell what became of runs.",
+                answers("each settle, in order", each("SettledView")),
+                400, 413, 503, 507,
+                body=body(settles, [settle]),
+            )
+        },
+        "/extend": {
+            "post": _operation(
+                "extend",
+                "Prolong leases.",
+                answers("each lease, in order", each("ExtendedView")),
+                400, 413, 503,
+                body=body(_ref("ExtendBody"), beat),
+            )
+        },
+    }  # fmt: skip
+
+
+def _bulk() -> Json:
+    content = {
+        "application/json": {"schema": _ref("BulkBody"), "example": {"status": "failed", "dry_run": True}}
+    }
+    done = {"200": _json("how many", _ref("BulkView"))}
+    return {
+        f"/tasks/{action}": {
+            "post": _operation(
+                f"{action}Tasks",
+                f"{action.capitalize()} all that match.",
+                done,
+                400,
+                413,
+                503,
+                507,
+                body=content,
+            )
+        }
+        for action in Action
+    }
+
+
+def _server() -> Json:
+    queues = {"200": _json("each queue that holds tasks", {"type": "array", "items": _ref("QueueView")})}
+    alive = {"200": _json("yes", _ref("HealthView"))}
+    page: Json = {
+        "200": {"description": "a page for people", "content": {"text/html": {"schema": {"type": "string"}}}}
+    }
+    itself = {"200": _json("OpenAPI 3.1", {"type": "object"})}
+    return {
+        "/queues": {"get": _operation("listQueues", "The queues.", queues, 503)},
+        "/stats": {
+            "get": _operation("getStats", "The server.", {"200": _json("now", _ref("StatsView"))}, 503)
+        },
+        "/livez": {"get": _operation("livez", "Whether the process serves.", alive)},
+        "/readyz": {"get": _operation("readyz", "Whether it accepts tasks.", alive, 503, 507)},
+        "/openapi.json": {"get": _operation("openapi", "This document.", itself)},
+        "/": {"get": _operation("frontPage", "The front page.", page)},
+    }
+
+
+_ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+
+
+def _operation(
+    name: str,
+    summary: str,
+    answers: Json,
+    *problems: int,
+    query: Json | None = None,
+    body: Json | None = None,
+) -> Json:
+    operation: Json = {"operationId": name, "summary": summary}
+    if query is not None:
+        operation["parameters"] = [
+            {"name": name, "in": "query", "schema": schema} for name, schema in query.items()
+        ]
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": body}
+    # The guard of browsers and hosts can answer any request.
+    refusals = {str(status): _problem(status) for status in sorted({*problems, 400, 403, 421, 500})}
+    operation["responses"] = {**answers, **refusals}
+    return operation
+
+
+def _problem(status: int) -> Json:
+    return {
+        "description": TITLES[status],
+        "content": {"application/problem+json": {"schema": _ref("Problem")}},
+    }
+
+
+def _json(description: str, schema: Json) -> Json:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _task() -> Json:
+    return {"200": _json("the task", _ref("TaskView"))}
+
+
+def _property(name: str) -> Json:
+    pattern = next(part for part in _schema_of(EnqueueBody)["properties"][name]["anyOf"] if "pattern" in part)
+    return {"type": "string", "pattern": pattern["pattern"]}
+
+
+def _schema_of(struct: type[msgspec.Struct]) -> Json:
+    schema: Json = msgspec.json.schema_components([struct])[1][struct.__name__]
+    return schema
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}

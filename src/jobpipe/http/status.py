@@ -1,0 +1,106 @@
+"""What the server says about itself: health, counts, and the front page until there is a dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from jobpipe.core.task import Status
+from jobpipe.http.answers import Receive, Scope, Send, send_json, send_raw
+from jobpipe.http.config import Api
+from jobpipe.http.openapi import document
+from jobpipe.http.problems import SAFE
+from jobpipe.http.routing import Endpoint, RawRoute
+from jobpipe.wire import QueueView, RatesView, StatsView, WorkersView, encode_view
+
+_OK = b'{"status":"ok"}'
+
+_PAGE = b"""<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>Jobpipe</title><meta name="viewport" content="width=device-width"></head>
+<body>
+<h1>Jobpipe</h1>
+<p>A durable task queue server. It speaks JSON over HTTP:</p>
+<ul>
+<li><a href="/stats">/stats</a>: how it is doing</li>
+<li><a href="/queues">/queues</a>: the queues and what they hold</li>
+<li><a href="/tasks">/tasks</a>: the newest tasks</li>
+<li><a href="/openapi.json">/openapi.json</a>: everything it understands</li>
+</ul>
+</body>
+</html>
+"""
+_PAGE_HEADERS = [
+    (b"content-type", b"text/html; charset=utf-8"),
+    (b"content-length", b"%d" % len(_PAGE)),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"referrer-policy", b"no-referrer"),
+    *SAFE,
+]
+
+
+def routes(api: Api) -> list[RawRoute]:
+    """The routes of this module."""
+
+    def of(endpoint: Callable[[Api, Scope, Receive, Send], Awaitable[None]]) -> Endpoint:
+        return partial(endpoint, api)
+
+    return [
+        RawRoute("/", GET=_front_page),
+        RawRoute("/healthz", GET=_alive),
+        RawRoute("/health", GET=_alive),
+        RawRoute("/livez", GET=_alive),
+        RawRoute("/readyz", GET=of(_ready)),
+        RawRoute("/queues", GET=of(_queues)),
+        RawRoute("/stats", GET=of(_stats)),
+        RawRoute("/openapi.json", GET=of(_openapi)),
+    ]
+
+
+async def _alive(scope: Scope, receive: Receive, send: Send) -> None:
+    await send_json(scope, send, _OK)
+
+
+async def _ready(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    await api.queue.check()
+    await send_json(scope, send, _OK)
+
+
+async def _queues(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    now = api.now()
+    views = [
+        QueueView(
+            queue=counts.queue,
+            **{status.value: counts.by_status.get(status, 0) for status in Status},
+            capacity=api.config.queue_size,
+            oldest_ready_s=None if counts.oldest_ready is None else max(0, now - counts.oldest_ready) / 1000,
+        )
+        for counts in await api.queue.queues()
+    ]
+    await send_json(scope, send, encode_view(views))
+
+
+async def _stats(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    counts = await api.queue.counts()
+    rates, workers = api.queue.rates(), api.workers()
+    view = StatsView(
+        version=api.config.version,
+        uptime_s=round(api.config.clock.monotonic() - api.started, 3),
+        store=api.config.store,
+        status="draining" if api.queue.draining else "ok",
+        counts={status: counts.get(status, 0) for status in Status},
+        rates=RatesView(round(rates.enqueued, 3), round(rates.finished, 3), round(rates.failed, 3)),
+        workers=WorkersView(workers.total, workers.busy, workers.processes),
+    )
+    await send_json(scope, send, encode_view(view))
+
+
+async def _openapi(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    await send_json(scope, send, document(api.config.version, api.config.enqueue_status))
+
+
+async def _front_page(scope: Scope, receive: Receive, send: Send) -> None:
+    await send_raw(scope, send, 200, _PAGE_HEADERS, _PAGE)

@@ -1,0 +1,140 @@
+"""Reading and steering tasks, one or many."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+from msgspec import structs
+
+from jobpipe.core.errors import Invalid, JobpipeError, NotFound
+from jobpipe.core.task import Status, Task
+from jobpipe.engine import MAX_CLAIM_BYTES, TaskFilter
+from jobpipe.engine.bulk import Action, bulk
+from jobpipe.http.answers import Receive, Scope, Send, send_json, send_raw
+from jobpipe.http.bodies import ClientGone, read_body, while_connected
+from jobpipe.http.config import Api
+from jobpipe.http.problems import SAFE, MissingId
+from jobpipe.http.routing import Endpoint, RawRoute, path_id
+from jobpipe.wire import (
+    BulkView,
+    Filters,
+    Listing,
+    encode_task,
+    encode_view,
+    next_page,
+    parse_bulk,
+    parse_listing,
+    parse_query,
+)
+
+MAX_WAIT_S = 60
+MAX_LIST_BYTES = MAX_CLAIM_BYTES
+
+_SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,9})?")
+
+
+def routes(api: Api) -> list[RawRoute]:
+    """The routes of this module. A task may be called `retry`: the bulk routes share its path, and take POST alone."""
+
+    def of(endpoint: Callable[[Api, Scope, Receive, Send], Awaitable[None]]) -> Endpoint:
+        return partial(endpoint, api)
+
+    return [
+        RawRoute("/task", GET=of(_get_by_query)),
+        RawRoute("/tasks", GET=of(_list)),
+        RawRoute("/tasks/{id}", GET=of(_get), DELETE=of(_delete)),
+        RawRoute("/tasks/{id}/cancel", POST=of(_cancel)),
+        RawRoute("/tasks/{id}/retry", POST=of(_retry)),
+        *(RawRoute(f"/tasks/{action}", POST=partial(_bulk, api, action)) for action in Action),
+    ]
+
+
+async def _get_by_query(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    task_id = parse_query(scope["query_string"]).get("id", "")
+    if not task_id:
+        raise MissingId(field="id")
+    await _answer_with(scope, send, (await api.queue.get([task_id]))[0])
+
+
+async def _get(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    task_id = path_id(scope)
+    wait = _seconds(parse_query(scope["query_string"]).get("wait", "0"))
+    if not wait:
+        await _answer_with(scope, send, (await api.queue.get([task_id]))[0])
+        return
+    task, connected = await while_connected(receive, api.queue.wait_finished(task_id, wait))
+    if not connected:
+        raise ClientGone
+    await _answer_with(scope, send, task)
+
+
+async def _list(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    listing = parse_listing(scope["query_string"])
+    page = await api.queue.page(_where(listing.where), listing.limit, listing.before_seq)
+    body, next_seq = _fill(page.tasks, page.next_seq)
+    link = [] if next_seq is None else [(b"link", _next_link(listing, next_seq))]
+    await send_json(scope, send, body, 200, *link)
+
+
+async def _cancel(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    (answer,) = await api.queue.cancel([path_id(scope)])
+    if isinstance(answer, JobpipeError):
+        raise answer
+    status = 202 if answer.task.status is Status.RUNNING else 200
+    await send_json(scope, send, encode_task(answer.task), status)
+
+
+async def _retry(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    (answer,) = await api.queue.retry([path_id(scope)])
+    if isinstance(answer, JobpipeError):
+        raise answer
+    await send_json(scope, send, encode_task(answer))
+
+
+async def _delete(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    (answer,) = await api.queue.delete([path_id(scope)])
+    if isinstance(answer, JobpipeError):
+        raise answer
+    await send_raw(scope, send, 204, SAFE, b"")
+
+
+async def _bulk(api: Api, action: Action, scope: Scope, receive: Receive, send: Send) -> None:
+    where, dry_run = parse_bulk(await read_body(scope, receive, api.config.max_batch_body))
+    answer = await bulk(api.queue, action, _where(where), dry_run=dry_run)
+    await send_json(scope, send, encode_view(BulkView(answer.matched, answer.changed)))
+
+
+async def _answer_with(scope: Scope, send: Send, task: Task | None) -> None:
+    if task is None:
+        raise NotFound
+    await send_json(scope, send, encode_task(task))
+
+
+def _seconds(text: str) -> float:
+    if not _SECONDS.fullmatch(text) or float(text) > MAX_WAIT_S:
+        raise Invalid(f"must be a number of seconds from 0 to {MAX_WAIT_S}", field="wait")
+    return float(text)
+
+
+def _where(filters: Filters) -> TaskFilter:
+    return TaskFilter(**structs.asdict(filters))
+
+
+def _fill(tasks: Sequence[Task], next_seq: int | None) -> tuple[bytes, int | None]:
+    """As many of the tasks as fit into an answer, at least one, and where the next page begins then."""
+    parts: list[bytes] = []
+    size = 2
+    for task in tasks:
+        part = encode_task(task)
+        size += len(part) + 1
+        if size > MAX_LIST_BYTES and parts:
+            next_seq = tasks[len(parts) - 1].seq
+            break
+        parts.append(part)
+    return b"[%b]" % b",".join(parts), next_seq
+
+
+def _next_link(listing: Listing, next_seq: int) -> bytes:
+    return f'</tasks?{next_page(listing, next_seq)}>; rel="next"'.encode()

@@ -1,0 +1,128 @@
+"""What a worker in any language calls: /lease, /settle, /extend."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from hashlib import sha256
+
+import msgspec
+
+from jobpipe.core.errors import JobpipeError
+from jobpipe.core.task import Claim
+from jobpipe.engine import MAX_CLAIM_BYTES, Extended, Settled
+from jobpipe.engine.queue import Heartbeat, Report
+from jobpipe.http.answers import Receive, Scope, Send, send_json
+from jobpipe.http.bodies import ClientGone, read_body, while_connected
+from jobpipe.http.browser import HEAD
+from jobpipe.http.config import Api
+from jobpipe.http.routing import Endpoint, RawRoute
+from jobpipe.wire import format_time
+from jobpipe.wire.working import (
+    ExtendedView,
+    LeaseBody,
+    RefusedSettle,
+    SettledView,
+    SettleItem,
+    encode_leases,
+    parse_extend,
+    parse_lease,
+    parse_settles,
+    queues_of,
+)
+
+LOCAL = b"x-jobpipe-local"
+"""The header by which the server's own worker processes are known: a secret that only they were told."""
+
+_encode = msgspec.json.encode
+
+
+def routes(api: Api) -> list[RawRoute]:
+    """The routes of this module."""
+
+    def of(endpoint: Callable[[Api, Scope, Receive, Send], Awaitable[None]]) -> Endpoint:
+        return partial(endpoint, api)
+
+    return [
+        RawRoute("/settle", POST=of(_settle)),
+        RawRoute("/lease", POST=of(_lease)),
+        RawRoute("/extend", POST=of(_extend)),
+    ]
+
+
+async def _lease(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    wish = parse_lease(await read_body(scope, receive, api.config.max_body))
+    local = _is_local(api, scope)
+    claims = await _claim(api, wish, local, receive)
+    body, sent = encode_leases(claims, MAX_CLAIM_BYTES)
+    if sent < len(claims):
+        await api.queue.release(claims[sent:])
+    try:
+        await send_json(scope, send, body)
+    except Exception:
+        await api.queue.release(claims[:sent])
+        raise
+
+
+async def _claim(api: Api, wish: LeaseBody, local: bool, receive: Receive) -> Sequence[Claim]:
+    """Wait for tasks. A client that leaves gets none: what was claimed for it is released."""
+    claiming = api.queue.claim(
+        wish.worker_id,
+        wish.max or 1,
+        queues=queues_of(wish),
+        lease_s=api.config.lease if wish.lease is None else wish.lease,
+        local=local,
+        wait=wish.wait or 0.0,
+    )
+    claims, connected = await while_connected(receive, claiming)
+    if not connected:
+        if claims:
+            await api.queue.release(claims)
+        raise ClientGone
+    return claims or []
+
+
+async def _settle(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    items = parse_settles(await read_body(scope, receive, api.config.max_batch_body), api.config.max_body)
+    reports = [Report(item.id, item.lease_id, item.outcome) for item in items if isinstance(item, SettleItem)]
+    answers = iter(await api.queue.settle(reports) if reports else [])
+    views = [
+        _refused(item.id, item.error) if isinstance(item, RefusedSettle) else _settled(item.id, next(answers))
+        for item in items
+    ]
+    await send_json(scope, send, _encode(views))
+
+
+def _settled(id: str, answer: Settled | JobpipeError) -> SettledView:
+    if isinstance(answer, JobpipeError):
+        return _refused(id, answer)
+    return SettledView(id, accepted=True, status=answer.status)
+
+
+def _refused(id: str | None, error: JobpipeError) -> SettledView:
+    return SettledView(id, accepted=False, code=error.code)
+
+
+async def _extend(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    body = parse_extend(await read_body(scope, receive, api.config.max_batch_body))
+    lease_s = api.config.lease if body.lease is None else body.lease
+    beats = [Heartbeat(lease.id, lease.lease_id, lease_s, lease.timeout) for lease in body.leases]
+    answers = await api.queue.extend(beats) if beats else []
+    views = [_extended(beat.id, answer) for beat, answer in zip(beats, answers, strict=True)]
+    await send_json(scope, send, _encode(views))
+
+
+def _extended(id: str, answer: Extended | JobpipeError) -> ExtendedView:
+    if isinstance(answer, JobpipeError):
+        return ExtendedView(id, extended=False, code=answer.code)
+    until = None if answer.lease_until is None else format_time(answer.lease_until).decode().strip('"')
+    return ExtendedView(id, True, until, answer.cancel_requested)
+
+
+def _is_local(api: Api, scope: Scope) -> bool:
+    """Whether one of the server's own worker processes asks. Digests are compared: any bytes, in constant time."""
+    token, given = api.config.local_token, scope[HEAD].get(LOCAL)
+    if token is None or given is None:
+        return False
+    return hmac.compare_digest(sha256(token.encode()).digest(), sha256(given).digest())

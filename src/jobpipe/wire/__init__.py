@@ -1,0 +1,67 @@
+"""The JSON forms of Jobpipe: what a request may say, and what an answer looks like. HTTP edge and clients share them.
+
+`requests` reads tasks to enqueue, `filters` reads which tasks are meant, `answers` writes. `strict` is the line against
+JSON that msgspec would let through. Everything here is a pure function over bytes and core's values; what a value means
+is decided elsewhere.
+"""
+
+from jobpipe.wire.answers import (
+    AcceptedView,
+    BulkView,
+    ErrorView,
+    HealthView,
+    Problem,
+    QueueView,
+    RatesView,
+    StatsView,
+    TaskView,
+    WorkersView,
+    encode_task,
+    encode_tasks,
+    encode_view,
+)
+from jobpipe.wire.filters import BulkBody, Filters, Listing, next_page, parse_bulk, parse_listing, parse_query
+from jobpipe.wire.ids import new_id
+from jobpipe.wire.requests import (
+    MAX_ITEMS,
+    Defaults,
+    EnqueueBody,
+    parse_array,
+    parse_lines,
+    parse_object,
+    valid_traceparent,
+)
+from jobpipe.wire.times import format_time, parse_time
+
+__all__ = [
+    "MAX_ITEMS",
+    "AcceptedView",
+    "BulkBody",
+    "BulkView",
+    "Defaults",
+    "EnqueueBody",
+    "ErrorView",
+    "Filters",
+    "HealthView",
+    "Listing",
+    "Problem",
+    "QueueView",
+    "RatesView",
+    "StatsView",
+    "TaskView",
+    "WorkersView",
+    "encode_task",
+    "encode_tasks",
+    "encode_view",
+    "format_time",
+    "new_id",
+    "next_page",
+    "parse_array",
+    "parse_bulk",
+    "parse_lines",
+    "parse_listing",
+    "parse_object",
+    "parse_query",
+    "parse_time",
+    "valid_traceparent",
+]

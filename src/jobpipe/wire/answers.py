@@ -1,0 +1,189 @@
+"""What answers look like. A task is written by hand, because it is written most and its payload must stay as it came;
+everything else is a struct that msgspec writes. The `...View` structs are also the schemas of the OpenAPI document, and
+the tests hold the hand-written form against `TaskView`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from jobpipe.core.task import Status, Task, TaskError
+from jobpipe.wire.times import format_time
+
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+Count = Annotated[int, Meta(ge=0)]
+
+
+class ErrorView(Struct):
+    """Why the latest unsuccessful attempt did not succeed."""
+
+    type: str
+    message: str
+    traceback: str | None
+    attempt: Count
+    at: Time
+
+
+class TaskView(Struct):
+    """A task. `attempts = failures + lost`, plus 1 for a run that is under way, done or cancelled."""
+
+    id: str
+    handler: str
+    queue: str
+    payload: Raw
+    priority: int
+    status: Status
+    attempts: Count
+    failures: Count
+    lost: Count
+    max_retries: Count
+    timeout: float | None
+    run_at: Time
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    cancel_requested: bool
+    worker: str | None
+    result: Raw
+    last_error: ErrorView | None
+
+
+class QueueView(Struct):
+    """The counts of a queue; `oldest_ready_s` is for how long its oldest due task has waited."""
+
+    queue: str
+    queued: Count
+    running: Count
+    done: Count
+    failed: Count
+    cancelled: Count
+    capacity: Count
+    oldest_ready_s: Annotated[float, Meta(ge=0)] | None
+
+
+class BulkView(Struct):
+    """How many tasks matched, and how many were changed."""
+
+    matched: Count
+    changed: Count
+
+
+class RatesView(Struct):
+    """Per second, over the last minute, on this server."""
+
+    enqueued_per_s: float
+    finished_per_s: float
+    failed_per_s: float
+
+
+class WorkersView(Struct):
+    """Workers in all, those running a task now, and the processes that hold them."""
+
+    total: Count
+    busy: Count
+    processes: Count
+
+
+class StatsView(Struct):
+    """The server at a glance; in `store` passwords are masked."""
+
+    version: str
+    uptime_s: float
+    store: str
+    status: Literal["ok", "draining"]
+    counts: dict[Status, Count]
+    rates: RatesView
+    workers: WorkersView
+
+
+class HealthView(Struct):
+    """The server is well."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Problem(Struct, kw_only=True):
+    """RFC 9457 problem details. `code` is for programs and stable; `error` is one short sentence for people."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    error: str
+    detail: str | UnsetType = UNSET
+    field: str | UnsetType = UNSET
+
+
+class AcceptedView(Struct):
+    """An item of a batch that was accepted."""
+
+    status: Literal[200, 201, 202]
+    task: TaskView
+
+
+_STATUS = {status: b'"%b"' % status.encode() for status in Status}
+_BOOL = (b"false", b"true")
+_encoder = msgspec.json.Encoder()
+_encode = _encoder.encode
+
+
+def encode_task(task: Task) -> bytes:
+    """The task as the contract writes it."""
+    return (
+        b'{"id":%b,"handler":%b,"queue":%b,"payload":%b,"priority":%d,"status":%b,"attempts":%d,"failures":%d,'
+        b'"lost":%d,"max_retries":%d,"timeout":%b,"run_at":%b,"created_at":%b,"started_at":%b,"finished_at":%b,'
+        b'"cancel_requested":%b,"worker":%b,"result":%b,"last_error":%b}'
+        % (
+            _encode(task.id),
+            _encode(task.handler),
+            _encode(task.queue),
+            task.payload,
+            task.priority,
+            _STATUS[task.status],
+            task.attempts,
+            task.failures,
+            task.lost,
+            task.max_retries,
+            b"null" if task.timeout is None else _encode(task.timeout),
+            format_time(task.run_at),
+            format_time(task.created_at),
+            b"null" if task.started_at is None else format_time(task.started_at),
+            b"null" if task.finished_at is None else format_time(task.finished_at),
+            _BOOL[task.cancel_requested],
+            b"null" if task.worker is None else encode_text(task.worker),
+            b"null" if task.result is None else task.result,
+            b"null" if task.last_error is None else _encode_error(task.last_error),
+        )
+    )
+
+
+def encode_tasks(tasks: Iterable[Task]) -> bytes:
+    """An array of tasks."""
+    return b"[%b]" % b",".join(map(encode_task, tasks))
+
+
+def encode_text(text: str) -> bytes:
+    """A JSON string, also of text from outside that cannot be UTF-8: a lone surrogate becomes a question mark."""
+    try:
+        return _encode(text)
+    except UnicodeEncodeError:
+        return _encode(text.encode(errors="replace").decode())
+
+
+def encode_view(view: Struct | Sequence[Struct]) -> bytes:
+    """The JSON of one of these structs."""
+    return _encode(view)
+
+
+def _encode_error(error: TaskError) -> bytes:
+    return b'{"type":%b,"message":%b,"traceback":%b,"attempt":%d,"at":%b}' % (
+        encode_text(error.type),
+        encode_text(error.message),
+        b"null" if error.traceback is None else encode_text(error.traceback),
+        error.attempt,
+        format_time(error.at),
+    )

@@ -1,0 +1,182 @@
+"""Which tasks are meant: the query of `GET /tasks`, its cursors, and the bodies of the bulk routes.
+
+A cursor carries the `seq` where the next page begins. To clients it is opaque; a checksum tells a broken one apart.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+from msgspec import Meta, Struct
+
+from jobpipe.core.errors import Invalid
+from jobpipe.core.task import Status
+from jobpipe.wire import requests, strict
+from jobpipe.wire.times import parse_time
+
+MAX_LIMIT = 1000
+DEFAULT_LIMIT = 100
+
+_LIMIT = re.compile(r"[1-9][0-9]{0,3}")
+_CURSOR = re.compile(r"[A-Za-z0-9_-]{16}")
+_MAX_QUERY = 8192
+
+
+class Filters(Struct, frozen=True):
+    """Which tasks: all conditions that are set must hold. Times are milliseconds."""
+
+    status: Status | None = None
+    queue: str | None = None
+    handler: str | None = None
+    error_type: str | None = None
+    id_prefix: str | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+    ids: tuple[str, ...] | None = None
+
+
+class Listing(Struct, frozen=True):
+    """A page that was asked for; `query` is the request's own, without the cursor."""
+
+    where: Filters
+    limit: int
+    before_seq: int | None
+    query: tuple[tuple[str, str], ...]
+
+
+class BulkBody(Struct, forbid_unknown_fields=True):
+    """Which tasks to change: all conditions must hold; at least one, or `all`."""
+
+    ids: (
+        Annotated[
+            list[Annotated[str, Meta(min_length=1, max_length=200)]], Meta(max_length=requests.MAX_ITEMS)
+        ]
+        | None
+    ) = None
+    status: Status | None = None
+    queue: Annotated[str, Meta(extra_json_schema={"pattern": f"^{requests.QUEUE}$"})] | None = None
+    handler: Annotated[str, Meta(extra_json_schema={"pattern": f"^{requests.HANDLER}$"})] | None = None
+    error_type: Annotated[str, Meta(max_length=200)] | None = None
+    id_prefix: Annotated[str, Meta(max_length=200)] | None = None
+    created_after: Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | None = None
+    created_before: Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | None = None
+    all: Annotated[bool, Meta(description="Says that no filter is meant.")] | None = None
+    dry_run: Annotated[bool, Meta(description="Only count.")] | None = None
+
+
+FILTERS = ("status", "queue", "handler", "error_type", "id_prefix", "created_after", "created_before")
+_PARAMETERS = frozenset({*FILTERS, "limit", "cursor"})
+_bulk = msgspec.json.Decoder(BulkBody)
+_bulk_fields: dict[str, Any] = dict.fromkeys(BulkBody.__struct_fields__)
+
+
+def parse_listing(query: bytes) -> Listing:
+    """The query string of `GET /tasks`. Raises Invalid, naming the parameter."""
+    given = parse_query(query)
+    unknown = next((name for name in given if name not in _PARAMETERS), None)
+    if unknown is not None:
+        raise Invalid(f"unknown parameter '{unknown[:100]}'", field=unknown[:100])
+    limit = given.get("limit", str(DEFAULT_LIMIT))
+    if not _LIMIT.fullmatch(limit) or int(limit) > MAX_LIMIT:
+        raise Invalid(f"must be a whole number from 1 to {MAX_LIMIT}", field="limit")
+    before = decode_cursor(given["cursor"]) if "cursor" in given else None
+    # An unescaped + in a query stands for a blank, and a time has no blanks.
+    times = {
+        name: given[name].replace(" ", "+") for name in ("created_after", "created_before") if name in given
+    }
+    where = _filters({name: given[name] for name in FILTERS if name in given} | times)
+    return Listing(where, int(limit), before, tuple((k, v) for k, v in given.items() if k != "cursor"))
+
+
+def parse_query(query: bytes) -> dict[str, str]:
+    """The parameters of a query string, each at most once. Raises Invalid."""
+    if not query:
+        return {}
+    if len(query) > _MAX_QUERY:
+        raise Invalid("the query is too long")
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")
+    except ValueError:
+        raise Invalid("the query is not UTF-8, percent-encoded") from None
+    given: dict[str, str] = {}
+    for name, value in pairs:
+        if name in given:
+            raise Invalid("given twice", field=name[:100])
+        given[name] = value
+    return given
+
+
+def next_page(listing: Listing, next_seq: int) -> str:
+    """The query string of the page after this one."""
+    return urlencode([*listing.query, ("cursor", encode_cursor(next_seq))])
+
+
+def encode_cursor(seq: int) -> str:
+    """An opaque cursor for tasks with a smaller `seq`."""
+    number = seq.to_bytes(8, "big")
+    return urlsafe_b64encode(number + zlib.crc32(number).to_bytes(4, "big")).decode()
+
+
+def decode_cursor(cursor: str) -> int:
+    """What `encode_cursor` was given. Raises Invalid for any other text."""
+    if _CURSOR.fullmatch(cursor):
+        data = urlsafe_b64decode(cursor)
+        number, check = data[:8], int.from_bytes(data[8:], "big")
+        if zlib.crc32(number) == check and number[0] < 0x80:
+            return int.from_bytes(number, "big")
+    raise Invalid("not a cursor of this server", field="cursor")
+
+
+def parse_bulk(body: bytes) -> tuple[Filters, bool]:
+    """The filter of a bulk request, and whether it only counts. Raises InvalidJson or Invalid."""
+    parsed = strict.decode(_bulk, body, _bulk_fields)
+    given = {name: value for name in FILTERS if (value := getattr(parsed, name)) is not None}
+    if not given and parsed.ids is None and not parsed.all:
+        raise Invalid('give a filter, or "all": true', field="all")
+    ids = None if parsed.ids is None else tuple(dict.fromkeys(parsed.ids))
+    for id in ids or ():
+        strict.check_text(id, "ids")
+    return _filters(given, ids), bool(parsed.dry_run)
+
+
+def _filters(given: dict[str, str], ids: tuple[str, ...] | None = None) -> Filters:
+    if "status" in given and given["status"] not in list(Status):
+        raise Invalid(f"must be one of {', '.join(Status)}", field="status")
+    if "queue" in given:
+        requests.queues.check(given["queue"])
+    if "handler" in given:
+        requests.handlers.check(given["handler"])
+    for name in ("error_type", "id_prefix"):
+        if name in given:
+            _check_text(given[name], name)
+    return Filters(
+        status=Status(given["status"]) if "status" in given else None,
+        queue=given.get("queue"),
+        handler=given.get("handler"),
+        error_type=given.get("error_type"),
+        id_prefix=given.get("id_prefix"),
+        created_after=_time(given, "created_after"),
+        created_before=_time(given, "created_before"),
+        ids=ids,
+    )
+
+
+def _check_text(value: str, field: str) -> None:
+    if len(value) > 200:
+        raise Invalid("at most 200 characters", field=field)
+    strict.check_text(value, field)
+
+
+def _time(given: dict[str, str], field: str) -> int | None:
+    if field not in given:
+        return None
+    try:
+        # Before and after exclude the moment itself: a finer time must not exclude the millisecond it lies in.
+        return parse_time(given[field], up=field == "created_before")
+    except ValueError:
+        raise Invalid("must be an RFC 3339 time with an offset", field=field) from None

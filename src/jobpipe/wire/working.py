@@ -1,0 +1,245 @@
+"""The three calls of a worker: /lease, /settle and /extend, as they come and as they are answered.
+
+A body that is not what the route expects is refused whole; a settle that is not allowed is answered in its own place,
+because the others beside it must not wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from jobpipe.core.errors import Invalid, JobpipeError, TooLarge
+from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.task import MAX_DELAY_S, Claim, Status
+from jobpipe.core.text import head, tail
+from jobpipe.wire import requests, strict
+from jobpipe.wire.answers import TaskView, Time, encode_task
+from jobpipe.wire.times import format_time
+
+MAX_LEASED = 1000
+MAX_WAIT_S = 60
+MIN_LEASE_S, MAX_LEASE_S = 5, 3600
+MAX_ITEMS = 10_000
+"""Settles, and leases to extend, in one request."""
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+LeaseSeconds = Annotated[float, Meta(ge=MIN_LEASE_S, le=MAX_LEASE_S, description="Seconds.")]
+
+
+class LeaseBody(Struct, forbid_unknown_fields=True):
+    """A worker's wish for tasks. A field that is null counts as left out."""
+
+    worker_id: Name
+    queues: (
+        Annotated[list[str], Meta(min_length=1, max_length=1000, description='Names, or `["*"]` for all.')]
+        | None
+    ) = None
+    max: Annotated[int, Meta(ge=1, le=MAX_LEASED)] | None = None
+    wait: Annotated[float, Meta(ge=0, le=MAX_WAIT_S, description="Seconds.")] | None = None
+    lease: LeaseSeconds | None = None
+    host: Annotated[str, Meta(max_length=255)] | None = None
+    pid: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    version: Annotated[str, Meta(max_length=100)] | None = None
+
+
+class SettleError(Struct, forbid_unknown_fields=True):
+    """Why a run failed; longer texts are cut to 8 KiB."""
+
+    type: str | None = None
+    message: str | None = None
+    traceback: str | None = None
+
+
+class SettleBody(Struct, forbid_unknown_fields=True):
+    """What became of one run."""
+
+    id: str
+    lease_id: str
+    outcome: Literal["done", "failed", "timed_out", "cancelled", "released"]
+    result: Annotated[Raw, Meta(description="Of done: any JSON value.")] | UnsetType = UNSET
+    error: SettleError | None = None
+    retryable: bool | None = None
+    retry_in: (
+        Annotated[float, Meta(ge=0, le=MAX_DELAY_S, description="Seconds; null for the server's backoff.")]
+        | None
+    ) = None
+
+
+class ExtendLease(Struct, forbid_unknown_fields=True):
+    """A lease to prolong; `timeout` is the handler's own, in seconds."""
+
+    id: str
+    lease_id: str
+    timeout: Annotated[float, Meta(gt=0, le=MAX_DELAY_S)] | None = None
+
+
+class ExtendBody(Struct, forbid_unknown_fields=True):
+    """A heartbeat."""
+
+    worker_id: Name
+    leases: Annotated[list[ExtendLease], Meta(max_length=MAX_ITEMS)]
+    lease: LeaseSeconds | None = None
+
+
+class SettledView(Struct, omit_defaults=True):
+    """The answer to one settle: `accepted` with the status that it led to, or not, with the code that says why."""
+
+    id: str | None
+    accepted: bool
+    status: Status | None = None
+    code: str | None = None
+
+
+class ExtendedView(Struct, omit_defaults=True):
+    """The answer to one lease of a heartbeat."""
+
+    id: str
+    extended: bool
+    lease_until: str | None = None
+    cancel_requested: bool | None = None
+    code: str | None = None
+
+
+class LeasedView(TaskView, kw_only=True):
+    """A task with the proof of its claim. `alone` asks that no other task run in the same process."""
+
+    lease_id: str
+    lease_until: Time | None
+    traceparent: str | UnsetType = UNSET
+    alone: bool | UnsetType = UNSET
+
+
+class LeasesView(Struct):
+    """What was leased; none when nothing was due, or when the server drains."""
+
+    tasks: list[LeasedView]
+
+
+class SettleItem(Struct, frozen=True):
+    """A settle that may be carried out."""
+
+    id: str
+    lease_id: str
+    outcome: Outcome
+
+
+class RefusedSettle(Struct, frozen=True):
+    """A settle that is not allowed, with its id as far as it could be read."""
+
+    id: str | None
+    error: JobpipeError
+
+
+class _SettleId(Struct):
+    id: str
+
+
+_lease = msgspec.json.Decoder(LeaseBody)
+_lease_fields: dict[str, Any] = dict.fromkeys(LeaseBody.__struct_fields__)
+_extend = msgspec.json.Decoder(ExtendBody)
+_extend_fields: dict[str, Any] = dict.fromkeys(ExtendBody.__struct_fields__)
+_settle = msgspec.json.Decoder(SettleBody)
+_settles = msgspec.json.Decoder(list[SettleBody])
+_settle_fields: dict[str, Any] = dict.fromkeys(SettleBody.__struct_fields__)
+_settle_id = msgspec.json.Decoder(_SettleId)
+_encode = msgspec.json.encode
+
+
+def parse_lease(body: bytes) -> LeaseBody:
+    """A lease request. Raises InvalidJson or Invalid with the field."""
+    parsed = strict.decode(_lease, body, _lease_fields)
+    for field in ("worker_id", "host", "version"):
+        if (text := getattr(parsed, field)) is not None:
+            strict.check_text(text, field)
+    for queue in parsed.queues or ():
+        if queue != "*":
+            requests.queues.check(queue)
+    return parsed
+
+
+def queues_of(lease: LeaseBody) -> frozenset[str] | None:
+    """The queues that a worker asks for, None for all."""
+    return None if lease.queues is None or "*" in lease.queues else frozenset(lease.queues)
+
+
+def parse_extend(body: bytes) -> ExtendBody:
+    """A heartbeat. Raises InvalidJson or Invalid with the field."""
+    return strict.decode(_extend, body, _extend_fields)
+
+
+def parse_settles(body: bytes, max_result: int) -> list[SettleItem | RefusedSettle]:
+    """The settles of an array, each judged alone. Raises InvalidJson or Invalid for the whole."""
+    strict.check_utf8(body)
+    try:
+        parsed = _settles.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return [_judge(item, max_result) for item in requests.split(body)]
+    if len(parsed) > MAX_ITEMS:
+        raise Invalid(f"at most {MAX_ITEMS} settles at a time")
+    return [_item(settle, max_result) for settle in parsed]
+
+
+def encode_leases(claims: Iterable[Claim], most: int) -> tuple[bytes, int]:
+    """The answer to a lease request, at most `most` bytes but one task; and how many of the claims are in it."""
+    parts: list[bytes] = []
+    size = 0
+    for claim in claims:
+        part = _encode_claim(claim)
+        size += len(part) + 1
+        if size > most and parts:
+            break
+        parts.append(part)
+    return b'{"tasks":[%b]}' % b",".join(parts), len(parts)
+
+
+def _encode_claim(claim: Claim) -> bytes:
+    until = b"null" if claim.lease_until is None else format_time(claim.lease_until)
+    more = b',"lease_id":%b,"lease_until":%b' % (_encode(claim.lease_id), until)
+    if claim.task.traceparent is not None:
+        more += b',"traceparent":%b' % _encode(claim.task.traceparent)
+    if claim.alone:
+        more += b',"alone":true'
+    return encode_task(claim.task)[:-1] + more + b"}"
+
+
+def _judge(item: bytes, max_result: int) -> SettleItem | RefusedSettle:
+    """One settle of an array in which some item is not allowed."""
+    try:
+        return _item(strict.decode(_settle, item, _settle_fields), max_result)
+    except JobpipeError as error:
+        return RefusedSettle(_id_of(item), error)
+
+
+def _id_of(item: bytes) -> str | None:
+    try:
+        return _settle_id.decode(item).id
+    except (ValueError, RecursionError):
+        return None
+
+
+def _item(settle: SettleBody, max_result: int) -> SettleItem | RefusedSettle:
+    result = b"null" if settle.result is UNSET else bytes(settle.result)
+    if len(result) > max_result:
+        return RefusedSettle(settle.id, TooLarge(f"a result has at most {max_result} bytes", field="result"))
+    if strict.too_deep(result):
+        return RefusedSettle(settle.id, strict.deep("result"))
+    return SettleItem(settle.id, settle.lease_id, _outcome(settle, result))
+
+
+def _outcome(settle: SettleBody, result: bytes) -> Outcome:
+    kind = Kind(settle.outcome)
+    if kind is Kind.DONE:
+        return Outcome(kind, result=result)
+    error = settle.error or SettleError()
+    return Outcome(
+        kind,
+        error_type=None if error.type is None else head(error.type),
+        message=head(error.message or ""),
+        traceback=None if error.traceback is None else tail(error.traceback),
+        retryable=settle.retryable is not False,
+        retry_in=settle.retry_in,
+    )

@@ -1,0 +1,69 @@
+"""The hand-written form of a task against its schema, and other answers."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobpipe.core.task import Status, Task, TaskError
+from jobpipe.wire import TaskView, encode_task, encode_tasks
+from jobpipe.wire.answers import encode_text
+
+text = st.text(max_size=20)
+moment = st.integers(0, 4_000_000_000_000)
+payload = st.sampled_from([b"null", b'{"a": 1}', b"1e999", b'"\\u0000"'])
+errors = st.builds(
+    TaskError, type=text, message=text, traceback=st.none() | text, attempt=st.integers(1, 9), at=moment
+)
+tasks = st.builds(
+    Task,
+    seq=st.integers(1),
+    id=text,
+    handler=text,
+    queue=text,
+    payload=payload,
+    priority=st.integers(-100, 100),
+    status=st.sampled_from(Status),
+    attempts=st.integers(0, 1000),
+    failures=st.integers(0, 1000),
+    lost=st.integers(0, 1000),
+    max_retries=st.integers(0, 1000),
+    timeout=st.none() | st.floats(0.001, 1e8),
+    run_at=moment,
+    created_at=moment,
+    started_at=st.none() | moment,
+    finished_at=st.none() | moment,
+    cancel_requested=st.booleans(),
+    worker=st.none() | text,
+    result=st.none() | payload,
+    last_error=st.none() | errors,
+    traceparent=st.none(),
+)
+
+
+@given(tasks)
+def test_a_task_is_written_as_its_schema_says_and_nothing_more(task: Task) -> None:
+    encoded = encode_task(task)
+    view = msgspec.json.decode(encoded, type=TaskView)
+    assert list(json.loads(encoded)) == list(TaskView.__struct_fields__)
+    for field in ("id", "handler", "queue", "priority", "status", "attempts", "lost", "timeout", "worker"):
+        assert getattr(view, field) == getattr(task, field)
+    assert bytes(view.payload) == task.payload
+    assert bytes(view.result) == (task.result or b"null")
+    if task.last_error is not None:
+        assert view.last_error is not None
+        assert (view.last_error.type, view.last_error.traceback) == (
+            task.last_error.type,
+            task.last_error.traceback,
+        )
+
+
+def test_no_tasks_are_an_empty_array() -> None:
+    assert encode_tasks([]) == b"[]"
+
+
+def test_text_that_cannot_be_utf8_is_written_all_the_same() -> None:
+    assert json.loads(encode_text("a\ud800b")) == "a?b"

@@ -1,0 +1,61 @@
+"""Batches made to waste memory or time are refused before they do."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+
+import pytest
+
+from jobpipe.core.errors import Invalid, InvalidJson, JobpipeError
+from jobpipe.wire import Defaults, parse_array, parse_lines
+from jobpipe.wire.requests import handlers
+
+NOW = 1_700_000_000_000
+DEFAULTS = Defaults()
+MIB = 1024 * 1024
+
+WASTEFUL = {
+    "millions of objects": b"[" + b"{}," * 2_000_000 + b"{}]",
+    "millions of numbers": b"[" + b"0," * 2_000_000 + b"0]",
+    "millions of numbers in one megabyte": b"[" + b"0," * 500_000 + b"0]",
+    "open brackets": b"[" * 8 * MIB,
+    "brackets and commas": b"[0," * 2_000_000,
+    "a deep item": b"[" * 4 * MIB + b"]" * 4 * MIB,
+    "strings that do not end": b'["' + b"\\" * 4 * MIB,
+    "blanks": b"[" + b" " * 8 * MIB,
+}
+
+
+@pytest.mark.parametrize("body", WASTEFUL.values(), ids=WASTEFUL.keys())
+def test_a_batch_made_to_waste_is_refused_with_little_memory(body: bytes) -> None:
+    tracemalloc.start()
+    began = time.monotonic()
+    try:
+        answers = parse_array(body, DEFAULTS, NOW)
+    except (Invalid, InvalidJson):
+        answers = []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert all(isinstance(answer, JobpipeError) for answer in answers)
+    assert peak < 4 * len(body) + 40 * MIB
+    assert time.monotonic() - began < 10  # tracemalloc takes most of it
+
+
+def test_lines_made_to_waste_are_refused() -> None:
+    for body in (b"\n" * 8 * MIB, b" \r\n" * 2 * MIB, b"0\n" * 2_000_000):
+        with pytest.raises(Invalid):
+            parse_lines(body, DEFAULTS, NOW)
+
+
+def test_many_items_beside_many_commas_are_taken() -> None:
+    item = b'{"payload":[' + b"1," * 300 + b"1]}"
+    answers = parse_array(b"[" + b",".join([item] * 1000) + b"]", Defaults(max_body=1000), NOW)
+    assert len(answers) == 1000
+    assert not any(isinstance(answer, JobpipeError) for answer in answers)
+
+
+def test_known_names_stay_few() -> None:
+    for n in range(10_010):
+        handlers.check(f"h{n}")
+    assert len(handlers._known) <= 10_000

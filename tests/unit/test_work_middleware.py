@@ -1,0 +1,263 @@
+"""What stands around every run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jobpipe import App, CallNext, Context, Fail
+from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.task import Claim, Status, Task
+from jobpipe.work.errors import BadHandler
+from jobpipe.work.executor import Executor
+from jobpipe.work.run import Run
+
+
+def claim(payload: bytes = b"null", handler: str = "h") -> Claim:
+    task = Task(
+        seq=1, id="t1", handler=handler, queue="default", payload=payload, priority=0, status=Status.RUNNING,
+        attempts=1, failures=0, lost=0, max_retries=3, timeout=None, run_at=0, created_at=0,
+    )  # fmt: skip
+    return Claim(task, "lease-1")
+
+
+class Watch:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.ended, self.overstayed = asyncio.Event(), asyncio.Event()
+
+    def on_outcome(self, run: Run, outcome: Outcome) -> None:
+        self.outcome.set_result(outcome)
+
+    def on_end(self, run: Run) -> None:
+        self.ended.set()
+
+    def on_overstay(self, run: Run) -> None:
+        self.overstayed.set()
+
+
+async def outcome_of(app: App, payload: bytes = b"null", **options: Any) -> Outcome:
+    executor = Executor(app, **options)
+    try:
+        return await executor.run(claim(payload))
+    finally:
+        executor.close()
+
+
+def handlers() -> list[Callable[..., Any]]:
+    async def of_the_loop(n: int) -> int:
+        return n + 1
+
+    def of_a_thread(n: int) -> int:
+        assert threading.current_thread() is not threading.main_thread()
+        return n + 1
+
+    return [of_the_loop, of_a_thread]
+
+
+@pytest.mark.parametrize("handler", handlers())
+async def test_the_first_added_is_the_outermost(handler: Callable[..., Any]) -> None:
+    app, seen = App(), list[str]()
+
+    @app.middleware
+    async def outer(ctx: Context, call_next: CallNext) -> Any:
+        seen.append(f"outer before {ctx.id}")
+        result = await call_next()
+        seen.append(f"outer after {result}")
+        return result * 10
+
+    @app.middleware
+    async def inner(ctx: Context, call_next: CallNext) -> Any:
+        seen.append("inner before")
+        result = await call_next()
+        seen.append(f"inner after {result}")
+        return result + 100
+
+    app.handler("h")(handler)
+    assert await outcome_of(app, b"1") == Outcome(Kind.DONE, result=b"1020")
+    assert seen == ["outer before t1", "inner before", "inner after 2", "outer after 102"]
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_what_the_handler_raises_passes_through_and_keeps_its_meaning(is_async: bool) -> None:
+    app, seen = App(), list[BaseException]()
+
+    @app.middleware
+    async def watch(ctx: Context, call_next: CallNext) -> Any:
+        try:
+            return await call_next()
+        except Exception as error:
+            seen.append(error)
+            raise
+
+    async def async_() -> None:
+        raise Fail("never")
+
+    def sync() -> None:
+        raise Fail("never")
+
+    app.handler("h")(async_ if is_async else sync)
+    outcome = await outcome_of(app)
+    assert (outcome.kind, outcome.error_type, outcome.retryable) == (Kind.FAILED, "Fail", False)
+    assert [str(error) for error in seen] == ["never"]
+
+
+async def test_a_payload_that_does_not_fit_passes_through_too() -> None:
+    app, seen = App(), list[str]()
+
+    @app.middleware
+    async def watch(ctx: Context, call_next: CallNext) -> Any:
+        try:
+            return await call_next()
+        except Exception as error:
+            seen.append(type(error).__name__)
+            raise
+
+    app.handler("h")(handlers()[0])
+    outcome = await outcome_of(app, b'"x"')
+    assert (outcome.error_type, outcome.retryable) == ("invalid_payload", False)
+    assert seen == ["InvalidPayload"]
+
+
+async def test_a_middleware_may_answer_without_the_handler() -> None:
+    app = App()
+
+    @app.middleware
+    async def cached(ctx: Context, call_next: CallNext) -> Any:
+        return "kept"
+
+    @app.handler("h")
+    async def handler() -> None:
+        pytest.fail("the handler ran")
+
+    assert await outcome_of(app) == Outcome(Kind.DONE, result=b'"kept"')
+
+
+async def test_the_middleware_and_the_handler_see_the_same_context() -> None:
+    app, seen = App(), list[Context]()
+
+    @app.middleware
+    async def note(ctx: Context, call_next: CallNext) -> Any:
+        seen.append(ctx)
+        return await call_next()
+
+    @app.handler("h")
+    def handler(ctx: Context) -> None:
+        seen.append(ctx)
+
+    await outcome_of(app)
+    assert seen[0] is seen[1]
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_context_variables_of_the_middleware_reach_the_handler(is_async: bool) -> None:
+    app = App()
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+
+    @app.middleware
+    async def set_it(ctx: Context, call_next: CallNext) -> Any:
+        variable.set("from outside")
+        return await call_next()
+
+    async def async_() -> str:
+        return variable.get()
+
+    def sync() -> str:
+        return variable.get()
+
+    app.handler("h")(async_ if is_async else sync)
+    assert (await outcome_of(app)).result == b'"from outside"'
+
+
+async def test_the_timeout_covers_the_middleware() -> None:
+    app, seen = App(), list[str]()
+
+    @app.middleware
+    async def slow(ctx: Context, call_next: CallNext) -> Any:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    @app.handler("h", timeout=0.01)
+    def handler() -> None:
+        pytest.fail("the handler ran")
+
+    assert (await outcome_of(app)).kind is Kind.TIMED_OUT
+    assert seen == ["cancelled"]
+
+
+async def test_a_handler_in_a_thread_is_told_to_stop_and_keeps_its_worker_until_it_ends() -> None:
+    app, told, let_go = App(), threading.Event(), threading.Event()
+    entered, passed = asyncio.Event(), list[str]()
+    loop = asyncio.get_running_loop()
+
+    @app.middleware
+    async def around(ctx: Context, call_next: CallNext) -> Any:
+        passed.append(await call_next())
+        return passed[0]
+
+    @app.handler("h")
+    def handler(ctx: Context) -> str:
+        loop.call_soon_threadsafe(entered.set)
+        assert let_go.wait(10)
+        if ctx.cancelled:
+            told.set()
+        return "in spite of it"
+
+    executor, watch = Executor(app), Watch()
+    run = executor.prepare(claim(), watch)
+    run.begin()
+    await entered.wait()
+    run.cancel()
+    assert not watch.ended.is_set()
+    let_go.set()
+    assert await watch.outcome == Outcome(Kind.DONE, result=b'"in spite of it"')
+    await watch.ended.wait()
+    assert told.is_set()
+    assert passed == ["in spite of it"]
+    executor.close()
+
+
+async def test_a_thread_that_outlives_its_timeout_is_settled_at_once_and_its_middleware_cancelled_then() -> (
+    None
+):
+    app, let_go, seen = App(), threading.Event(), list[str]()
+
+    @app.middleware
+    async def around(ctx: Context, call_next: CallNext) -> Any:
+        await call_next()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    @app.handler("h", timeout=0.01)
+    def handler() -> None:
+        assert let_go.wait(10)
+
+    executor, watch = Executor(app, cleanup=0.01), Watch()
+    executor.prepare(claim(), watch).begin()
+    assert (await watch.outcome).kind is Kind.TIMED_OUT
+    await watch.overstayed.wait()
+    assert not watch.ended.is_set()
+    let_go.set()
+    await watch.ended.wait()
+    assert seen == ["cancelled"]
+    executor.close()
+
+
+def test_a_middleware_is_a_coroutine_function() -> None:
+    with pytest.raises(BadHandler, match="async def"):
+
+        @App().middleware  # type: ignore[arg-type]
+        def sync(ctx: Context, call_next: CallNext) -> None: ...
