@@ -351,19 +351,15 @@ class TaskQueue:
     # --- settling, inside ---------------------------------------------------------------------------------------
 
     async def _settle(self, reports: Sequence[Report], *, rescue: bool) -> list[Settled | JobpipeError]:
-        answers: list[Settled | JobpipeError] = [NotFound()] * len(reports)
-        open_ = list(range(len(reports)))
-        while open_:
-            tasks = await self._tasks_of([reports[i] for i in open_])
-            written = await self._write([reports[i] for i in open_], tasks, rescue)
-            again = []
-            for i, answer in zip(open_, written, strict=True):
-                if isinstance(answer, CancelChanged):
-                    self._running.end(reports[i].lease_id)  # what was known is old: read it
-                    again.append(i)
-                else:
-                    answers[i] = answer
-            open_ = again
+        tasks = await self._tasks_of(reports)
+        written = await self._write(reports, tasks, rescue)
+        answers: list[Settled | JobpipeError] = []
+        for report, answer in zip(reports, written, strict=True):
+            if isinstance(answer, CancelChanged):
+                self._running.end(report.lease_id)  # what was known is old: read it, and decide again
+                answers += await self._settle([report], rescue=rescue)
+            else:
+                answers.append(answer)
         return answers
 
     async def _tasks_of(self, reports: Sequence[Report]) -> list[Task | None]:
@@ -379,26 +375,26 @@ class TaskQueue:
         self, reports: Sequence[Report], tasks: Sequence[Task | None], rescue: bool
     ) -> list[Settled | CancelChanged | JobpipeError]:
         now = self._clock.now()
-        answers: list[Settled | CancelChanged | JobpipeError] = [NotFound()] * len(reports)
-        settlements: list[Settlement] = []
-        places: list[int] = []
-        for i, (report, task) in enumerate(zip(reports, tasks, strict=True)):
-            if task is None:
-                continue
-            settlement = self._settlement(report, task, now, rescue)
-            if isinstance(settlement, JobpipeError):
-                answers[i] = settlement
+        decided = [
+            self._settlement(report, task, now, rescue) for report, task in zip(reports, tasks, strict=True)
+        ]
+        settlements = [settlement for settlement in decided if isinstance(settlement, Settlement)]
+        written = iter(await self._storage.settle(settlements, now) if settlements else [])
+        answers: list[Settled | CancelChanged | JobpipeError] = []
+        for task, settlement in zip(tasks, decided, strict=True):
+            if isinstance(settlement, Settlement):
+                answer = next(written)
+                self._settled(task, settlement, answer)
+                answers.append(answer)
             else:
-                settlements.append(settlement)
-                places.append(i)
-        if settlements:
-            written = await self._storage.settle(settlements, now)
-            for i, settlement, answer in zip(places, settlements, written, strict=True):
-                answers[i] = answer
-                self._settled(tasks[i], settlement, answer)
+                answers.append(settlement)
         return answers
 
-    def _settlement(self, report: Report, task: Task, now: int, rescue: bool) -> Settlement | JobpipeError:
+    def _settlement(
+        self, report: Report, task: Task | None, now: int, rescue: bool
+    ) -> Settlement | JobpipeError:
+        if task is None:
+            return NotFound(f"no task has the id '{report.id}'")
         if task.status is not Status.RUNNING:
             return Settlement(report.id, report.lease_id, None)
         if report.outcome.kind is Kind.CANCELLED and not task.cancel_requested:
