@@ -130,15 +130,16 @@ async def test_times_are_exclusive(desk: Desk) -> None:
     assert await desk.listed(TaskFilter(created_after=at - 1, created_before=at + 1)) == [task]
 
 
-@pytest.mark.parametrize("limit", [1, 2, 7, 59, 60, 61])
-@pytest.mark.parametrize(
-    "where", [ALL, TaskFilter(status=Status.FAILED), TaskFilter(queue="mail")], ids=["all", "rare", "queue"]
-)
-async def test_a_walk_meets_every_task_exactly_once_at_any_page_size(
-    desk: Desk, where: TaskFilter, limit: int
-) -> None:
+@pytest.mark.parametrize("where", [ALL, TaskFilter(status=Status.FAILED)], ids=["all", "rare"])
+async def test_a_walk_meets_every_task_exactly_once_at_any_page_size(desk: Desk, where: TaskFilter) -> None:
     expected = [task.id for task in await populate(desk) if holds(where, task)]
-    assert ids_of(await desk.listed(where, limit=limit)) == expected
+    for limit in (1, 2, 7, len(expected) - 1, len(expected), len(expected) + 1):
+        assert ids_of(await desk.listed(where, limit=limit)) == expected, limit
+        assert await matched(desk, where, limit) == expected, limit
+
+
+async def matched(desk: Desk, where: TaskFilter, limit: int) -> list[str]:
+    """All matching ids, slice by slice."""
     walked: list[str] = []
     before: int | None = None
     while True:
@@ -146,9 +147,8 @@ async def test_a_walk_meets_every_task_exactly_once_at_any_page_size(
         assert len(found.ids) <= limit
         walked += found.ids
         if found.next_seq is None:
-            break
+            return walked
         before = found.next_seq
-    assert walked == expected
 
 
 async def test_a_walk_ends_on_a_page_that_is_exactly_full(desk: Desk) -> None:

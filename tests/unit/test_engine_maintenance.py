@@ -315,7 +315,7 @@ class Chore:
 
     def __init__(self) -> None:
         self.runs: asyncio.Queue[int] = asyncio.Queue()
-        self.answer: float | None | Exception = None
+        self.answer: float | Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
 

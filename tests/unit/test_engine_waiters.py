@@ -209,8 +209,8 @@ async def test_an_earlier_task_moves_the_timer_forward(waiters: ClaimWaiters, cl
 
 
 async def test_a_timer_that_comes_too_early_sleeps_again(waiters: ClaimWaiters, clock: ManualClock) -> None:
-    sleeper = await Sleeper(waiters, next_due=clock.now() + 2).asleep()
-    other = waiters.join(None)
+    sleeper = await Sleeper(waiters, "q", next_due=clock.now() + 2).asleep()
+    other = waiters.join(frozenset({"other"}))
     other.look()
     assert await waiters.wait(other, None, 0.02) is False  # real time passes, the clock's does not
     waiters.leave(other)

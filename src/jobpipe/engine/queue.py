@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -40,6 +42,8 @@ from jobpipe.storage.base import (
 )
 
 log = logging.getLogger("jobpipe.tasks")
+
+T = TypeVar("T")
 
 LIST_BYTES = MAX_CLAIM_BYTES
 
@@ -91,6 +95,10 @@ class TaskQueue:
         self._waiters = ClaimWaiters(self._clock.now)
         self._finish = FinishWaiters()
         self._running = Running(self._clock.monotonic, default_timeout)
+        self._cancelled_early: dict[str, Task] = {}
+        """Running tasks that were cancelled before their claim was answered, by lease id."""
+        self._pending: set[asyncio.Future[Any]] = set()
+        """What must come to its end before the storage closes, although nobody waits for it any more."""
         self._cancel_listeners: list[Callable[[str, str], None]] = []
         self._draining = False
         self._enqueued = Rate(self._clock.monotonic)
@@ -120,6 +128,8 @@ class TaskQueue:
         """Drain, and close the storage; safe when called twice or never opened."""
         self.drain()
         self._waiters.close()
+        while self._pending:
+            await asyncio.wait(self._pending)
         await self._storage.close()
 
     def listen_to_cancels(self, tell: Callable[[str, str], None]) -> None:
@@ -136,7 +146,9 @@ class TaskQueue:
         if self._draining:
             raise Draining()
         now = self._clock.now()
-        answers = await self._storage.insert(tasks, now)
+        return await _carried_out(self._storage.insert(tasks, now), partial(self._accepted, now))
+
+    def _accepted(self, now: int, answers: Sequence[Task | JobpipeError]) -> None:
         ready: dict[str, int] = {}
         accepted = 0
         for answer in answers:
@@ -150,7 +162,6 @@ class TaskQueue:
             self._waiters.ready(queue, n)
         if accepted:
             self._enqueued.add(accepted)
-        return answers
 
     # --- working ------------------------------------------------------------------------------------------------
 
@@ -176,7 +187,9 @@ class TaskQueue:
             while not self._draining:
                 waiter.look()
                 answer = await self._claim_now(request)
+                waiter.looked()
                 if answer.claims:
+                    self._waiters.learn(waiter, answer.next_due)
                     return self._claimed(answer, request)
                 left = None if end is None else end - self._clock.monotonic()
                 if (left is not None and left <= 0) or self._draining:
@@ -255,25 +268,28 @@ class TaskQueue:
 
     async def cancel(self, ids: Sequence[str]) -> list[Cancelled | JobpipeError]:
         """Cancel queued tasks at once; tell the workers of running ones. Else AlreadyFinished or NotFound."""
-        answers = await self._storage.cancel(ids, self._clock.now())
+        return await _carried_out(self._storage.cancel(ids, self._clock.now()), self._cancelled)
+
+    def _cancelled(self, answers: Sequence[Cancelled | JobpipeError]) -> None:
         for answer in answers:
             if isinstance(answer, JobpipeError):
                 continue
             if answer.lease_id is None:
                 self._ended(answer.task, None)
                 continue
-            self._running.update(answer.lease_id, answer.task)
+            if not self._running.update(answer.lease_id, answer.task):
+                self._cancelled_early[answer.lease_id] = answer.task
             for tell in self._cancel_listeners:
                 tell(answer.task.id, answer.lease_id)
-        return answers
 
     async def retry(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
         """Queue failed or cancelled tasks again, with their accounting cleared; never refused for fullness."""
-        answers = await self._storage.retry(ids, self._clock.now())
+        return await _carried_out(self._storage.retry(ids, self._clock.now()), self._queued_again)
+
+    def _queued_again(self, answers: Sequence[Task | JobpipeError]) -> None:
         for answer in answers:
             if isinstance(answer, Task):
                 self._waiters.ready(answer.queue, 1)
-        return answers
 
     async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
         """Forget finished tasks. Else NotFinished or NotFound."""
@@ -304,26 +320,38 @@ class TaskQueue:
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
+            self._pending.add(claiming)
             claiming.add_done_callback(self._give_back)
             raise
 
     def _give_back(self, claiming: asyncio.Future[ClaimAnswer]) -> None:
         """Nobody took what was claimed: release it."""
+        self._pending.discard(claiming)
         if not claiming.cancelled() and claiming.exception() is None and claiming.result().claims:
-            asyncio.ensure_future(self.release(claiming.result().claims))  # noqa: RUF006 - the loop's ready queue holds it until the storage does
+            releasing = asyncio.ensure_future(self.release(claiming.result().claims))
+            self._pending.add(releasing)
+            releasing.add_done_callback(self._gave_back)
+
+    def _gave_back(self, releasing: asyncio.Future[None]) -> None:
+        self._pending.discard(releasing)
+        if not releasing.cancelled() and (error := releasing.exception()) is not None:
+            logging.getLogger("jobpipe.queue").warning("an unused claim could not be released: %s", error)
 
     def _claimed(self, answer: ClaimAnswer, request: ClaimRequest) -> list[Claim]:
-        for claim in answer.claims:
+        claims = [self._marked(claim) for claim in answer.claims]
+        for claim in claims:
             self._running.begin(claim)
         if answer.next_due is not None and answer.next_due <= self._clock.now():
             self._waiters.pass_on(request.queues)
         if request.lease_s is not None:
             self.on_lease(request.lease_s)
-        return [self._marked(claim) for claim in answer.claims]
+        return claims
 
     def _marked(self, claim: Claim) -> Claim:
         """A task that may take its worker down for the last time runs alone, so that no neighbour is lost with it."""
-        return replace(claim, alone=True) if claim.task.lost >= self._policy.max_lost - 1 else claim
+        task = self._cancelled_early.pop(claim.lease_id, claim.task)
+        alone = task.lost >= self._policy.max_lost - 1
+        return replace(claim, task=task, alone=alone) if alone or task is not claim.task else claim
 
     # --- extending, inside --------------------------------------------------------------------------------------
 
@@ -379,16 +407,24 @@ class TaskQueue:
             self._settlement(report, task, now, rescue) for report, task in zip(reports, tasks, strict=True)
         ]
         settlements = [settlement for settlement in decided if isinstance(settlement, Settlement)]
-        written = iter(await self._storage.settle(settlements, now) if settlements else [])
-        answers: list[Settled | CancelChanged | JobpipeError] = []
-        for task, settlement in zip(tasks, decided, strict=True):
-            if isinstance(settlement, Settlement):
-                answer = next(written)
-                self._settled(task, settlement, answer)
-                answers.append(answer)
-            else:
-                answers.append(settlement)
-        return answers
+        known = [task for task, item in zip(tasks, decided, strict=True) if isinstance(item, Settlement)]
+        written = iter(
+            await _carried_out(
+                self._storage.settle(settlements, now), partial(self._settled_all, known, settlements)
+            )
+            if settlements
+            else []
+        )
+        return [next(written) if isinstance(item, Settlement) else item for item in decided]
+
+    def _settled_all(
+        self,
+        tasks: Sequence[Task | None],
+        settlements: Sequence[Settlement],
+        answers: Sequence[Settled | CancelChanged | JobpipeError],
+    ) -> None:
+        for task, settlement, answer in zip(tasks, settlements, answers, strict=True):
+            self._settled(task, settlement, answer)
 
     def _settlement(
         self, report: Report, task: Task | None, now: int, rescue: bool
@@ -408,6 +444,7 @@ class TaskQueue:
         if isinstance(answer, CancelChanged):
             return
         self._running.end(settlement.lease_id)
+        self._cancelled_early.pop(settlement.lease_id, None)
         transition = settlement.transition
         if not isinstance(answer, Settled) or answer.repeated or transition is None or task is None:
             return
@@ -431,6 +468,18 @@ class TaskQueue:
         if log.isEnabledFor(logging.INFO):
             _log_end(task, transition)
         self.on_finish()
+
+
+async def _carried_out(call: Awaitable[T], then: Callable[[T], None]) -> T:
+    """The answer of a storage call. `then` is told of it also when the caller goes away while it is under way."""
+    carrying = asyncio.ensure_future(call)
+
+    def tell(carried: asyncio.Future[T]) -> None:
+        if not carried.cancelled() and carried.exception() is None:
+            then(carried.result())
+
+    carrying.add_done_callback(tell)
+    return await asyncio.shield(carrying)
 
 
 def _overran(beat: Heartbeat) -> LeaseLost:

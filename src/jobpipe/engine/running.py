@@ -43,11 +43,13 @@ class Running:
         run = self._runs.get(lease_id)
         return run.task if run is not None and run.task.id == id else None
 
-    def update(self, lease_id: str, task: Task) -> None:
-        """The task of a run was changed (its cancelling was requested)."""
+    def update(self, lease_id: str, task: Task) -> bool:
+        """The task of a run was changed (its cancelling was requested); whether this run is known."""
         run = self._runs.get(lease_id)
-        if run is not None:
-            run.task = task
+        if run is None:
+            return False
+        run.task = task
+        return True
 
     def of_worker(self, worker: str) -> Iterator[tuple[str, str]]:
         """Id and lease id of all that `worker` claimed and did not settle."""

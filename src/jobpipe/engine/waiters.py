@@ -15,14 +15,16 @@ from jobpipe.core.task import Task
 class Waiter:
     """A worker that takes tasks of `queues` (None: of all), waiting or about to look.
 
-    `next_due` is when it should look again. `missed` says that something became due while it was looking.
+    `next_due` is when it should look again. `missed` says that something became due while it was looking, `owes` that
+    it was woken and has not looked yet.
     """
 
-    __slots__ = ("missed", "next_due", "queues", "wake")
+    __slots__ = ("missed", "next_due", "owes", "queues", "wake")
 
     def __init__(self, queues: frozenset[str] | None) -> None:
         self.queues = queues
         self.missed = False
+        self.owes = False
         self.next_due: int | None = None
         self.wake: asyncio.Future[bool] | None = None
 
@@ -30,6 +32,10 @@ class Waiter:
         """A claim begins: what comes from now on may not be seen by it."""
         self.missed = False
         self.next_due = None
+
+    def looked(self) -> None:
+        """The claim was answered: the wake was used."""
+        self.owes = False
 
     def takes(self, queue: str) -> bool:
         return self.queues is None or queue in self.queues
@@ -62,7 +68,7 @@ class ClaimWaiters:
     def leave(self, waiter: Waiter) -> None:
         """Give the place up; a wake that was not used goes to the next in line."""
         self._line.pop(waiter, None)
-        if waiter.missed or (waiter.wake is not None and waiter.wake.done()):
+        if waiter.missed or waiter.owes or (waiter.wake is not None and waiter.wake.done()):
             self.pass_on(waiter.queues)
 
     async def wait(self, waiter: Waiter, next_due: int | None, timeout: float | None) -> bool:
@@ -72,7 +78,7 @@ class ClaimWaiters:
         """
         if waiter.missed:
             return True
-        self._learn(waiter, next_due)
+        self.learn(waiter, next_due)
         loop = asyncio.get_running_loop()
         wake: asyncio.Future[bool] = loop.create_future()
         waiter.wake = wake
@@ -83,7 +89,23 @@ class ClaimWaiters:
             if expiry is not None:
                 expiry.cancel()
         waiter.wake = None
+        waiter.owes = woken
         return woken
+
+    def learn(self, waiter: Waiter, next_due: int | None) -> None:
+        """Take over what a claim, begun by `look`, said about the tasks left, for all whose queues it covers.
+
+        So one due task wakes one worker: the others know that this one looked for them too.
+        """
+        known = [
+            due for due in (waiter.next_due, next_due) if due is not None
+        ]  # what came since, what was found
+        bound = min(known, default=None)
+        for other in self._line:
+            if waiter.covers(other):
+                other.next_due = bound
+        if bound is not None and bound > self._now():
+            self._arm(bound)
 
     def ready(self, queue: str, n: int) -> None:
         """`n` tasks of `queue` became due: wake the first `n` waiting workers that take them."""
@@ -117,17 +139,6 @@ class ClaimWaiters:
             self._timer.cancel()
             self._timer = None
 
-    def _learn(self, waiter: Waiter, next_due: int | None) -> None:
-        """Take over what a claim said, for all whose queues it covers, so that one due task wakes one worker."""
-        if waiter.next_due is None:
-            for other in self._line:
-                if waiter.covers(other):
-                    other.next_due = next_due
-        elif next_due is not None:
-            waiter.next_due = min(waiter.next_due, next_due)
-        if waiter.next_due is not None:
-            self._arm(waiter.next_due)
-
     def _arm(self, due: int) -> None:
         if self._timer is not None:
             if self._timer_due <= due:
@@ -140,18 +151,20 @@ class ClaimWaiters:
         self._timer = asyncio.get_running_loop().call_later(delay, self._fire)
 
     def _fire(self) -> None:
+        """Wake one worker for what is due, and of those with other queues one each; it looks for those it covers."""
         self._timer = None
         now = self._now()
+        woken: list[Waiter] = []
+        later: list[int] = []
         for waiter in self._line:
-            if waiter.next_due is not None and waiter.next_due <= now and _wake(waiter):
-                break
-        waiting = [w.next_due for w in self._line if w.next_due is not None and _waits(w)]
-        if waiting:
-            self._arm(max(min(waiting), now))
-
-
-def _waits(waiter: Waiter) -> bool:
-    return waiter.wake is not None and not waiter.wake.done()
+            if waiter.next_due is None:
+                continue
+            if waiter.next_due > now:
+                later.append(waiter.next_due)
+            elif not any(other.covers(waiter) for other in woken) and _wake(waiter):
+                woken.append(waiter)
+        if later:
+            self._arm(min(later))
 
 
 def _wake(waiter: Waiter) -> bool:

@@ -149,7 +149,7 @@ class Storage(Protocol):
         """Finish what was called, then close; safe when called twice or never opened."""
         ...
 
-    async def insert(self, tasks: Sequence[NewTask], now: int) -> list[Task | JobpipeError]:
+    def insert(self, tasks: Sequence[NewTask], now: int) -> Awaitable[list[Task | JobpipeError]]:
         """Accept each task in order, or answer TaskExists, QueueFull or TooManyQueues for it."""
         ...
 
@@ -157,7 +157,7 @@ class Storage(Protocol):
         """Claim due tasks: higher priority first, then earlier `run_at`, then order of acceptance, over all queues."""
         ...
 
-    async def settle(self, settlements: Sequence[Settlement], now: int) -> list[SettleAnswer]:
+    def settle(self, settlements: Sequence[Settlement], now: int) -> Awaitable[list[SettleAnswer]]:
         """Write each transition whose claim still holds; else answer the earlier Settled, LeaseLost or NotFound."""
         ...
 
@@ -177,11 +177,11 @@ class Storage(Protocol):
         """Each task as it is now."""
         ...
 
-    async def cancel(self, ids: Sequence[str], now: int) -> list[Cancelled | JobpipeError]:
+    def cancel(self, ids: Sequence[str], now: int) -> Awaitable[list[Cancelled | JobpipeError]]:
         """Cancel each queued task, mark each running one; else answer AlreadyFinished or NotFound."""
         ...
 
-    async def retry(self, ids: Sequence[str], now: int) -> list[Task | JobpipeError]:
+    def retry(self, ids: Sequence[str], now: int) -> Awaitable[list[Task | JobpipeError]]:
         """Queue each failed or cancelled task again, accounting cleared; else answer NotRetryable or NotFound."""
         ...
 

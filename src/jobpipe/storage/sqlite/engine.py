@@ -90,14 +90,14 @@ class SqliteStorage:
 
     # --- the contract -------------------------------------------------------------------------------------------
 
-    async def insert(self, tasks: Sequence[NewTask], now: int) -> list[Task | JobpipeError]:
-        return await self._call("insert", tasks, now)
+    def insert(self, tasks: Sequence[NewTask], now: int) -> asyncio.Future[list[Task | JobpipeError]]:
+        return self._call("insert", tasks, now)
 
     def claim(self, request: ClaimRequest, now: int) -> asyncio.Future[ClaimAnswer]:
         return self._call("claim", request, now)
 
-    async def settle(self, settlements: Sequence[Settlement], now: int) -> list[SettleAnswer]:
-        return await self._call("settle", settlements, now)
+    def settle(self, settlements: Sequence[Settlement], now: int) -> asyncio.Future[list[SettleAnswer]]:
+        return self._call("settle", settlements, now)
 
     async def extend(self, extensions: Sequence[Extension]) -> list[Extended | LeaseLost]:
         return await self._ask("extend", extensions)
@@ -111,11 +111,11 @@ class SqliteStorage:
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
         return await self._ask("get", ids)
 
-    async def cancel(self, ids: Sequence[str], now: int) -> list[Cancelled | JobpipeError]:
-        return await self._call("cancel", ids, now)
+    def cancel(self, ids: Sequence[str], now: int) -> asyncio.Future[list[Cancelled | JobpipeError]]:
+        return self._call("cancel", ids, now)
 
-    async def retry(self, ids: Sequence[str], now: int) -> list[Task | JobpipeError]:
-        return await self._call("retry", ids, now)
+    def retry(self, ids: Sequence[str], now: int) -> asyncio.Future[list[Task | JobpipeError]]:
+        return self._call("retry", ids, now)
 
     async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
         return await self._call("delete", ids)

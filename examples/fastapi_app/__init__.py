@@ -1,0 +1,1 @@
+"""A FastAPI application with its task queue inside."""
