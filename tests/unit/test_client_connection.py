@@ -92,7 +92,8 @@ async def test_a_first_request_without_an_answer_fails(
 
 
 @pytest.mark.parametrize(
-    "part", [b"HTTP/1.1 200 OK\r\ncontent-le", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n[1", b"\0\1\r\n\r\n"]
+    "part",
+    [b"HTTP/1.1 200 OK\r\ncontent-le", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n[1", b"\0\1\r\n\r\n"],
 )
 async def test_an_answer_cut_short_fails_and_the_next_post_is_well(
     server: ScriptedServer, connection: Connection, part: bytes
@@ -106,7 +107,9 @@ async def test_an_answer_cut_short_fails_and_the_next_post_is_well(
     assert server.bodies("/x") == [1, 2, 3]
 
 
-async def test_nobody_listening_means_nothing_was_sent(server: ScriptedServer, connection: Connection) -> None:
+async def test_nobody_listening_means_nothing_was_sent(
+    server: ScriptedServer, connection: Connection
+) -> None:
     await server.stop()
     with pytest.raises(ConnectionFailed) as failure:
         await connection.post("/x", b"1", 5)
@@ -205,3 +208,17 @@ async def test_closing_twice_and_unconnected_is_harmless(connection: Connection)
     connection.close()
     with pytest.raises(ConnectionFailed):
         await connection.post("/x", b"1", 5)
+
+
+async def test_a_server_that_closes_what_it_accepted_is_a_failure_like_any_other(
+    server: ScriptedServer, connection: Connection
+) -> None:
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    await server.stop()
+    refusing = await asyncio.start_server(refuse, "127.0.0.1", int(server.url.rsplit(":", 1)[1]))
+    for _ in range(20):
+        with pytest.raises(ConnectionFailed):
+            await connection.post("/x", b"1", 5)
+    refusing.close()

@@ -162,7 +162,9 @@ def http(status: int, body: bytes, *headers: bytes) -> Raw:
 
 def problem(status: int, code: str) -> Status_:
     """An error's answer."""
-    return Status_(status, {"type": "about:blank", "title": "T", "status": status, "code": code, "error": "e"})
+    return Status_(
+        status, {"type": "about:blank", "title": "T", "status": status, "code": code, "error": "e"}
+    )
 
 
 def leased(id: str, **fields: Any) -> dict[str, Any]:

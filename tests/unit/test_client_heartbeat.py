@@ -177,7 +177,8 @@ async def test_a_stopped_run_keeps_its_lease_until_its_outcome_is_delivered(
 
 
 @pytest.mark.parametrize(
-    "bad", [Cut(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n["), problem(500, "internal"), http(200, b"<"), []]
+    "bad",
+    [Cut(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n["), problem(500, "internal"), http(200, b"<"), []],
 )
 async def test_a_bad_answer_is_a_missed_heartbeat_and_is_made_up_for_soon(
     server: ScriptedServer, desk: Desk, bad: Any, caplog: pytest.LogCaptureFixture

@@ -1,4 +1,4 @@
-"""Outcomes are delivered: in order, gathered, again and again until the server answered, and never in each other's way."""
+"""Outcomes are delivered: in order, gathered, again and again until the server answered."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ async def test_an_outcome_is_sent_until_it_is_answered(
 ) -> None:
     caplog.set_level(logging.INFO)
     nonsense = http(200, b"<html>")
-    server.script("/settle", Cut(), problem(500, "internal"), problem(503, "storage_down"), nonsense, [], Cut(b"H"))
+    server.script(
+        "/settle", Cut(), problem(500, "internal"), problem(503, "storage_down"), nonsense, [], Cut(b"H")
+    )
     await settler.settle(claim("a"), DONE)
     assert sent(server) == [["a"]] * 7
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
@@ -100,7 +102,9 @@ async def test_an_outcome_is_sent_until_it_is_answered(
 
 
 async def test_a_key_that_is_refused_for_now_is_an_outage(server: ScriptedServer, settler: Settler) -> None:
-    server.script("/settle", problem(401, "unauthorized"), problem(404, "not_found"), problem(429, "rate_limited"))
+    server.script(
+        "/settle", problem(401, "unauthorized"), problem(404, "not_found"), problem(429, "rate_limited")
+    )
     await settler.settle(claim("a"), DONE)
     assert len(server.requests) == 4
 
@@ -125,7 +129,11 @@ async def test_a_result_too_large_fails_its_task_for_good(server: ScriptedServer
     await asyncio.gather(settler.settle(claim("a"), DONE), settler.settle(claim("b"), DONE))
     assert sent(server) == [["a", "b"], ["a"]]
     (item,) = server.bodies("/settle")[1]
-    assert (item["outcome"], item["error"]["type"], item["retryable"]) == ("failed", "result_too_large", False)
+    assert (item["outcome"], item["error"]["type"], item["retryable"]) == (
+        "failed",
+        "result_too_large",
+        False,
+    )
 
 
 async def test_what_is_too_large_even_without_its_result_is_given_up(
@@ -202,7 +210,10 @@ async def test_closing_tells_those_who_wait(server: ScriptedServer, settler: Set
 
 
 async def test_a_fault_in_the_sender_reaches_those_who_wait_and_ends_nothing(
-    server: ScriptedServer, settler: Settler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: ScriptedServer,
+    settler: Settler,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(settler, "_post", None)

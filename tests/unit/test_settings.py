@@ -17,7 +17,9 @@ from jobpipe.settings import KINDS, BadSetting, Settings, env_names, masked
 DEFAULTS: dict[str, object] = {
     "workers": 4,
     "queue_size": 64,
-    "processes": 0,
+    "processes": None,
+    "max_tasks_per_process": 0,
+    "max_rss": None,
     "pool": True,
     "queues": None,
     "host": "127.0.0.1",
@@ -117,7 +119,9 @@ def test_settings_are_frozen() -> None:
 CHANGED: dict[str, tuple[str, object]] = {
     "workers": ("8", 8),
     "queue_size": ("1000000", 1_000_000),
-    "processes": ("0", 0),
+    "processes": ("2", 2),
+    "max_tasks_per_process": ("100", 100),
+    "max_rss": ("512MiB", 512 * 1024**2),
     "pool": ("false", False),
     "queues": ("a,b.c", ["a", "b.c"]),
     "host": ("::1", "::1"),
@@ -174,7 +178,7 @@ def test_each_setting_is_a_line_of_dotenv(name: str, variable: str, config: Conf
 @pytest.mark.parametrize("name", KINDS)
 def test_each_setting_is_a_key_of_the_toml(name: str, config: Config) -> None:
     text, value = CHANGED[name]
-    bare = isinstance(value, (int, float)) and not name.startswith("max_b")
+    bare = isinstance(value, (int, float)) and name not in ("max_body", "max_batch_body", "max_rss")
     native = {"pool": "false", "timeout": "inf", "retention": "inf", "retry_cap": "0.5"}.get(
         name, text if bare else json.dumps(text)
     )
@@ -292,8 +296,19 @@ def test_values_out_of_bounds_are_refused_by_name(flag: str, text: str, config: 
     assert repr(text)[1:60] in line
 
 
-def test_worker_processes_are_refused_for_now_and_the_line_says_so(config: Config) -> None:
-    assert "not in this version" in refused(config("--processes", "2"))
+def test_auto_leaves_the_choice_to_the_program(config: Config) -> None:
+    Path("jobpipe.toml").write_text('processes = 2\nmax_rss = "auto"\n')
+    ended = config("--processes", "auto")
+    assert (ended.shown("processes"), ended.shown("max_rss")) == ("auto", "auto")
+    line = refused(config("--processes", "some"))
+    assert "must be a whole number from 0 to 1000, or auto (1 with an app, else 0), not 'some'" in line
+    assert config("--max-rss", "0").shown("max_rss") == 0
+    assert config("--max-rss", "64GiB").shown("max_rss") == 64 * 1024**3
+
+
+def test_each_process_has_a_worker_at_least(config: Config) -> None:
+    assert "--processes: must be at most workers (4), not '5'" in refused(config("--processes", "5"))
+    assert config("--processes", "5", "--workers", "5").code == 0
 
 
 def test_the_bounds_of_simulate_are_compared(config: Config) -> None:

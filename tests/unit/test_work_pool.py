@@ -18,7 +18,8 @@ from jobpipe.core.task import Claim, Status, Task
 from jobpipe.work.app import App
 from jobpipe.work.context import Context
 from jobpipe.work.executor import Executor
-from jobpipe.work.pool import Pool, Running
+from jobpipe.work.pool import Pool, Running, Watcher
+from jobpipe.work.run import Run
 
 SOON = RetryPolicy(base=0.001, jitter=0, cap=0.001)
 
@@ -157,8 +158,10 @@ class Rig:
     def __init__(self, *claims: Claim, workers: int = 2, **options: Any) -> None:
         self.source, self.bench = Source(*claims), Bench()
         self.clock = ManualClock()
-        executor = Executor(self.bench.app, cleanup=0.01, clock=self.clock)
-        self.pool = Pool(self.source, executor, workers, **{"backoff": SOON, "settle_grace": 0.01, **options})
+        self.executor = Executor(self.bench.app, cleanup=0.01, clock=self.clock)
+        self.pool = Pool(
+            self.source, self.executor, workers, **{"backoff": SOON, "settle_grace": 0.01, **options}
+        )
 
 
 @pytest.fixture
@@ -506,3 +509,87 @@ async def test_a_drain_ends_even_when_the_source_never_answers(
         "the outcome of task t0 could not be delivered",
         "the outcome of task t1 could not be delivered",
     ]
+
+
+# --- what its owner is told ---
+
+
+class Told(Watcher):
+    """Notes what the pool tells, and what was running at that time."""
+
+    def __init__(self) -> None:
+        self.words: list[tuple[str, ...]] = []
+        self.changed = asyncio.Event()
+
+    def on_begin(self, lease_ids: Sequence[str]) -> None:
+        self.note("begin", *lease_ids)
+
+    def on_settled(self, lease_id: str) -> None:
+        self.note("settled", lease_id)
+
+    def on_overstay(self, run: Run) -> None:
+        self.note("overstay", run.claim.lease_id)
+
+    def on_spent(self) -> None:
+        self.note("spent")
+
+    def note(self, *words: str) -> None:
+        self.words.append(words)
+        self.changed.set()
+
+    async def until(self, *words: str) -> None:
+        while words not in self.words:
+            self.changed.clear()
+            await asyncio.wait_for(self.changed.wait(), 5)
+
+
+async def test_a_batch_is_told_before_its_handlers_begin_and_each_settle_after(rigs: Rigs) -> None:
+    told = Told()
+    rig = rigs(claim("a"), claim("b"), watcher=told)
+    await rig.bench.until_running("a", "b")
+    assert told.words == [("begin", "lease-a", "lease-b")]
+    rig.bench.gate("a").set()
+    await told.until("settled", "lease-a")
+    assert rig.source.settled["a"].kind is Kind.DONE
+
+
+async def test_a_task_that_waits_to_run_alone_is_told_when_it_begins(rigs: Rigs) -> None:
+    told = Told()
+    rig = rigs(claim("a"), claim("alone", alone=True), watcher=told)
+    await rig.bench.until_running("a")
+    await turns()
+    assert told.words == [("begin", "lease-a")]
+    rig.bench.gate("a").set()
+    await told.until("begin", "lease-alone")
+
+
+@pytest.mark.parametrize("handler", ["stubborn", "thread"])
+async def test_a_handler_that_outlives_its_timeout_is_told_after_its_settle(rigs: Rigs, handler: str) -> None:
+    told = Told()
+    rig = rigs(claim("over", handler, timeout=0.02), watcher=told)
+    await told.until("overstay", "lease-over")
+    assert await rig.source.until_settled("over") == [Kind.TIMED_OUT]
+    assert rig.pool.busy == 1
+
+
+async def test_a_thread_that_ends_within_the_clean_up_time_is_no_overstay(rigs: Rigs) -> None:
+    told = Told()
+    rig = Rig(claim("over", "thread", timeout=0.02), watcher=told)
+    rig.executor.cleanup = 0.2
+    rig.pool.start()
+    assert await rig.source.until_settled("over") == [Kind.TIMED_OUT]
+    rig.bench.thread_gate.set()
+    await asyncio.sleep(0.3)  # the clean-up time itself must pass: nothing else shows that nothing is told
+    assert ("overstay", "lease-over") not in told.words
+    await rig.pool.drain(0)
+
+
+async def test_no_more_tasks_are_claimed_than_the_pool_may_take(rigs: Rigs) -> None:
+    told = Told()
+    rig = rigs(*(claim(f"t{n}", "noop") for n in range(9)), workers=4, max_tasks=6, watcher=told)
+    await told.until("spent")
+    await rig.source.until_settled(*(f"t{n}" for n in range(6)))
+    await turns()
+    assert [len(rig.source.settled), len(rig.source.waiting)] == [6, 3]
+    assert rig.source.limits == [4, 2]
+    await rig.pool.drain(float("inf"))

@@ -18,6 +18,7 @@ from jobpipe.http.answers import Receive, Scope, Send, send_problem
 from jobpipe.http.bodies import BodyTooLarge, ClientGone
 from jobpipe.http.browser import Guard
 from jobpipe.http.config import Api, HttpConfig, WorkerCounts
+from jobpipe.http.problems import ClientLeft
 from jobpipe.http.routing import no_such_path
 
 log = logging.getLogger("jobpipe.http")
@@ -55,7 +56,7 @@ class _Edge:
         except JobpipeError as error:
             await send_problem(scope, send, error, close=isinstance(error, BodyTooLarge))
         except ClientGone:
-            pass  # there is nobody to answer
+            await send_problem(scope, send, ClientLeft(), close=True)
         except Exception:
             log.exception("%s %r failed", scope["method"], scope["path"])
             await _answer_internal(scope, send)

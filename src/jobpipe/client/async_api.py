@@ -1,0 +1,219 @@
+"""The client for asyncio: the calls of `jobpipe.client.api`, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
+
+from jobpipe.client import enqueue, tasks, working
+from jobpipe.client.address import resolve
+from jobpipe.client.errors import ConnectionFailed
+from jobpipe.client.flow import Answer, Caller, Flow, Pause, Request, Retries, resume
+from jobpipe.client.tasks import Which
+from jobpipe.client.transport import answer_of, arguments, failure_of, options
+from jobpipe.client.values import (
+    Extended,
+    Filters,
+    Lease,
+    NewTask,
+    Settle,
+    Settled,
+    Task,
+    TaskOptions,
+)
+from jobpipe.core.errors import JobpipeError
+from jobpipe.wire import BulkView, QueueView, StatsView
+from jobpipe.wire.working import LeaseBody
+
+if TYPE_CHECKING:
+    import httpx2
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A connection to a server, for one event loop; also an async context manager. The arguments, the methods and what
+    they raise are Client's; `list` gives an async iterator."""
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        key: str | None = None,
+        timeout: float = 10.0,
+        retries: int | Retries = 3,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        import httpx2
+
+        self._address, key = resolve(url, key)
+        if transport is None and self._address.socket is not None:
+            transport = httpx2.AsyncHTTPTransport(uds=self._address.socket)
+        self._timeout = timeout
+        self._caller = Caller(Retries(count=retries) if isinstance(retries, int) else retries)
+        self._http = httpx2.AsyncClient(transport=transport, **options(self._address, key, timeout))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # --- enqueueing ---
+
+    async def enqueue(
+        self, handler: str | None = None, payload: Any = None, **options: Unpack[TaskOptions]
+    ) -> Task:
+        """Enqueue one task; when this returns, it is stored.
+
+        Without an `id` the client makes one (UUIDv7), and a call whose answer was lost is repeated without making a
+        second task. Raises TaskExists, QueueFull, TooManyQueues, Draining, Invalid, TooLarge, StorageError.
+        """
+        return await self._run(
+            enqueue.enqueue(self._caller, {"handler": handler, "payload": payload, **options})
+        )
+
+    async def enqueue_many(self, tasks: Iterable[NewTask]) -> builtins.list[Task | JobpipeError]:
+        """Enqueue any number of tasks, in batches; each item of the answer is the task, or the error in its place.
+
+        Raises what refused the first batch as a whole, or ConnectionFailed. When a later batch fails, its tasks and
+        all after it have that error as their answer.
+        """
+        return await self._run(enqueue.enqueue_many(self._caller, tasks))
+
+    # --- reading ---
+
+    async def get(self, id: str) -> Task:
+        """The task as it is now. Raises NotFound."""
+        return await self._run(tasks.get(self._caller, id))
+
+    async def list(self, limit: int | None = None, **filters: Unpack[Filters]) -> AsyncIterator[Task]:
+        """Matching tasks, newest first, up to `limit` (None: all), fetched page by page."""
+        query: str | None = tasks.first_query(limit, filters)
+        while query is not None and limit != 0:
+            found, query = await self._run(tasks.page(self._caller, query))
+            for task in found[:limit]:
+                yield task
+            limit = None if limit is None else limit - len(found[:limit])
+
+    async def wait(self, id: str, timeout: float | None = None) -> Task:
+        """The task when it is finished. Raises TimeoutError after `timeout` seconds (None: wait on), NotFound."""
+        return await self._run(tasks.wait(self._caller, id, timeout))
+
+    async def queues(self) -> builtins.list[QueueView]:
+        """The queues that hold tasks, with their counts."""
+        return await self._run(tasks.queues(self._caller))
+
+    async def stats(self) -> StatsView:
+        """The server at a glance."""
+        return await self._run(tasks.stats(self._caller))
+
+    async def health(self) -> str:
+        """`ok` from a server that serves, also while it drains."""
+        return await self._run(tasks.health(self._caller))
+
+    # --- steering ---
+
+    async def cancel(self, id: str) -> Task:
+        """Cancel a queued task; ask the worker of a running one. Raises AlreadyFinished, NotFound."""
+        return await self._run(tasks.cancel(self._caller, id))
+
+    async def retry(self, id: str) -> Task:
+        """Queue a failed or cancelled task again, its counts cleared. Raises NotRetryable, NotFound."""
+        return await self._run(tasks.retry(self._caller, id))
+
+    async def delete(self, id: str) -> None:
+        """Forget a finished task. Raises NotFinished, NotFound."""
+        await self._run(tasks.delete(self._caller, id))
+
+    async def cancel_many(
+        self,
+        ids: Iterable[str] | None = None,
+        *,
+        all: bool = False,
+        dry_run: bool = False,
+        **filters: Unpack[Filters],
+    ) -> BulkView:
+        """Cancel all that match the ids and filters; without either, `all` must say so. `dry_run` only counts."""
+        return await self._run(tasks.bulk(self._caller, "cancel", Which(ids, all, dry_run), filters))
+
+    async def retry_many(
+        self,
+        ids: Iterable[str] | None = None,
+        *,
+        all: bool = False,
+        dry_run: bool = False,
+        **filters: Unpack[Filters],
+    ) -> BulkView:
+        """Retry all that match and can be retried; as `cancel_many`."""
+        return await self._run(tasks.bulk(self._caller, "retry", Which(ids, all, dry_run), filters))
+
+    async def delete_many(
+        self,
+        ids: Iterable[str] | None = None,
+        *,
+        all: bool = False,
+        dry_run: bool = False,
+        **filters: Unpack[Filters],
+    ) -> BulkView:
+        """Delete all that match and are finished; as `cancel_many`."""
+        return await self._run(tasks.bulk(self._caller, "delete", Which(ids, all, dry_run), filters))
+
+    # --- working ---
+
+    async def lease(
+        self,
+        worker_id: str,
+        *,
+        queues: Sequence[str] = ("*",),
+        max: int = 1,
+        wait: float = 0.0,
+        lease: float = 30.0,
+    ) -> builtins.list[Lease]:
+        """Take up to `max` due tasks to run here, waiting up to `wait` seconds (at most 60) for the first.
+
+        Each is yours for `lease` seconds, until it is settled or extended. None when nothing was due, or at once
+        from a server that drains.
+        """
+        wanted = LeaseBody(worker_id, [*queues], max, wait, lease)
+        return await self._run(working.lease(self._caller, wanted))
+
+    async def settle(self, settles: Iterable[Settle]) -> builtins.list[Settled]:
+        """Tell what became of leased tasks; the answers in the same order."""
+        return await self._run(working.settle(self._caller, settles))
+
+    async def extend(
+        self, worker_id: str, leases: Iterable[Lease], *, lease: float = 30.0
+    ) -> builtins.list[Extended]:
+        """Prolong leases to `lease` seconds from now, and learn which tasks somebody wants cancelled."""
+        return await self._run(working.extend(self._caller, worker_id, leases, lease))
+
+    # --- driving ---
+
+    async def _run(self, flow: Flow[T]) -> T:
+        outcome: Answer | ConnectionFailed | None = None
+        try:
+            while True:
+                outcome = await self._carry_out(resume(flow, outcome))
+        except StopIteration as end:
+            return cast("T", end.value)
+
+    async def _carry_out(self, step: Request | Pause) -> Answer | ConnectionFailed | None:
+        if isinstance(step, Pause):
+            await asyncio.sleep(step.seconds)
+            return None
+        import httpx2
+
+        try:
+            return answer_of(await self._http.request(**arguments(step, self._timeout)))
+        except httpx2.RequestError as error:
+            return failure_of(error, self._address)

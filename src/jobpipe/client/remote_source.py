@@ -1,0 +1,261 @@
+"""Where a worker process gets its tasks: a server, over the HTTP lease API that workers in any language use.
+
+It outlives the server: an outage, a restart or a drain is waited out with backoff, outcomes are sent until they are
+answered for. Three connections, so that none waits for another: long polls, settles, and the heartbeats' own thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random as random_
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from jobpipe.client.address import authorization, parse_address
+from jobpipe.client.claims import claims_of
+from jobpipe.client.connection import Connection, Reply
+from jobpipe.client.errors import bad_answer, error_of
+from jobpipe.client.heartbeat import Channel, Heartbeat
+from jobpipe.client.leases import Held, Leases
+from jobpipe.client.outage import Outage, pause
+from jobpipe.client.settling import Settler
+from jobpipe.clock import Clock, SystemClock
+from jobpipe.core.errors import JobpipeError
+from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.task import MAX_DELAY_S, Claim
+from jobpipe.wire.working import MAX_LEASED, ExtendLease, LeaseBody
+
+logger = logging.getLogger(__name__)
+
+WAIT_S: Final = 30.0
+ANSWER_S: Final = 10.0
+"""How much later than asked for the answer to a long poll may come."""
+
+LATE_S: Final = 2.0
+"""How long to listen for the answer of a long poll that was given up."""
+
+CLOSE_S: Final = 5.0
+
+
+class RemoteSource:
+    """A TaskSource over HTTP, for one event loop. Claims are held under `worker_id` for `lease_s` seconds each and
+    extended by a thread until they are settled.
+
+    `url` as for a Client. `timeout_of` gives a handler's own timeout in seconds, None when it has none; the server
+    extends no lease much longer than that. `version` is the program's, shown to operators.
+
+    `on_cancel(lease_id)` is called on the event loop when somebody wants the task cancelled, again and again until it
+    does not return False; `on_lost(lease_id)` once when the lease is gone or may be. Both are there to be replaced.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        worker_id: str,
+        *,
+        queues: Sequence[str] = ("*",),
+        lease_s: float = 30.0,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        wait_s: float = WAIT_S,
+        timeout_of: Callable[[Claim], float | None] | None = None,
+        version: str | None = None,
+        clock: Clock | None = None,
+        random: Callable[[], float] = random_.random,
+    ) -> None:
+        self.on_cancel: Callable[[str], object] = _nobody
+        self.on_lost: Callable[[str], object] = _nobody
+        self._address = parse_address(url)
+        self._headers = {"user-agent": "jobpipe-worker", **authorization(key), **(headers or {})}
+        self._lease_s = lease_s
+        self._wait_s = wait_s
+        self._timeout_of = timeout_of or _no_timeout
+        self._clock = clock or SystemClock()
+        self._random = random
+        self._wish = LeaseBody(
+            worker_id, [*queues], 1, wait_s, lease_s, socket.gethostname(), os.getpid(), version
+        )
+        self._leases = Leases()
+        self._outage = Outage(str(self._address), self._clock)
+        self._settler = Settler(self._connection(), self._outage, random)
+        self._polls = self._connection()
+        self._polling: asyncio.Task[Reply] | None = None
+        self._late: set[asyncio.Task[None]] = set()
+        self._closed = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._heartbeat = self._new_heartbeat(worker_id)
+
+    # --- TaskSource ---
+
+    async def claim(self, limit: int) -> Sequence[Claim]:
+        """Wait for up to `limit` tasks, through any outage; none only when this source is closed.
+
+        Cancelling this call loses no task: what the server gave for it is released. One call at a time.
+        """
+        self._start()
+        failures = 0
+        while not self._closed.is_set():
+            # A worker that is free here must not run as busy there, or the server would see more than there are.
+            await self._settler.flush()
+            began = self._clock.monotonic()
+            try:
+                claims = await self._poll(limit)
+            except JobpipeError as error:
+                if not self._closed.is_set():
+                    await self._pause(self._outage.failed("lease", error))
+                continue
+            self._outage.succeeded("lease")
+            if claims:
+                self._hold(claims, began)
+                return claims
+            # Nothing before the time was up: the server drains. The next one may take its address any moment.
+            failures = failures + 1 if self._clock.monotonic() - began < self._wait_s / 2 else 0
+            if failures:
+                await self._pause(failures)
+        return []
+
+    async def settle(self, claim: Claim, outcome: Outcome) -> None:
+        """Deliver the outcome, through any outage; return when the server answered for it."""
+        held = self._leases.get(claim.lease_id)
+        if held is not None:
+            held.offered = True
+            if outcome.kind is Kind.CANCELLED and held.stopped and not held.cancelling:
+                # It was stopped for its lease, and nobody cancelled the task: if the lease holds after all, the
+                # task goes back, and its attempt with it.
+                outcome = Outcome(Kind.RELEASED)
+        await self._settler.settle(claim, outcome)
+        # Not before the answer: the lease must hold for as long as the outcome is being sent.
+        self._leases.drop(claim.lease_id)
+
+    async def close(self) -> None:
+        """Stop claiming, release what arrives late, send what was handed in, for a few seconds at most. Safe twice."""
+        self._closed.set()
+        self._give_up_poll()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await asyncio.gather(*self._late)
+                await self._settler.flush()
+        for late in self._late:
+            late.cancel()
+        self._settler.close()
+        self._polls.close()
+        await asyncio.to_thread(self._heartbeat.stop)
+
+    # --- claiming, inside ---
+
+    def _start(self) -> None:
+        if self._loop is None and not self._closed.is_set():
+            self._loop = asyncio.get_running_loop()
+            self._heartbeat.start()
+
+    async def _poll(self, limit: int) -> list[Claim]:
+        self._wish.max = min(limit, MAX_LEASED)
+        body = msgspec.json.encode(self._wish)
+        posting = self._polls.post("/lease", body, self._wait_s + ANSWER_S)
+        polling = self._polling = asyncio.get_running_loop().create_task(posting)
+        try:
+            reply = await asyncio.shield(polling)
+        except asyncio.CancelledError:
+            self._give_up_poll()
+            raise
+        if self._closed.is_set():  # then what came is being released
+            return []
+        self._polling = None
+        return _read(reply)
+
+    def _hold(self, claims: Sequence[Claim], began: float) -> None:
+        now = self._clock.monotonic()
+        self._leases.add([Held(self._ref(claim), now) for claim in claims])
+        if now - began > self._lease_s / 3:
+            # The answer may have lain in the socket while the loop was blocked: nobody knows how old these leases are.
+            self._heartbeat.beat_now()
+
+    def _ref(self, claim: Claim) -> ExtendLease:
+        timeout = self._timeout_of(claim)
+        # What the server would refuse is left out: one such number would cost all leases in the request.
+        said = min(timeout, MAX_DELAY_S) if timeout is not None and timeout > 0 else None
+        return ExtendLease(claim.task.id, claim.lease_id, said)
+
+    async def _pause(self, failures: int) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), pause(failures, self._random))
+
+    def _give_up_poll(self) -> None:
+        """Leave a long poll to itself; the next one has another connection."""
+        polling, self._polling = self._polling, None
+        if polling is None:
+            return
+        connection, self._polls = self._polls, self._connection()
+        late = asyncio.get_running_loop().create_task(self._release_late(connection, polling))
+        self._late.add(late)
+        late.add_done_callback(self._late.discard)
+
+    async def _release_late(self, connection: Connection, polling: asyncio.Task[Reply]) -> None:
+        """Release what the server gave before it heard that nobody waits any more.
+
+        A connection cut at once could have the answer on its way; one that is only hung up still delivers it.
+        """
+        if not polling.done() and not connection.hang_up():
+            polling.cancel()
+        try:
+            await asyncio.wait((polling,), timeout=LATE_S)
+        finally:
+            connection.close()
+        with suppress(JobpipeError, asyncio.CancelledError):
+            claims = _read(await polling)
+            released = Outcome(Kind.RELEASED)
+            await asyncio.gather(*(self._settler.settle(claim, released) for claim in claims))
+
+    def _connection(self) -> Connection:
+        return Connection(self._address, self._headers)
+
+    def _new_heartbeat(self, worker_id: str) -> Heartbeat:
+        return Heartbeat(
+            Channel(self._address, self._headers),
+            worker_id,
+            self._lease_s,
+            self._leases,
+            tell_cancel=lambda held: self._tell(self._cancel, held),
+            tell_stop=lambda held: self._tell(self._lose, held),
+            outage=self._outage,
+            clock=self._clock,
+            random=self._random,
+        )
+
+    # --- heartbeats, told on the event loop ---
+
+    def _tell(self, callback: Callable[[Held], None], held: Held) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: nothing runs any more
+                self._loop.call_soon_threadsafe(callback, held)
+
+    def _cancel(self, held: Held) -> None:
+        if not held.told and self.on_cancel(held.ref.lease_id) is not False:
+            held.told = True
+
+    def _lose(self, held: Held) -> None:
+        self.on_lost(held.ref.lease_id)
+
+
+def _read(reply: Reply) -> list[Claim]:
+    if reply.status != 200:
+        raise error_of(reply.status, reply.body)
+    try:
+        return claims_of(reply.body)
+    except (ValueError, RecursionError):
+        raise bad_answer(reply.status, reply.body) from None
+
+
+def _no_timeout(_: Claim) -> None:
+    """The timeout of handlers that have none of their own."""
+
+
+def _nobody(_: str) -> bool:
+    """Stands for a pool that is not there yet."""
+    return False

@@ -1,0 +1,144 @@
+"""Reading and steering tasks: one, many, and waiting for one to finish."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import msgspec
+from msgspec import Struct
+
+from jobpipe.client.flow import Answer, Caller, Flow, Pause, Request, parse
+from jobpipe.client.values import Filters, Task, TaskForm, encoded, time_text
+from jobpipe.core.errors import Invalid
+from jobpipe.wire import BulkView, HealthView, QueueView, StatsView
+
+MAX_WAIT_S: Final = 60.0
+"""The longest that the server lets one call wait."""
+
+PAGE: Final = 200
+MAX_PAGE: Final = 1000
+
+_NEXT: Final = re.compile(r'<[^>?]*\?([^>]*)>\s*;[^,]*\brel="?next"?')
+
+
+class Which(Struct, frozen=True):
+    """The part of a bulk call that is no filter."""
+
+    ids: Iterable[str] | None = None
+    all: bool = False
+    dry_run: bool = False
+
+
+task_decoder: Final = msgspec.json.Decoder(TaskForm)
+_tasks: Final = msgspec.json.Decoder(list[TaskForm])
+_bulk: Final = msgspec.json.Decoder(BulkView)
+_queues: Final = msgspec.json.Decoder(list[QueueView])
+_stats: Final = msgspec.json.Decoder(StatsView)
+_health: Final = msgspec.json.Decoder(HealthView)
+
+
+def get(caller: Caller, id: str) -> Flow[Task]:
+    """The task as it is now."""
+    answer = yield from caller.call(Request("GET", _path(id), repeatable=True))
+    return parse(task_decoder, answer).task()
+
+
+def wait(caller: Caller, id: str, timeout: float | None) -> Flow[Task]:
+    """The finished task, by long polls. Raises TimeoutError after `timeout` seconds (None: never)."""
+    clock = caller.clock
+    end = float("inf") if timeout is None else clock.monotonic() + timeout
+    early = 0
+    while True:
+        begin = clock.monotonic()
+        seconds = max(0.0, min(MAX_WAIT_S, end - begin))
+        request = Request("GET", f"{_path(id)}?wait={seconds:.3f}", wait=seconds, repeatable=True)
+        task = parse(task_decoder, (yield from caller.call(request))).task()
+        if task.finished:
+            return task
+        now = clock.monotonic()
+        if now >= end:
+            raise TimeoutError(f"task '{id}' is {task.status} after {timeout:g} s")
+        # A draining server answers at once; asking again at once would be a busy loop.
+        early = early + 1 if now - begin < seconds / 2 else 0
+        if early:
+            yield Pause(min(caller.retries.backoff.delay(early, caller.random), end - now))
+
+
+def page(caller: Caller, query: str) -> Flow[tuple[list[Task], str | None]]:
+    """The tasks of one page, and the query of the next one."""
+    answer = yield from caller.call(Request("GET", f"/tasks?{query}", repeatable=True))
+    return [form.task() for form in parse(_tasks, answer)], _next_query(answer)
+
+
+def first_query(limit: int | None, filters: Filters) -> str:
+    """The query of a listing's first page; `limit` is how many tasks are wanted in all."""
+    size = PAGE if limit is None else min(limit, MAX_PAGE)
+    return urlencode({"limit": size, **_conditions(filters)})
+
+
+def cancel(caller: Caller, id: str) -> Flow[Task]:
+    """Cancel a queued task, or ask the worker of a running one."""
+    return _steer(caller, id, "cancel")
+
+
+def retry(caller: Caller, id: str) -> Flow[Task]:
+    """Queue a failed or cancelled task again."""
+    return _steer(caller, id, "retry")
+
+
+def delete(caller: Caller, id: str) -> Flow[None]:
+    """Forget a finished task."""
+    yield from caller.call(Request("DELETE", _path(id)))
+
+
+def bulk(caller: Caller, action: str, which: Which, filters: Filters) -> Flow[BulkView]:
+    """Cancel, retry or delete all that match; counting alone may be repeated."""
+    ids = None if which.ids is None else list(which.ids)
+    body = {**_conditions(filters), "ids": ids, "all": which.all, "dry_run": which.dry_run}
+    request = Request("POST", f"/tasks/{action}", encoded(body, "filter"), repeatable=which.dry_run)
+    return parse(_bulk, (yield from caller.call(request)))
+
+
+def queues(caller: Caller) -> Flow[list[QueueView]]:
+    """The queues that hold tasks, with their counts."""
+    return parse(_queues, (yield from caller.call(Request("GET", "/queues", repeatable=True))))
+
+
+def stats(caller: Caller) -> Flow[StatsView]:
+    """The server at a glance."""
+    return parse(_stats, (yield from caller.call(Request("GET", "/stats", repeatable=True))))
+
+
+def health(caller: Caller) -> Flow[str]:
+    """`ok` from a server that serves."""
+    answer = yield from caller.call(Request("GET", "/healthz", repeatable=True))
+    return parse(_health, answer).status
+
+
+def _steer(caller: Caller, id: str, action: str) -> Flow[Task]:
+    answer = yield from caller.call(Request("POST", f"{_path(id)}/{action}"))
+    return parse(task_decoder, answer).task()
+
+
+def _path(id: str) -> str:
+    if id in ("", ".", ".."):
+        raise Invalid("no task can have this id", field="id")
+    return f"/tasks/{quote(id, safe='')}"
+
+
+def _conditions(filters: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: time_text(value, name) if isinstance(value, datetime) else str(value)
+        for name, value in filters.items()
+        if value is not None
+    }
+
+
+def _next_query(answer: Answer) -> str | None:
+    """The next page's query. The path stays the client's own: a proxy may have put its prefix before the server's."""
+    match = _NEXT.search(answer.headers.get("link", ""))
+    return match[1] if match else None
