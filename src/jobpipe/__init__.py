@@ -8,12 +8,51 @@
     async def greet(name: str) -> str:
         return f"hello {name}"
 
-Run it with `jobpipe serve module:app`, and post tasks to `POST /enqueue`.
+Run it with `jobpipe serve module:app`, and post tasks to `POST /enqueue`, or `await greet.enqueue(name="Ada")`.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.work.app import App
 from jobpipe.work.context import Context
+from jobpipe.work.enqueue import AcceptedTask, Enqueuer, connect_by
 from jobpipe.work.errors import Fail, Retry
+from jobpipe.work.middleware import CallNext
 
-__all__ = ["App", "Context", "Fail", "Retry", "RetryPolicy"]
+if TYPE_CHECKING:
+    from jobpipe.client import AsyncClient, Client
+    from jobpipe.embed import Jobpipe
+
+__all__ = [
+    "AcceptedTask",
+    "App",
+    "AsyncClient",
+    "CallNext",
+    "Client",
+    "Context",
+    "Fail",
+    "Jobpipe",
+    "Retry",
+    "RetryPolicy",
+]
+
+_LATER = {"AsyncClient": "jobpipe.client", "Client": "jobpipe.client", "Jobpipe": "jobpipe.embed"}
+"""Names whose modules cost time to import, and are not needed where handlers are declared."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'jobpipe' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_LATER[name]), name)
+
+
+def _connect(url: str | None, key: str | None) -> Enqueuer:
+    from jobpipe.enqueuing import RemoteEnqueuer
+
+    return RemoteEnqueuer(url, key=key)
+
+
+connect_by(_connect)

@@ -11,33 +11,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
-from jobpipe.clock import Clock, SystemClock
-from jobpipe.core.errors import JobpipeError, StorageBroken, StorageRefused
-from jobpipe.core.lifecycle import Outcome, Policy
-from jobpipe.core.retry import RetryPolicy
-from jobpipe.core.task import Claim
-from jobpipe.engine.maintenance import Alarm, Pruner, Rescuer
-from jobpipe.engine.queue import Report, TaskQueue
-from jobpipe.http.app import create_app
-from jobpipe.http.config import HttpConfig, WorkerCounts
+from jobpipe.clock import Clock
+from jobpipe.core.errors import StorageBroken, StorageRefused
 from jobpipe.http.server import HttpServer, listen
 from jobpipe.logs import configure
+from jobpipe.loop import loop_factory
+from jobpipe.parts import Parts
 from jobpipe.settings import Settings, masked
-from jobpipe.storage import open_storage
+from jobpipe.signals import Signals
+from jobpipe.supervisor.child import NotReady
 from jobpipe.work.app import App
 from jobpipe.work.errors import AppNotFound
-from jobpipe.work.executor import Executor
+from jobpipe.work.lifespan import LifespanFailed
 from jobpipe.work.loading import load_app
-from jobpipe.work.pool import Pool
-from jobpipe.work.simulate import simulate_handler
 
 log = logging.getLogger("jobpipe.server")
 
@@ -69,71 +61,77 @@ def run(settings: Settings, app_name: str | None) -> int:
     configure(settings.log_level, settings.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
-        app = None if app_name is None else _load(app_name)
-        with _bound(settings) as sockets, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        app = _in_process(app_name) if app_name is not None and settings.processes == 0 else app_name
+        with _bound(settings) as sockets, asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(Server(settings, app).serve(sockets))
     except CannotStart as error:
         print(f"jobpipe: error: {error}", file=sys.stderr)  # noqa: T201
         return error.code
+    except LifespanFailed as error:
+        log.error("%s", error)
+        return EXIT_APP
 
 
 class Server:
-    """One server with a pool of its own in the same process. `app` None serves the built-in `simulate` alone."""
+    """One server. `app` is an App to run in this process, or the name of one to run in worker processes.
 
-    def __init__(self, settings: Settings, app: App | None, clock: Clock | None = None) -> None:
+    None serves the built-in `simulate` alone.
+    """
+
+    def __init__(self, settings: Settings, app: App | str | None, clock: Clock | None = None) -> None:
         self._settings = settings
-        clock = clock or SystemClock()
-        self._storage = open_storage(
-            settings.store, capacity=settings.queue_size, max_queues=settings.max_queues, clock=clock
-        )
-        retry = RetryPolicy(settings.retry_base, settings.retry_jitter, settings.retry_cap)
-        self.queue = TaskQueue(
-            self._storage,
-            policy=Policy(retry, settings.max_lost),
-            default_timeout=settings.timeout,
-            clock=clock,
-        )
-        rescuer = Rescuer(self.queue, self._storage)
-        pruner = Pruner(self._storage, settings.retention, settings.retention_failed)
-        self._rescue = Alarm("rescuer", rescuer.run_once, clock)
-        self._prune = Alarm("pruner", pruner.run_once, clock)
-        self._pool = _pool(settings, self.queue, app, clock) if settings.pool else None
-        self._http = HttpServer(create_app(self.queue, _http_config(settings, app, clock), self._workers))
+        self._parts = Parts(settings, app, clock)
+        self.queue = self._parts.queue
+        self._http = HttpServer(self._parts.asgi)
         self._serving: asyncio.Future[None] | None = None
 
     async def serve(self, sockets: list[socket.socket]) -> int:
         """Start, serve on bound `sockets` until a signal comes, stop. Raises CannotStart."""
-        await self._open()
         signals = Signals()
         try:
             with signals.caught():
+                if not await self._prove(signals):
+                    return EXIT_OK
+                await self._open()
                 await self._start(sockets)
                 return await self._until_stopped(signals)
         finally:
             await self._close()
 
+    async def _prove(self, signals: Signals) -> bool:
+        """Have the app loaded where it is going to run; False when a signal came first."""
+        # Not in an asyncio.Task of its own: an app's lifespan may insist on ending in the one that began it.
+        me = asyncio.current_task()
+        first = asyncio.ensure_future(signals.first())
+        first.add_done_callback(lambda done: None if done.cancelled() or me is None else me.cancel())
+        try:
+            await self._parts.prepare()
+        except (AppNotFound, LifespanFailed, NotReady) as error:
+            raise CannotStart(str(error), EXIT_APP) from error
+        except asyncio.CancelledError:
+            if me is None or not first.done():
+                raise
+            me.uncancel()
+            return False
+        finally:
+            first.cancel()
+        return True
+
     async def _open(self) -> None:
         try:
-            await self.queue.open()
+            await self._parts.open()
         except StorageRefused as error:
-            await self.queue.close()
             raise CannotStart(str(error), EXIT_STORE) from error
 
     async def _start(self, sockets: list[socket.socket]) -> None:
-        self._rescue.start()
-        self._prune.start()
-        self.queue.on_lease = self._rescue.ring_within
-        keep = min(self._settings.retention, self._settings.retention_failed)
-        if keep != float("inf"):
-            self.queue.on_finish = lambda: self._prune.ring_within(keep + 1.0 if keep else 0.0)
-        if self._pool is not None:
-            self.queue.listen_to_cancels(self._tell_pool)
-            self._pool.start()
-        self._serving = asyncio.ensure_future(self._http.serve(sockets=sockets))
+        self._parts.start()
+        self._serving = asyncio.ensure_future(
+            self._http.serve(sockets=[*sockets, *self._parts.workers.sockets])
+        )
         self._banner(sockets[0])
 
     async def _until_stopped(self, signals: Signals) -> int:
-        broken = asyncio.ensure_future(self._storage.wait_broken())
+        broken = asyncio.ensure_future(self._parts.wait_broken())
         first = asyncio.ensure_future(signals.first())
         try:
             await asyncio.wait([broken, first], return_when=asyncio.FIRST_COMPLETED)
@@ -150,41 +148,28 @@ class Server:
         """Take nothing new, finish what runs within the grace, release the rest. A second signal ends the grace."""
         grace = self._settings.shutdown_grace
         log.info("stopping: nothing new is taken; running tasks get %g s to finish", grace)
-        self.queue.drain()
-        if self._pool is None:
-            return
-        draining = asyncio.ensure_future(self._pool.drain(grace))
+        draining = asyncio.ensure_future(self._parts.drain(grace))
         second = asyncio.ensure_future(signals.second())
         try:
             ends: list[asyncio.Future[Any]] = [draining, second, broken]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not draining.done():
                 log.warning("stopping now: what still runs is released")
-                await self._pool.drain(0)
+                await self._parts.drain(0)
             await draining
         finally:
             second.cancel()
 
     async def _close(self) -> None:
         """Close all that was opened, in reverse; safe when the start went half way."""
+        # Workers first: their last settles come through the edge.
+        await self._parts.drain(0)
         self._http.stop()
         if self._serving is not None:
             await self._serving
-        if self._pool is not None:
-            await self._pool.drain(0)
-        await self._rescue.stop()
-        await self._prune.stop()
-        await self.queue.close()
-        log.info("stopped")
-
-    def _tell_pool(self, _task_id: str, lease_id: str) -> None:
-        if self._pool is not None:
-            self._pool.cancel(lease_id)
-
-    def _workers(self) -> WorkerCounts:
-        if self._pool is None:
-            return WorkerCounts()
-        return WorkerCounts(total=self._pool.workers, busy=self._pool.busy, processes=0)
+        await self._parts.close()
+        if self._serving is not None:
+            log.info("stopped")
 
     def _banner(self, listener: socket.socket) -> None:
         host, port = listener.getsockname()[:2]
@@ -199,91 +184,12 @@ class Server:
             log.warning("listening beyond this machine without keys: whoever reaches the port may use it")
 
 
-class LocalSource:
-    """The pool's source in the server's own process: the queue itself."""
-
-    def __init__(self, queue: TaskQueue, worker: str, queues: frozenset[str] | None) -> None:
-        self._queue = queue
-        self._worker = worker
-        self._queues = queues
-
-    async def claim(self, limit: int) -> Sequence[Claim]:
-        return await self._queue.claim(self._worker, limit, queues=self._queues, wait=None)
-
-    async def settle(self, claim: Claim, outcome: Outcome) -> None:
-        (answer,) = await self._queue.settle([Report(claim.task.id, claim.lease_id, outcome)])
-        if isinstance(answer, JobpipeError):
-            log.warning("the outcome %s of task %s was refused: %s", outcome.kind, claim.task.id, answer)
-
-
-class Signals:
-    """SIGINT and SIGTERM (Ctrl+C and Ctrl+Break on Windows), counted."""
-
-    def __init__(self) -> None:
-        self._first = asyncio.Event()
-        self._second = asyncio.Event()
-
-    async def first(self) -> None:
-        """Sleep until a signal came."""
-        await self._first.wait()
-
-    async def second(self) -> None:
-        """Sleep until another one came."""
-        await self._second.wait()
-
-    @contextlib.contextmanager
-    def caught(self) -> Iterator[None]:
-        """Count signals instead of dying of them."""
-        names = ("SIGINT", "SIGTERM", "SIGBREAK")
-        undo = [self._catch(getattr(signal, name)) for name in names if hasattr(signal, name)]
-        try:
-            yield
-        finally:
-            for back in undo:
-                back()
-
-    def _catch(self, number: signal.Signals) -> Callable[[], object]:
-        loop = asyncio.get_running_loop()
-        try:
-            loop.add_signal_handler(number, self._count)
-        except NotImplementedError:  # Windows
-            before = signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._count))
-            return lambda: signal.signal(number, before)
-        return lambda: loop.remove_signal_handler(number)
-
-    def _count(self) -> None:
-        (self._second if self._first.is_set() else self._first).set()
-
-
-def _load(name: str) -> App:
+def _in_process(name: str) -> App:
+    log.warning("--processes 0 runs handlers in the server: one that blocks, leaks or crashes takes it along")
     try:
         return load_app(name)
     except AppNotFound as error:
         raise CannotStart(str(error), EXIT_APP) from error
-
-
-def _pool(settings: Settings, queue: TaskQueue, app: App | None, clock: Clock) -> Pool:
-    simulate = simulate_handler(settings.simulate_min, settings.simulate_max, settings.simulate_failures)
-    executor = Executor(
-        app or App(), timeout=settings.timeout, max_result=settings.max_body, simulate=simulate, clock=clock
-    )
-    worker = f"{socket.gethostname()}:{os.getpid()}"
-    return Pool(LocalSource(queue, worker, settings.queues), executor, settings.workers)
-
-
-def _http_config(settings: Settings, app: App | None, clock: Clock) -> HttpConfig:
-    return HttpConfig(
-        version=version("jobpipe"),
-        store=masked(settings.store),
-        max_body=settings.max_body,
-        max_batch_body=settings.max_batch_body,
-        enqueue_status=settings.enqueue_status,
-        default_handler="simulate" if settings.pool and app is None else "default",
-        max_retries=settings.max_retries,
-        allowed_hosts=settings.allowed_hosts,
-        queue_size=settings.queue_size,
-        clock=clock,
-    )
 
 
 @contextlib.contextmanager
@@ -299,11 +205,3 @@ def _bound(settings: Settings) -> Iterator[list[socket.socket]]:
     finally:
         for bound in sockets:
             bound.close()
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # Windows, PyPy
-        return None
-    return uvloop.new_event_loop

@@ -14,7 +14,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from jobpipe.core.task import MAX_DELAY_S, MAX_RETRIES_LIMIT
-from jobpipe.settings_kinds import Choice, Kind, Names, Number, Only, Size, Switch, Text, Whole, masked
+from jobpipe.settings_kinds import Auto, Choice, Kind, Names, Number, Size, Switch, Text, Whole, masked
 
 __all__ = ["KINDS", "BadSetting", "Settings", "env_names", "masked"]
 
@@ -36,7 +36,9 @@ _RETENTION = Number(0, 1e10, infinite=True)
 KINDS: dict[str, Kind] = {
     "workers": Whole(1, 10_000),
     "queue_size": Whole(1, 1_000_000_000),
-    "processes": Only(0, 0, "worker processes are not in this version"),
+    "processes": Auto(Whole(0, 1000), "1 with an app, else 0"),
+    "max_tasks_per_process": Whole(0, 1_000_000_000),
+    "max_rss": Auto(Size(0, 1024**5), "half of the memory here"),
     "pool": Switch(),
     "queues": Names(
         "queue names of 1 to 100 characters A-Z a-z 0-9 _ . -", r"[A-Za-z0-9_.-]{1,100}", star=True
@@ -105,7 +107,8 @@ def _whole(_hint: object, value: str, *, delimiter: str | None = None) -> list[s
     return [value]
 
 
-def _setting(name: str, help: str) -> Parameter:
+def parameter(name: str, help: str) -> Parameter:
+    """How cyclopts reads the setting `name`, whatever command it belongs to."""
     kind = KINDS[name]
     return Parameter(
         env_var=env_names(name),
@@ -123,60 +126,78 @@ def _setting(name: str, help: str) -> Parameter:
 class Settings:
     """Everything that a server can be told at its start. Durations are in seconds, sizes in bytes."""
 
-    workers: Annotated[int, _setting("workers", "How many tasks run at a time.")] = 4
-    queue_size: Annotated[int, _setting("queue_size", "Waiting tasks a queue holds before it refuses.")] = 64
-    processes: Annotated[int, _setting("processes", "Worker processes; 0 runs handlers in the server.")] = 0
-    pool: Annotated[bool, _setting("pool", "Work on tasks here, or only serve them to other workers.")] = True
-    queues: Annotated[
-        frozenset[str] | None, _setting("queues", "Queues that the pool works on: * or a list a,b.")
+    workers: Annotated[int, parameter("workers", "How many tasks run at a time.")] = 4
+    queue_size: Annotated[int, parameter("queue_size", "Waiting tasks a queue holds before it refuses.")] = 64
+    processes: Annotated[
+        int | None,
+        parameter(
+            "processes",
+            "Worker processes that share the workers; 0 runs handlers in the server. auto: 1 with an app.",
+        ),
     ] = None
-    host: Annotated[str, _setting("host", "Address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, _setting("port", "Port to listen on; 0 takes a free one.")] = 8080
+    max_tasks_per_process: Annotated[
+        int, parameter("max_tasks_per_process", "Replace a worker process after so many tasks; 0 never.")
+    ] = 0
+    max_rss: Annotated[
+        int | None,
+        parameter(
+            "max_rss",
+            "Memory of one worker process before it is killed: bytes or like 512MiB; 0: any; auto: half of all.",
+        ),
+    ] = None
+    pool: Annotated[bool, parameter("pool", "Work on tasks here, or only serve them to other workers.")] = (
+        True
+    )
+    queues: Annotated[
+        frozenset[str] | None, parameter("queues", "Queues that the pool works on: * or a list a,b.")
+    ] = None
+    host: Annotated[str, parameter("host", "Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, parameter("port", "Port to listen on; 0 takes a free one.")] = 8080
     allowed_hosts: Annotated[
         frozenset[str],
-        _setting("allowed_hosts", "Host names to answer to, as a,b; addresses and dotless names pass."),
+        parameter("allowed_hosts", "Host names to answer to, as a,b; addresses and dotless names pass."),
     ] = frozenset()
-    store: Annotated[str, _setting("store", "Where tasks live: sqlite:///file.db or memory:")] = (
+    store: Annotated[str, parameter("store", "Where tasks live: sqlite:///file.db or memory:")] = (
         "sqlite:///jobpipe.db"
     )
-    max_queues: Annotated[int, _setting("max_queues", "Queue names that hold tasks at a time.")] = 1000
-    max_retries: Annotated[int, _setting("max_retries", "Retries of a task that does not say.")] = 3
-    max_lost: Annotated[int, _setting("max_lost", "A task fails when it lost its worker this often.")] = 3
+    max_queues: Annotated[int, parameter("max_queues", "Queue names that hold tasks at a time.")] = 1000
+    max_retries: Annotated[int, parameter("max_retries", "Retries of a task that does not say.")] = 3
+    max_lost: Annotated[int, parameter("max_lost", "A task fails when it lost its worker this often.")] = 3
     retry_base: Annotated[
-        float, _setting("retry_base", "Seconds before the first retry; then they double.")
+        float, parameter("retry_base", "Seconds before the first retry; then they double.")
     ] = 0.2
     retry_jitter: Annotated[
-        float, _setting("retry_jitter", "Random seconds added to each delay, at most.")
+        float, parameter("retry_jitter", "Random seconds added to each delay, at most.")
     ] = 0.1
     retry_cap: Annotated[
-        float, _setting("retry_cap", "The longest delay in seconds, without the jitter.")
+        float, parameter("retry_cap", "The longest delay in seconds, without the jitter.")
     ] = 300.0
-    timeout: Annotated[float, _setting("timeout", "Seconds that one run may take, or inf.")] = 3600.0
-    lease: Annotated[float, _setting("lease", "Seconds of a lease, where a worker does not say.")] = 30.0
+    timeout: Annotated[float, parameter("timeout", "Seconds that one run may take, or inf.")] = 3600.0
+    lease: Annotated[float, parameter("lease", "Seconds of a lease, where a worker does not say.")] = 30.0
     shutdown_grace: Annotated[
-        float, _setting("shutdown_grace", "Seconds that running tasks get to finish in at a stop.")
+        float, parameter("shutdown_grace", "Seconds that running tasks get to finish in at a stop.")
     ] = 25.0
     retention: Annotated[
-        float, _setting("retention", "Seconds to keep done and cancelled tasks, or inf.")
+        float, parameter("retention", "Seconds to keep done and cancelled tasks, or inf.")
     ] = 86_400.0
     retention_failed: Annotated[
-        float, _setting("retention_failed", "Seconds to keep failed tasks, or inf.")
+        float, parameter("retention_failed", "Seconds to keep failed tasks, or inf.")
     ] = 604_800.0
-    max_body: Annotated[int, _setting("max_body", "Largest task: bytes, or like 64KiB, 1MiB.")] = 1024**2
-    max_batch_body: Annotated[int, _setting("max_batch_body", "Largest batch, likewise.")] = 16 * 1024**2
+    max_body: Annotated[int, parameter("max_body", "Largest task: bytes, or like 64KiB, 1MiB.")] = 1024**2
+    max_batch_body: Annotated[int, parameter("max_batch_body", "Largest batch, likewise.")] = 16 * 1024**2
     enqueue_status: Annotated[
-        int, _setting("enqueue_status", "Status of an accepted task: 202, 200, 201.")
+        int, parameter("enqueue_status", "Status of an accepted task: 202, 200, 201.")
     ] = 202
-    log_level: Annotated[str, _setting("log_level", "DEBUG, INFO, WARNING or ERROR.")] = "INFO"
-    log_format: Annotated[str, _setting("log_format", "text or json.")] = "text"
+    log_level: Annotated[str, parameter("log_level", "DEBUG, INFO, WARNING or ERROR.")] = "INFO"
+    log_format: Annotated[str, parameter("log_format", "text or json.")] = "text"
     simulate_min: Annotated[
-        float, _setting("simulate_min", "Shortest run of the handler simulate, in seconds.")
+        float, parameter("simulate_min", "Shortest run of the handler simulate, in seconds.")
     ] = 0.1
     simulate_max: Annotated[
-        float, _setting("simulate_max", "Longest run of the handler simulate, in seconds.")
+        float, parameter("simulate_max", "Longest run of the handler simulate, in seconds.")
     ] = 0.5
     simulate_failures: Annotated[
-        float, _setting("simulate_failures", "How likely simulate fails, 0 to 1.")
+        float, parameter("simulate_failures", "How likely simulate fails, 0 to 1.")
     ] = 0.2
 
     def __post_init__(self) -> None:
@@ -185,6 +206,8 @@ class Settings:
             value = getattr(self, name)
             if not kind.fits(value):
                 raise BadSetting(str(kind.refusal()), name, _plain(kind, value))
+        if self.processes is not None and self.processes > self.workers:
+            raise BadSetting(f"must be at most workers ({self.workers})", "processes", str(self.processes))
         if self.simulate_min > self.simulate_max:
             low = KINDS["simulate_min"].show(self.simulate_min)
             raise BadSetting(f"must be at least simulate_min ({low})", "simulate_max", str(self.simulate_max))

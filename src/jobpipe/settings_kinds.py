@@ -19,8 +19,8 @@ _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})([eE][+-]?[0-9]{1,3})?|inf", re.ASCII)
 _SIZE = re.compile(r"([0-9]{1,15}) ?(B|KiB|MiB|GiB)?", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
-_SECRET = re.compile(r"((?:^|[?&])(?:ssl)?password=)[^&]*", re.IGNORECASE)
 MAX_SIZE = 1024**3
+_SECRET = re.compile(r"((?:^|[?&])(?:ssl)?password=)[^&]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,6 @@ class Whole(Kind):
 
 
 @dataclass(frozen=True)
-class Only(Whole):
-    """A whole number of which this version knows a single value; `why` says so."""
-
-    why: str
-
-    def describe(self) -> str:
-        return f"{self.low} ({self.why})"
-
-
-@dataclass(frozen=True)
 class Number(Kind):
     """A number from `low` to `high`; `unit` is for people.
 
@@ -140,12 +130,15 @@ class Number(Kind):
 
 @dataclass(frozen=True)
 class Size(Kind):
-    """A number of bytes, given plainly or with a binary unit: 65536, 64KiB, 1MiB."""
+    """A number of bytes from `low` to `high`, given plainly or with a binary unit: 65536, 64KiB, 1MiB."""
 
+    low: int = 1
+    high: int = MAX_SIZE
     toml = (int, str)
 
     def describe(self) -> str:
-        return "a size from 1 byte to 1GiB, like 65536, 64KiB or 1MiB"
+        low = "1 byte" if self.low == 1 else self.show(self.low)
+        return f"a size from {low} to {self.show(self.high)}, like 65536, 64KiB or 1MiB"
 
     def parse(self, text: str) -> int:
         match = _SIZE.fullmatch(text)
@@ -154,13 +147,42 @@ class Size(Kind):
         return int(match[1]) * _UNITS[(match[2] or "").lower()]
 
     def fits(self, value: Any) -> bool:
-        return type(value) is int and 1 <= value <= MAX_SIZE
+        return type(value) is int and self.low <= value <= self.high
 
     def show(self, value: Any) -> str:
         for unit, factor in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
             if value >= factor and value % factor == 0:
                 return f"{value // factor}{unit}"
         return str(value)
+
+
+@dataclass(frozen=True)
+class Auto(Kind):
+    """A value of another kind, or `auto` (None), which leaves it to Jobpipe; `what` says what that is."""
+
+    kind: Kind
+    what: str
+
+    @property
+    def toml(self) -> tuple[type, ...]:  # type: ignore[override]
+        return (*self.kind.toml, str)
+
+    def describe(self) -> str:
+        return f"{self.kind.describe()}, or auto ({self.what})"
+
+    def parse(self, text: str) -> Any:
+        if text == "auto":
+            return None
+        try:
+            return self.kind.parse(text)
+        except ValueError:
+            raise self.refusal() from None
+
+    def fits(self, value: Any) -> bool:
+        return value is None or self.kind.fits(value)
+
+    def show(self, value: Any) -> str:
+        return "auto" if value is None else self.kind.show(value)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The command line: `jobpipe serve`, `jobpipe config`.
+"""The command line: `jobpipe serve`, `jobpipe worker`, `jobpipe config`.
 
 A command reads its settings, calls one function, and returns its exit code; what it needs is imported when it runs, so
 that `--help` and a mistake are answered at once. Every mistake is one line on stderr and exit code 2.
@@ -14,6 +14,7 @@ from cyclopts.exceptions import UnusedCliTokensError
 
 from jobpipe.cli.config import config_command
 from jobpipe.cli.serve import serve_command
+from jobpipe.cli.worker import worker_command
 from jobpipe.settings import BadSetting
 from jobpipe.settings_sources import Sources
 
@@ -52,6 +53,7 @@ def build(sources: Sources) -> App:
         suppress_keyboard_interrupt=False,  # main gives the exit code
     )
     app.command(serve_command, name="serve")
+    app.command(worker_command, name="worker")
     app.command(config_command(sources), name="config")
     return app
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from jobpipe.settings import BadSetting, Settings
+from jobpipe.cli.apps import check_spec
+from jobpipe.settings import Settings
 
 
 def serve_command(
@@ -17,16 +18,9 @@ def serve_command(
     *,
     settings: Settings = Settings(),  # noqa: B008 - frozen, and cyclopts reads the defaults from it
 ) -> int:
-    """Start a server that takes tasks over HTTP and works on them."""
+    """Start a server that takes tasks over HTTP, and worker processes that run them."""
     if app is not None:
-        _check_spec(app)
+        check_spec(app)
     from jobpipe.server import run
 
     return run(settings, app)
-
-
-def _check_spec(spec: str) -> None:
-    module, colon, name = spec.partition(":")
-    parts = [*module.split("."), *name.split(".")]
-    if not colon or not all(part.isidentifier() for part in parts):
-        raise BadSetting("must look like package.module:app", "app", spec, "argument")

@@ -470,16 +470,23 @@ class TaskQueue:
         self.on_finish()
 
 
-async def _carried_out(call: Awaitable[T], then: Callable[[T], None]) -> T:
+def _carried_out(call: Awaitable[T], then: Callable[[T], None]) -> asyncio.Future[T]:
     """The answer of a storage call. `then` is told of it also when the caller goes away while it is under way."""
     carrying = asyncio.ensure_future(call)
+    answer: asyncio.Future[T] = carrying.get_loop().create_future()
 
     def tell(carried: asyncio.Future[T]) -> None:
-        if not carried.cancelled() and carried.exception() is None:
+        if carried.cancelled():
+            answer.cancel()
+        elif (error := carried.exception()) is None:
             then(carried.result())
+            if not answer.done():
+                answer.set_result(carried.result())
+        elif not answer.done():
+            answer.set_exception(error)
 
     carrying.add_done_callback(tell)
-    return await asyncio.shield(carrying)
+    return answer
 
 
 def _overran(beat: Heartbeat) -> LeaseLost:

@@ -1,23 +1,59 @@
 """The table of handlers that a worker offers: what users write, and what a worker process loads.
 
-An App knows names and functions only. Running them is the executor's, and taking tasks is the pool's.
+An App knows names and functions, what stands around their runs, and the way of the tasks that they enqueue. Running
+them is the executor's, taking tasks is the pool's. Whoever runs its handlers holds `app.running()` meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from jobpipe.core.retry import RetryPolicy
+from jobpipe.work.context import Context
+from jobpipe.work.enqueue import Enqueuer, EnqueueRequest, Options, Route
 from jobpipe.work.errors import BadHandler
 from jobpipe.work.handler import Handler
+from jobpipe.work.lifespan import entered
+from jobpipe.work.middleware import CallNext, Middleware
+from jobpipe.work.payload import json_of
+
+# Defaults of type parameters (PEP 696) are for type checkers alone; at run time Python has them from 3.13 on.
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    Deps = TypeVarWithDefault("Deps", default=Any)
+else:
+    Deps = TypeVar("Deps")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class App:
+_UNSET: Any = object()
+
+
+class _Nobody:
+    """No parameter takes one, but those that take anything: so type checkers tell `payload: Any` from a Context."""
+
+
+class _Declare(Protocol[Deps]):
+    """`@app.handler(...)`, the second call; overloads as in `App.handler`."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[_Nobody, ...], R], /) -> Handler[..., R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Context[Deps], P], R], /
+    ) -> Handler[Concatenate[Context[Deps], P], R, P]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Handler[P, R]: ...
+
+
+class App(Generic[Deps]):
     """Handlers by name.
 
         app = App()
@@ -25,46 +61,94 @@ class App:
         @app.handler
         async def greet(name: str) -> str: ...
 
-        @app.handler("mail.send", timeout=30, retry=RetryPolicy(base=5))
-        def send(mail: Mail, ctx: Context) -> None: ...
+        @app.handler("mail.send", timeout=30, queue="mail", retry=RetryPolicy(base=5))
+        def send(ctx: Context, mail: Mail) -> None: ...
 
     A handler is an `async def`, or an ordinary function, which runs in a thread. How its parameters are filled from
     the payload is told in `jobpipe.work.binding`. What it returns is the task's result, as JSON.
+
+    `lifespan` is an async context manager function that takes the app. It is entered in every process that runs
+    handlers, before the first task, and left after the last; what it yields is `ctx.deps`.
     """
 
-    def __init__(self) -> None:
+    @overload
+    def __init__(self: App[None], *, lifespan: None = None) -> None: ...
+
+    @overload
+    def __init__(self, *, lifespan: Callable[[App[Any]], AbstractAsyncContextManager[Deps]]) -> None: ...
+
+    def __init__(
+        self, *, lifespan: Callable[[App[Any]], AbstractAsyncContextManager[Any]] | None = None
+    ) -> None:
         self._handlers: dict[str, Handler[..., Any]] = {}
+        self._lifespan = lifespan
+        self._running = False
+        self._deps: Any = None
+        self.route = Route()
+        """The way of its handlers' tasks to a queue, for those who lead it elsewhere."""
+        self.around: list[Middleware] = []
+        """The middleware, the outermost first."""
+
+    # --- declaring ---
+
+    @overload
+    def handler(self, function: Callable[Concatenate[_Nobody, ...], R], /) -> Handler[..., R]: ...
+
+    @overload
+    def handler(
+        self, function: Callable[Concatenate[Context[Deps], P], R], /
+    ) -> Handler[Concatenate[Context[Deps], P], R, P]: ...
 
     @overload
     def handler(self, function: Callable[P, R], /) -> Handler[P, R]: ...
 
     @overload
     def handler(
-        self, name: str | None = None, /, *, timeout: float | None = None, retry: RetryPolicy | None = None
-    ) -> Callable[[Callable[P, R]], Handler[P, R]]: ...
-
-    def handler(
         self,
-        name: Callable[..., Any] | str | None = None,
+        name: str | None = None,
         /,
         *,
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
-    ) -> Any:
-        """Declare a handler, named like its function or as said; `timeout` in seconds (`inf`: none).
+        queue: str | None = None,
+        max_retries: int | None = None,
+    ) -> _Declare[Deps]: ...
 
-        Without `timeout` and `retry` the task's own and the server's hold. Raises BadHandler for a name that is
-        taken or not allowed, and for a function whose parameters no payload could fill.
+    def handler(self, name: Callable[..., Any] | str | None = None, /, **own: Any) -> Any:
+        """Declare a handler, named like its function or as said.
+
+        `timeout` (seconds, `inf`: none) and `retry` are of its runs; without them the task's own and the server's
+        hold. `queue` and `max_retries` are of the tasks that it enqueues itself, with `handler.enqueue(...)`; whoever
+        enqueues over HTTP says them there. Raises BadHandler for a name that is taken or not allowed, and for a
+        function whose parameters no payload could fill.
+
+        A type checker knows what `enqueue` takes; for a handler that takes a Context, where that is the first
+        parameter.
         """
         if callable(name):
-            return self._add(Handler(_function(name)))
+            return self._add(Handler(_function(name), route=self.route))
 
-        def declare(function: Callable[P, R]) -> Handler[P, R]:
-            return self._add(Handler(_function(function), name, timeout=timeout, retry=retry))
+        def declare(function: Callable[..., Any]) -> Handler[..., Any]:
+            return self._add(Handler(_function(function), name, route=self.route, **own))
 
         return declare
 
-    def _add(self, handler: Handler[P, R]) -> Handler[P, R]:
+    def middleware(
+        self, function: Callable[[Context[Deps], CallNext], Awaitable[R]]
+    ) -> Callable[[Context[Deps], CallNext], Awaitable[R]]:
+        """Run `async def function(ctx, call_next)` around every run, the first that was added outermost.
+
+        `await call_next()` runs the handler and gives what it returned; what `function` returns is the result. What
+        the handler raises passes through. The run's timeout and a cancel cover the whole. Raises BadHandler when it
+        is no coroutine function.
+        """
+        is_async: bool = inspect.iscoroutinefunction(function)
+        if not is_async:
+            raise BadHandler("a middleware is an `async def` that takes the context and call_next")
+        self.around.append(function)
+        return function
+
+    def _add(self, handler: Handler[..., Any]) -> Handler[..., Any]:
         if handler.name in self._handlers:
             raise BadHandler(f"handler '{handler.name}' is declared twice")
         self._handlers[handler.name] = handler
@@ -87,7 +171,65 @@ class App:
         for handler in self._handlers.values():
             _ = handler.binding
 
+    # --- running ---
 
-def _function(function: Callable[P, R]) -> Callable[P, R]:
+    @asynccontextmanager
+    async def running(self, enqueuer: Enqueuer | None = None, *, deps: Any = _UNSET) -> AsyncIterator[Deps]:
+        """The time in which this process runs the app's handlers: its lifespan, whose value this gives.
+
+        Tasks that handlers enqueue go through `enqueuer` meanwhile. Begin it before a pool starts, end it after the
+        pool was drained. `deps` takes the place of the lifespan, in tests. Raises LifespanFailed, one line for people,
+        when the lifespan fails to begin or to end; and RuntimeError when the app is running already.
+        """
+        if self._running:
+            raise RuntimeError("this app is running already in this process")
+        self._running = True
+        try:
+            with self.route.through(enqueuer):
+                if self._lifespan is None or deps is not _UNSET:
+                    self._deps = None if deps is _UNSET else deps
+                    yield self._deps
+                else:
+                    async with entered(self._lifespan, self) as self._deps:
+                        yield self._deps
+        finally:
+            self._running, self._deps = False, None
+
+    @property
+    def deps(self) -> Deps:
+        """What the lifespan gave; None for an app without one. Raises RuntimeError when the app is not running."""
+        if self._lifespan is not None and not self._running:
+            raise RuntimeError("the app is not running: its lifespan has not begun, or has ended")
+        deps: Deps = self._deps
+        return deps
+
+    # --- enqueueing ---
+
+    def connect(self, url: str | None = None, *, key: str | None = None) -> None:
+        """Say which server gets the tasks that this app's handlers enqueue outside of any Jobpipe process.
+
+        That is a web app or a script. Without this call it is the server at JOBPIPE_URL, with the key JOBPIPE_KEY.
+        """
+        self.route.connect(url, key)
+
+    async def disconnect(self) -> None:
+        """Close the connection to the server, if there is one."""
+        await self.route.disconnect()
+
+    @property
+    def enqueuer(self) -> Enqueuer:
+        """Where tasks go now: to the process that runs the app, else to the server that it is connected to."""
+        return self.route.find()
+
+    def request(self, name: str, payload: Any = None, **options: Unpack[Options]) -> EnqueueRequest:
+        """A task for the handler called `name`, of this app or of another. Raises InvalidPayload."""
+        json, handler = json_of(payload), self.get(name)
+        if handler is None:
+            return EnqueueRequest(name, json, **options)
+        handler.check(json)
+        return handler.request_of(json, options)
+
+
+def _function(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function may serve under two names: declaring a Handler again declares its function."""
     return function.function if isinstance(function, Handler) else function

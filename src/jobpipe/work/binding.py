@@ -48,10 +48,17 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class Binding(msgspec.Struct, frozen=True):
-    """How a handler's parameters are filled: `contexts` with the Context, the others by `bind` from the payload."""
+    """How a handler's parameters are filled: `contexts` with the Context, the others by `bind` from the payload.
+
+    `fields` are those others, `rest` the type of what `**kwargs` takes (None without). With `whole` the one field is
+    the payload itself, and never a key of it.
+    """
 
     bind: Bind
     contexts: tuple[str, ...] = ()
+    fields: tuple[Field, ...] = ()
+    rest: Any = None
+    whole: bool = False
 
 
 def signature(function: Callable[..., Any]) -> inspect.Signature:
@@ -71,14 +78,14 @@ def binding_of(function: Callable[..., Any]) -> Binding:
     parameters = signature(function).parameters.values()
     hints = _hints(function)
     contexts = tuple(p.name for p in parameters if _is_context(hints.get(p.name)))
-    fields = [
+    fields = tuple(
         Field(p.name, hints.get(p.name, Any), p.default is p.empty)
         for p in parameters
         if p.name not in contexts and p.kind is not p.VAR_KEYWORD
-    ]
+    )
     rest = next((hints.get(p.name, Any) for p in parameters if p.kind is p.VAR_KEYWORD), None)
     try:
-        return Binding(_bind(fields, rest, contexts), contexts)
+        return Binding(_bind(fields, rest, contexts), contexts, fields, rest, _is_whole(fields, rest))
     except (TypeError, NotImplementedError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise BadHandler(f"a parameter's type cannot be made from JSON: {reason}") from error
@@ -91,9 +98,11 @@ def _bind(fields: Sequence[Field], rest: Any, contexts: Sequence[str]) -> Bind:
         return _by_name(fields)
     if fields[0].type in (Any, object):
         return _one_of_any_type(fields[0])
-    if describes_object(fields[0].type):
-        return _whole(fields[0])
-    return _one(fields[0])
+    return _whole(fields[0]) if _is_whole(fields, rest) else _one(fields[0])
+
+
+def _is_whole(fields: Sequence[Field], rest: Any) -> bool:
+    return rest is None and len(fields) == 1 and describes_object(fields[0].type)
 
 
 def _by_name(fields: Sequence[Field], *, others_allowed: bool = False) -> Bind:

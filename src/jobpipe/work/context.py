@@ -1,25 +1,39 @@
 """What a running handler can know of its task and of the end that is set to it.
 
 A handler gets a Context by annotating a parameter with it, whatever the parameter's name. All of it may be used from
-the handler's thread. Stopping is a request here; the executor decides what the run's end means.
+the handler's thread, where `enqueue_sync` enqueues. Stopping is a request here; the executor decides what the run's end
+means.
 """
 
 from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from jobpipe.clock import Clock
 from jobpipe.core.task import Task
+from jobpipe.work.enqueue import AcceptedTask, EnqueueRequest, Options
 
 logger = logging.getLogger("jobpipe.task")
 
-# The generic form exists for type checkers only: `logging.LoggerAdapter[...]` is not subscriptable everywhere.
+# For type checkers only: `logging.LoggerAdapter[...]` is not subscriptable everywhere, and defaults of type parameters
+# (PEP 696), by which a bare Context is a Context[object], exist from Python 3.13 on. With Any for a default mypy could
+# not tell the overloads of `App.handler` apart.
 if TYPE_CHECKING:
+    from typing import ParamSpec, Unpack
+
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    from jobpipe.work.app import App
+    from jobpipe.work.handler import Handler, WithOptions
+
     _Adapter = logging.LoggerAdapter[logging.Logger]
+    Deps_co = TypeVarWithDefault("Deps_co", covariant=True, default=object)
+    E = ParamSpec("E")
 else:
     _Adapter = logging.LoggerAdapter
+    Deps_co = TypeVar("Deps_co", covariant=True)
 
 
 class TaskLog(_Adapter):
@@ -40,17 +54,25 @@ class TaskLog(_Adapter):
         self.logger.log(level, line, *args, **kwargs)
 
 
-class Context:
+class Context(Generic[Deps_co]):
     """One run of one task, as its handler sees it.
 
     `id`, `handler`, `queue`, `attempt` (from 1) and `max_retries` are the task's; `timeout` is what this run may
-    take in seconds, None without limit.
+    take in seconds, None without limit. `Context[Deps]` says the type of `deps`, with a bare `Context` it is an object.
     """
 
-    __slots__ = ("_cancelled", "_clock", "_log", "_started", "_task", "timeout")
+    __slots__ = ("_app", "_cancelled", "_clock", "_log", "_started", "_task", "timeout")
 
-    def __init__(self, task: Task, timeout: float | None, started: float, clock: Clock) -> None:
-        """`started` is when the run began, on the monotonic side of `clock`."""
+    def __init__(
+        self,
+        task: Task,
+        timeout: float | None,
+        started: float,
+        clock: Clock,
+        app: App[Deps_co] | None = None,
+    ) -> None:
+        """`started` is when the run began, on the monotonic side of `clock`; `app` is the handler's."""
+        self._app = app
         self._task = task
         self._started = started
         self._clock = clock
@@ -108,6 +130,56 @@ class Context:
         if self._log is None:
             self._log = TaskLog(self._task)
         return self._log
+
+    @property
+    def deps(self) -> Deps_co:
+        """What the app's lifespan gave; None for an app without lifespan."""
+        return self._home.deps
+
+    @overload
+    async def enqueue(
+        self, handler: Handler[..., Any, E] | WithOptions[E], /, *args: E.args, **kwargs: E.kwargs
+    ) -> AcceptedTask: ...
+
+    @overload
+    async def enqueue(
+        self, handler: str, /, payload: Any = None, **options: Unpack[Options]
+    ) -> AcceptedTask: ...
+
+    async def enqueue(self, handler: Any, /, *args: Any, **kwargs: Any) -> AcceptedTask:
+        """Enqueue a task from here: of a handler, called as it would be; or by name, with its payload and options.
+
+        A name that this app has is treated as its handler: its queue and max_retries hold, and its payload is
+        checked. Raises as `Handler.enqueue`.
+        """
+        request = self._request(handler, args, kwargs)
+        return await self._home.enqueuer.enqueue(request)
+
+    @overload
+    def enqueue_sync(
+        self, handler: Handler[..., Any, E] | WithOptions[E], /, *args: E.args, **kwargs: E.kwargs
+    ) -> AcceptedTask: ...
+
+    @overload
+    def enqueue_sync(
+        self, handler: str, /, payload: Any = None, **options: Unpack[Options]
+    ) -> AcceptedTask: ...
+
+    def enqueue_sync(self, handler: Any, /, *args: Any, **kwargs: Any) -> AcceptedTask:
+        """`enqueue` for handlers that are ordinary functions."""
+        return self._home.enqueuer.enqueue_sync(self._request(handler, args, kwargs))
+
+    def _request(self, handler: Any, args: Any, kwargs: Any) -> EnqueueRequest:
+        if isinstance(handler, str):
+            return self._home.request(handler, *args, **kwargs)
+        request: EnqueueRequest = handler.request(args, kwargs)
+        return request
+
+    @property
+    def _home(self) -> App[Deps_co]:
+        if self._app is None:
+            raise RuntimeError("this Context belongs to no app")
+        return self._app
 
     def stop(self) -> None:
         """Make `cancelled` true; for the one who runs the handler."""

@@ -1,7 +1,8 @@
 """Types and JSON: what a parameter's annotation means for its payload, and the strict conversion to it.
 
 msgspec converts; what mentions pydantic is left to pydantic, which is never imported unless an annotation brought it.
-Every conversion that fails raises InvalidPayload with the place in the payload.
+Every conversion that fails raises InvalidPayload with the place in the payload. The way back, from a value to JSON, is
+for the arguments of tasks that are enqueued.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 from jobpipe.work.errors import InvalidPayload
 
 Read = Callable[[bytes], Any]
+Write = Callable[[Any], bytes]
 T = TypeVar("T")
 
 _PYDANTIC = frozenset({"pydantic", "annotated_types"})
@@ -54,6 +56,41 @@ def _pydantic_reader(annotation: Any) -> Read:
             raise InvalidPayload("the payload does not fit: " + _sentence(problems)) from None
 
     return read
+
+
+def writer(annotation: Any) -> Write:
+    """A function from a value for a parameter of the type `annotation` to JSON that its reader takes.
+
+    Raises InvalidPayload for what has no JSON form; whether it fits the type is for the reader to say.
+    """
+    encode = _pydantic_encoder(annotation) if mentions_pydantic(annotation) else _encode
+
+    def write(value: Any) -> bytes:
+        try:
+            return encode(value)
+        except Exception as error:
+            # A value's own code (a property, model_dump) may raise anything.
+            raise InvalidPayload(f"the payload has no JSON form: {error}") from error
+
+    return write
+
+
+def _pydantic_encoder(annotation: Any) -> Write:
+    from pydantic import TypeAdapter
+
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+    # By alias, because validation wants aliases; without warnings, because the reader judges what does not fit.
+    return lambda value: adapter.dump_json(value, by_alias=True, warnings=False)
+
+
+def _json_form(value: Any) -> Any:
+    """msgspec's hook for what it does not know: pydantic's models in the form that pydantic gives them in JSON."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", by_alias=True)
+    raise TypeError(f"objects of type {type(value).__name__} have no JSON form")
+
+
+_encode: Write = msgspec.json.Encoder(enc_hook=_json_form).encode
 
 
 def _sentence(problems: Any) -> str:

@@ -49,7 +49,8 @@ class Executor:
         self.max_result = max_result
         self.cleanup = cleanup
         self.threads = Threads()
-        self._app = app
+        self.app = app
+        self.around = app.around
         self._timeout = timeout
         self._simulate = simulate or simulate_.simulate_handler(random=random)
 
@@ -70,7 +71,7 @@ class Executor:
 
     def find(self, name: str) -> Handler[..., Any] | None:
         """The handler that runs tasks naming `name`; None when this worker has none."""
-        handler = self._app.get(name)
+        handler = self.app.get(name)
         if handler is None and name == simulate_.NAME:
             return self._simulate
         return handler

@@ -1,7 +1,7 @@
 """A function that does the work of tasks, under the name by which tasks ask for it.
 
-Calling a Handler is a plain call of its function. How its payload is bound is worked out at its first use, so that a
-handler may be declared before the types that it names.
+Calling a Handler is a plain call of its function; `enqueue` makes a task of the call instead. How payloads are bound
+is worked out at first use, so that a handler may be declared before the types that it names.
 """
 
 from __future__ import annotations
@@ -9,28 +9,52 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
+
+from msgspec import Raw
 
 from jobpipe.core.retry import RetryPolicy
-from jobpipe.core.task import MAX_DELAY_S
+from jobpipe.core.task import MAX_DELAY_S, MAX_RETRIES_LIMIT
 from jobpipe.work.binding import Binding, binding_of, signature
-from jobpipe.work.errors import BadHandler
+from jobpipe.work.enqueue import AcceptedTask, Enqueuer, EnqueueRequest, Options, Route
+from jobpipe.work.errors import BadHandler, InvalidPayload
+from jobpipe.work.payload import PayloadForm
 
-P = ParamSpec("P")
+# Defaults of type parameters (PEP 696) are for type checkers alone; at run time Python has them from 3.13 on.
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P")
+    E = ParamSpec("E", default=P)
+else:
+    from typing import ParamSpec
+
+    P, E = ParamSpec("P"), ParamSpec("E")
+
+Q = ParamSpec("Q")
 R_co = TypeVar("R_co", covariant=True)
 
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
+_QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
-class Handler(Generic[P, R_co]):
-    """A named function with its timeout in seconds (None: the server's) and retry policy (None: the server's).
+class Handler(Generic[P, R_co, E]):
+    """A named function that is called with P and gives R; E are the parameters that a task's payload fills.
 
-    Raises BadHandler for a name, a timeout or a function that no task could use.
+    `timeout` (seconds) and `retry` are of its runs, `queue` and `max_retries` of the tasks that it enqueues itself;
+    None for the server's. Raises BadHandler for a name, a value or a function that no task could use.
     """
 
     __wrapped__: Callable[P, R_co]
+
+    if not TYPE_CHECKING:
+
+        def __class_getitem__(cls, _: object) -> type:
+            return (
+                cls  # E has its default in the eyes of type checkers only: Handler[..., int] is no error here
+            )
 
     def __init__(
         self,
@@ -39,13 +63,19 @@ class Handler(Generic[P, R_co]):
         *,
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
+        queue: str | None = None,
+        max_retries: int | None = None,
+        route: Route | None = None,
     ) -> None:
         functools.update_wrapper(self, function, updated=())
         self.function = function
         self.name = _name(function, name)
         self.timeout = timeout
         self.retry = retry
+        self.queue = queue
+        self.max_retries = max_retries
         self.is_async = _is_async(function)
+        self._route = route
         _check(self)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
@@ -54,6 +84,60 @@ class Handler(Generic[P, R_co]):
     def __repr__(self) -> str:
         return f"<Handler {self.name}>"
 
+    async def enqueue(self, *args: E.args, **kwargs: E.kwargs) -> AcceptedTask:
+        """Enqueue a task that calls the handler like this; its Context is left out.
+
+        Raises InvalidPayload, before anything is sent, for arguments that the run would refuse, and what the queue
+        refuses: QueueFull, TaskExists, Draining, StorageError...
+        """
+        return await self.enqueuer.enqueue(self.request(args, kwargs))
+
+    def enqueue_sync(self, *args: E.args, **kwargs: E.kwargs) -> AcceptedTask:
+        """`enqueue` for threads that may block: handlers that are ordinary functions, scripts."""
+        return self.enqueuer.enqueue_sync(self.request(args, kwargs))
+
+    def options(self, **options: Unpack[Options]) -> WithOptions[E]:
+        """The handler with options for the tasks to enqueue: `resize.options(delay=60).enqueue(path="a.png")`."""
+        return WithOptions(self, options)
+
+    @property
+    def enqueuer(self) -> Enqueuer:
+        """The way of its tasks. Raises RuntimeError for a handler of no app."""
+        if self._route is None:
+            raise RuntimeError(
+                f"handler '{self.name}' belongs to no app, so nothing leads its tasks to a queue"
+            )
+        return self._route.find()
+
+    def request(
+        self, args: Sequence[object], kwargs: Mapping[str, object], options: Options | None = None
+    ) -> EnqueueRequest:
+        """The task for such a call. Raises InvalidPayload."""
+        try:
+            payload = self._form.pack(args, kwargs)
+        except InvalidPayload as error:
+            raise self._misfit(error) from error.__cause__
+        return self.request_of(payload, options or {})
+
+    def request_of(self, payload: Raw, options: Options) -> EnqueueRequest:
+        """The task with this payload, the handler's own queue and max_retries where the options do not say."""
+        merged: Options = {**options}
+        if merged.get("queue") is None:
+            merged["queue"] = self.queue
+        if merged.get("max_retries") is None:
+            merged["max_retries"] = self.max_retries
+        return EnqueueRequest(self.name, payload, **merged)
+
+    def check(self, payload: Raw) -> None:
+        """Raise InvalidPayload when a run would refuse this payload."""
+        try:
+            self.binding.bind(bytes(payload))
+        except InvalidPayload as error:
+            raise self._misfit(error) from None
+
+    def _misfit(self, error: InvalidPayload) -> InvalidPayload:
+        return InvalidPayload(f"handler '{self.name}': {error}")
+
     @cached_property
     def binding(self) -> Binding:
         """How the payload becomes arguments. Raises BadHandler when the annotations cannot be used."""
@@ -61,6 +145,34 @@ class Handler(Generic[P, R_co]):
             return binding_of(self.function)
         except BadHandler as error:
             raise BadHandler(f"handler '{self.name}': {error}") from error
+
+    @cached_property
+    def _form(self) -> PayloadForm:
+        return PayloadForm(self.function, self.binding)
+
+
+class WithOptions(Generic[Q]):
+    """A handler together with options for the tasks to enqueue; may be kept and used again."""
+
+    def __init__(self, handler: Handler[..., Any, Q], options: Options) -> None:
+        self.handler = handler
+        self._options = options
+
+    async def enqueue(self, *args: Q.args, **kwargs: Q.kwargs) -> AcceptedTask:
+        """As `Handler.enqueue`."""
+        return await self.handler.enqueuer.enqueue(self.request(args, kwargs))
+
+    def enqueue_sync(self, *args: Q.args, **kwargs: Q.kwargs) -> AcceptedTask:
+        """As `Handler.enqueue_sync`."""
+        return self.handler.enqueuer.enqueue_sync(self.request(args, kwargs))
+
+    def options(self, **options: Unpack[Options]) -> WithOptions[Q]:
+        """The same with more options; one that is given again counts."""
+        return WithOptions(self.handler, {**self._options, **options})
+
+    def request(self, args: Sequence[object], kwargs: Mapping[str, object]) -> EnqueueRequest:
+        """The task for such a call. Raises InvalidPayload."""
+        return self.handler.request(args, kwargs, self._options)
 
 
 def _name(function: Callable[..., Any], name: str | None) -> str:
@@ -71,13 +183,7 @@ def _name(function: Callable[..., Any], name: str | None) -> str:
 
 
 def _check(handler: Handler[..., Any]) -> None:
-    timeout = handler.timeout
-    if timeout is not None and not (0 < timeout <= MAX_DELAY_S or timeout == float("inf")):
-        raise BadHandler(f"handler '{handler.name}': its timeout must be above 0 seconds, not {timeout!r}")
-    if handler.retry is not None and not _is_usable(handler.retry):
-        raise BadHandler(
-            f"handler '{handler.name}': its delays must be 0 seconds to ten years: {handler.retry}"
-        )
+    _check_values(handler)
     if _is_generator(handler.function):
         raise BadHandler(
             f"handler '{handler.name}': a generator returns no result; return it instead of yield"
@@ -86,6 +192,20 @@ def _check(handler: Handler[..., Any]) -> None:
         signature(handler.function)
     except (BadHandler, TypeError, ValueError) as error:
         raise BadHandler(f"handler '{handler.name}': {error}") from error
+
+
+def _check_values(handler: Handler[..., Any]) -> None:
+    who, timeout = f"handler '{handler.name}'", handler.timeout
+    if timeout is not None and not (0 < timeout <= MAX_DELAY_S or timeout == float("inf")):
+        raise BadHandler(f"{who}: its timeout must be above 0 seconds, not {timeout!r}")
+    if handler.retry is not None and not _is_usable(handler.retry):
+        raise BadHandler(f"{who}: its delays must be 0 seconds to ten years: {handler.retry}")
+    if handler.queue is not None and not _QUEUE.fullmatch(handler.queue):
+        raise BadHandler(f"{who}: its queue must be 1 to 100 of A-Z a-z 0-9 _ . -, not {handler.queue!r}")
+    if handler.max_retries is not None and not 0 <= handler.max_retries <= MAX_RETRIES_LIMIT:
+        raise BadHandler(
+            f"{who}: its max_retries must be 0 to {MAX_RETRIES_LIMIT}, not {handler.max_retries}"
+        )
 
 
 def _is_usable(policy: RetryPolicy) -> bool:

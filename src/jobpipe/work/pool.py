@@ -38,11 +38,28 @@ class Running(Struct, frozen=True):
     started: int | None
 
 
+class Watcher:
+    """Who is told what a pool does, on the event loop. To be overridden; as it stands it takes no interest."""
+
+    def on_begin(self, lease_ids: Sequence[str]) -> None:
+        """The handlers of these claims start as soon as this returns."""
+
+    def on_settled(self, lease_id: str) -> None:
+        """The outcome of this claim was delivered, or given up."""
+
+    def on_overstay(self, run: Run) -> None:
+        """A run was settled as timed out, and its handler goes on: its worker stays occupied, maybe for ever."""
+
+    def on_spent(self) -> None:
+        """The last of the tasks that this pool may take was claimed."""
+
+
 class Pool:
     """`workers` workers for tasks of `source`, run by `executor`, which the pool closes at its end.
 
     `backoff` says how long to wait after a failed call to the source. `settle_grace` is how many seconds after the
-    end of a drain's deadline (and the handlers' clean-up time) the last settles may take.
+    end of a drain's deadline (and the handlers' clean-up time) the last settles may take. After `max_tasks` tasks
+    (0: no limit) nothing more is claimed.
     """
 
     def __init__(
@@ -53,6 +70,8 @@ class Pool:
         *,
         backoff: RetryPolicy = BACKOFF,
         settle_grace: float = SETTLE_GRACE_S,
+        max_tasks: int = 0,
+        watcher: Watcher | None = None,
         random: Callable[[], float] = random_.random,
     ) -> None:
         self.workers = workers
@@ -60,6 +79,8 @@ class Pool:
         self._executor = executor
         self._backoff = backoff
         self._settle_grace = settle_grace
+        self._left = max_tasks or None
+        self._watcher = watcher or Watcher()
         self._random = random
         self._runs: dict[str, Run] = {}
         self._open = 0
@@ -84,6 +105,11 @@ class Pool:
         return [
             Running(run.claim.task.id, run.claim.task.handler, run.started) for run in self._runs.values()
         ]
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs that hold a worker. May be read from any thread."""
+        return list(self._runs.values())
 
     def start(self) -> None:
         """Begin to claim, on the running event loop. Does nothing when started or drained before."""
@@ -119,7 +145,7 @@ class Pool:
 
     async def _claim(self) -> None:
         failures = 0
-        while not self._draining:
+        while not self._draining and self._left != 0:
             limit = self._free()
             if limit <= 0:
                 self._room.clear()
@@ -132,7 +158,7 @@ class Pool:
                 await self._pause("claim", failures, error)
                 continue
             if not claims:
-                logger.info("the source gives no more tasks: claiming ends")
+                logger.debug("the source gives no more tasks: claiming ends")
                 return
             failures = 0
             self._take(claims)
@@ -141,9 +167,11 @@ class Pool:
         """How many tasks may be claimed now: none while one has the process to itself, or too many settles wait."""
         if self._alone or self._running_alone or len(self._settles) >= SETTLES_PER_WORKER * self.workers:
             return 0
-        return self.workers - len(self._runs)
+        free = self.workers - len(self._runs)
+        return free if self._left is None else min(free, self._left)
 
     def _take(self, claims: Sequence[Claim]) -> None:
+        together: list[Run] = []
         for claim in claims:
             run = self._runs[claim.lease_id] = self._executor.prepare(claim, self)
             self._open += 1
@@ -152,14 +180,31 @@ class Pool:
             elif claim.alone:
                 self._alone.append(run)
             else:
-                run.begin()
+                together.append(run)
+        self._begin(together)
         self._begin_alone()
+        self._spend(len(claims))
+
+    def _begin(self, runs: Sequence[Run]) -> None:
+        if not runs:
+            return
+        # Told before: a handler may take the whole process down with its first line.
+        self._watcher.on_begin([run.claim.lease_id for run in runs])
+        for run in runs:
+            run.begin()
+
+    def _spend(self, claimed: int) -> None:
+        if self._left is None:
+            return
+        self._left = max(0, self._left - claimed)
+        if self._left == 0:
+            self._watcher.on_spent()
 
     def _begin_alone(self) -> None:
         """Begin the next task that must have the process to itself, once no other holds a worker."""
         if self._alone and len(self._runs) == len(self._alone):
             self._running_alone = True
-            self._alone.popleft().begin()
+            self._begin([self._alone.popleft()])
 
     # --- ending ---
 
@@ -175,6 +220,10 @@ class Pool:
             self._alone.remove(run)
         asyncio.get_running_loop().call_soon(self._free_worker, run)
 
+    def on_overstay(self, run: Run) -> None:
+        """Pass on that a worker may be occupied for ever: a pool cannot help it, its process's owner can."""
+        self._watcher.on_overstay(run)
+
     def _free_worker(self, run: Run) -> None:
         del self._runs[run.claim.lease_id]
         if len(self._runs) == len(self._alone):
@@ -187,6 +236,7 @@ class Pool:
             await self._settle(run.claim, outcome)
         finally:
             self._settles.pop(run, None)
+            self._watcher.on_settled(run.claim.lease_id)
             self._room.set()
             if self._draining:
                 self._check_drained()

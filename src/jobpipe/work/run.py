@@ -17,6 +17,7 @@ from jobpipe.core.task import Claim
 from jobpipe.work.context import Context
 from jobpipe.work.errors import UnknownHandler
 from jobpipe.work.handler import Handler
+from jobpipe.work.middleware import around, start_in
 from jobpipe.work.outcomes import hung, raised, returned, timed_out
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Run:
         "_context",
         "_executor",
         "_handler",
+        "_in_thread",
         "_observer",
         "_released",
         "_timed_out",
@@ -82,7 +84,7 @@ class Run:
         self._context: Context | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._asyncio_task: asyncio.Task[None] | None = None
-        self._timed_out = self._cancelled = self._released = False
+        self._timed_out = self._cancelled = self._released = self._in_thread = False
 
     # --- the way of a run ---
 
@@ -99,18 +101,36 @@ class Run:
         if self.timeout != INFINITY:
             self.deadline = executor.clock.monotonic() + self.timeout
             self._timer = loop.call_later(self.timeout, self._time_out)
-        if handler.is_async:
+        if handler.is_async or executor.around:
             self._asyncio_task = loop.create_task(self._await(handler))
         else:
             self._start_thread(handler, loop)
 
     async def _await(self, handler: Handler[..., Any]) -> None:
         try:
-            value = await handler.function(**self._arguments(handler))
+            if middleware := self._executor.around:
+                value = await around(middleware, self._new_context(), lambda: self._innermost(handler))
+            else:
+                value = await handler.function(**self._arguments(handler))
             outcome = returned(value, self._executor.max_result)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its run's outcome
             outcome = raised(error, self._backoff)
         self._end(outcome)
+
+    async def _innermost(self, handler: Handler[..., Any]) -> Any:
+        """What the last middleware calls: the handler."""
+        if handler.is_async:
+            return await handler.function(**self._arguments(handler))
+        self._in_thread = True
+        try:
+            called = await start_in(
+                self._executor.threads, lambda: handler.function(**self._arguments(handler))
+            )
+        finally:
+            self._in_thread = False
+            if self.reported and self._asyncio_task is not None:
+                self._asyncio_task.cancel()  # the interruption that the thread did not get is the middleware's
+        return called()
 
     def _start_thread(self, handler: Handler[..., Any], loop: asyncio.AbstractEventLoop) -> None:
         variables = contextvars.copy_context()
@@ -132,13 +152,15 @@ class Run:
         binding = handler.binding
         arguments = binding.bind(self.claim.task.payload)
         if binding.contexts:
-            arguments.update(dict.fromkeys(binding.contexts, self._new_context()))
+            arguments.update(dict.fromkeys(binding.contexts, self._context or self._new_context()))
         return arguments
 
     def _new_context(self) -> Context:
         clock, timeout = self._executor.clock, self.timeout
         limit = None if timeout == INFINITY else timeout
-        self._context = context = Context(self.claim.task, limit, clock.monotonic(), clock)
+        self._context = context = Context(
+            self.claim.task, limit, clock.monotonic(), clock, self._executor.app
+        )
         # A thread may be here while the loop interrupts the run: the flags are read after the context is in place, and
         # the loop sets them before it looks for one, so one of the two sees the other.
         if self._timed_out or self._cancelled or self._released:
@@ -191,7 +213,7 @@ class Run:
     def _time_out(self) -> None:
         self._timed_out = True
         self._interrupt()
-        if self._asyncio_task is None:
+        if not self._stoppable:
             self._give_up()  # a thread cannot be stopped: there is nothing to wait for
         self._timer = asyncio.get_running_loop().call_later(self._executor.cleanup, self._overstay)
 
@@ -203,11 +225,17 @@ class Run:
         if self._context is not None:
             self._context.stop()
         if self._asyncio_task is not None:
+            if self._in_thread:
+                return
             # Cancelled before its first step, a coroutine runs none of its lines, so none that would tell its end.
             self._asyncio_task.add_done_callback(self._end_unentered)
             self._asyncio_task.cancel()
         elif self.started is None:
             self._end(_INTERRUPTED)
+
+    @property
+    def _stoppable(self) -> bool:
+        return self._asyncio_task is not None and not self._in_thread
 
     def _end_unentered(self, _: asyncio.Task[None]) -> None:
         if not self.ended:
@@ -219,7 +247,7 @@ class Run:
             return
         if self._timer is not None:
             self._timer.cancel()
-        if self._asyncio_task is None:
+        if not self._stoppable:
             self._give_up()
         else:
             self._timer = asyncio.get_running_loop().call_later(cleanup, self._give_up)

@@ -1,0 +1,107 @@
+"""What a server is made of, without a listener of its own: storage, queue, upkeep, workers and the ASGI application.
+
+`jobpipe.server` adds sockets and signals to it, `jobpipe.embed` gives it to other people's programs. The calls come in
+the order `prepare`, `open`, `start`, `drain`, `close`; the last may come after any of them, and twice.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from jobpipe.clock import Clock, SystemClock
+from jobpipe.core.errors import StorageBroken
+from jobpipe.core.lifecycle import Policy
+from jobpipe.core.retry import RetryPolicy
+from jobpipe.engine.maintenance import Alarm, Pruner, Rescuer
+from jobpipe.engine.queue import TaskQueue
+from jobpipe.http.app import create_app
+from jobpipe.http.config import HttpConfig
+from jobpipe.own_workers import new_token, own_workers
+from jobpipe.settings import Settings, masked
+from jobpipe.storage import open_storage
+from jobpipe.work.app import App
+
+
+class Parts:
+    """`app` is an App to run in this process, or the name of one to run in worker processes.
+
+    None serves the built-in `simulate` alone.
+    """
+
+    def __init__(self, settings: Settings, app: App | str | None, clock: Clock | None = None) -> None:
+        self.settings = settings
+        clock = clock or SystemClock()
+        self._storage = open_storage(
+            settings.store, capacity=settings.queue_size, max_queues=settings.max_queues, clock=clock
+        )
+        retry = RetryPolicy(settings.retry_base, settings.retry_jitter, settings.retry_cap)
+        self.queue = TaskQueue(
+            self._storage,
+            policy=Policy(retry, settings.max_lost),
+            default_timeout=settings.timeout,
+            clock=clock,
+        )
+        rescuer = Rescuer(self.queue, self._storage)
+        pruner = Pruner(self._storage, settings.retention, settings.retention_failed)
+        self._rescue = Alarm("rescuer", rescuer.run_once, clock)
+        self._prune = Alarm("pruner", pruner.run_once, clock)
+        token = new_token()
+        self.workers = own_workers(settings, app, self.queue, clock, token)
+        rescuer.on_rescue = self.workers.rescued
+        self.asgi = create_app(
+            self.queue, _http_config(settings, app is not None, clock, token), self.workers.counts
+        )
+
+    async def prepare(self) -> None:
+        """Have the app loaded where it is going to run. Raises AppNotFound, LifespanFailed or NotReady."""
+        await self.workers.open()
+
+    async def open(self) -> None:
+        """Open the storage. Raises StorageRefused."""
+        await self.queue.open()
+
+    def start(self) -> None:
+        """Start the upkeep and the workers."""
+        self._rescue.start()
+        self._prune.start()
+        self.queue.on_lease = self._rescue.ring_within
+        keep = min(self.settings.retention, self.settings.retention_failed)
+        if keep != float("inf"):
+            self.queue.on_finish = lambda: self._prune.ring_within(keep + 1.0 if keep else 0.0)
+        self.queue.listen_to_cancels(lambda _task_id, lease_id: self.workers.cancel(lease_id))
+        self.workers.start()
+
+    async def wait_broken(self) -> StorageBroken:
+        """Sleep until the store must not be trusted any more, and say why; for ever while all is well."""
+        return await self._storage.wait_broken()
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing new, finish what runs within `seconds`, release the rest. The earliest deadline holds."""
+        self.queue.drain()
+        await self.workers.drain(seconds)
+
+    async def close(self) -> None:
+        """Close all that was opened, in reverse. Raises LifespanFailed, at the end, when the app's did not end."""
+        try:
+            await self.workers.close()
+        finally:
+            await self._rescue.stop()
+            await self._prune.stop()
+            await self.queue.close()
+
+
+def _http_config(settings: Settings, has_app: bool, clock: Clock, token: str) -> HttpConfig:
+    return HttpConfig(
+        version=version("jobpipe"),
+        store=masked(settings.store),
+        max_body=settings.max_body,
+        max_batch_body=settings.max_batch_body,
+        enqueue_status=settings.enqueue_status,
+        default_handler="simulate" if settings.pool and not has_app else "default",
+        max_retries=settings.max_retries,
+        allowed_hosts=settings.allowed_hosts,
+        queue_size=settings.queue_size,
+        lease=settings.lease,
+        local_token=token,
+        clock=clock,
+    )

@@ -1,0 +1,127 @@
+"""The queue's side of a test: a TaskQueue over a store in memory, on an event loop in a thread of its own.
+
+There it can be asked from everywhere, by tests with and without asyncio, by handlers in threads, and by a web
+application that its test client runs on another loop. All calls wait for their answers, so nothing happens by chance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from jobpipe.client import Task
+from jobpipe.client.tasks import task_decoder
+from jobpipe.clock import Clock
+from jobpipe.core.errors import JobpipeError, NotFound
+from jobpipe.core.lifecycle import Outcome, Policy
+from jobpipe.core.task import Claim, Status
+from jobpipe.core.task import Task as StoredTask
+from jobpipe.engine import TaskFilter
+from jobpipe.engine.queue import Report, TaskQueue
+from jobpipe.enqueuing import LocalEnqueuer
+from jobpipe.storage import open_storage
+from jobpipe.wire import Defaults, encode_task
+
+T = TypeVar("T")
+
+WORKER = "test"
+PAGE = 1000
+
+
+class Backstage:
+    """A queue of its own, from `start` to `stop`; `capacity` bounds each queue, `random` gives the retries' jitter."""
+
+    def __init__(
+        self, clock: Clock, policy: Policy, *, capacity: int, max_retries: int, random: Callable[[], float]
+    ) -> None:
+        self._clock = clock
+        self._policy = policy
+        self._capacity = capacity
+        self._max_retries = max_retries
+        self._random = random
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="jobpipe-test", daemon=True)
+
+    def start(self, on_cancel: Callable[[str], None]) -> None:
+        """Open the queue; `on_cancel(lease_id)` is called when cancelling a running task is asked for."""
+        self._thread.start()
+        self._call(self._open(on_cancel))
+
+    async def _open(self, on_cancel: Callable[[str], None]) -> None:
+        storage = open_storage("memory:", capacity=self._capacity, clock=self._clock)
+        self._queue = TaskQueue(storage, policy=self._policy, clock=self._clock, random=self._random)
+        await self._queue.open()
+        self._queue.listen_to_cancels(lambda _id, lease_id: on_cancel(lease_id))
+        self.enqueuer = LocalEnqueuer(self._queue, Defaults(max_retries=self._max_retries), self._clock)
+
+    def stop(self) -> None:
+        """Close the queue and end its thread."""
+        self._call(self._queue.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    # --- working ---
+
+    def claim(self) -> Claim | None:
+        """The next task that is due now."""
+        claims = self._call(self._queue.claim(WORKER, 1))
+        return claims[0] if claims else None
+
+    def settle(self, claim: Claim, outcome: Outcome) -> None:
+        """Write what became of it."""
+        report = Report(claim.task.id, claim.lease_id, outcome)
+        (answer,) = self._call(self._queue.settle([report]))
+        if isinstance(answer, JobpipeError):
+            raise answer
+
+    def next_due(self) -> int | None:
+        """When the next waiting task is due, in milliseconds; None when none waits."""
+        waiting = self._call(self._stored(TaskFilter(status=Status.QUEUED)))
+        return min((task.run_at for task in waiting), default=None)
+
+    # --- looking and steering ---
+
+    def tasks(self, where: TaskFilter) -> list[Task]:
+        """Matching tasks in the order in which they were enqueued."""
+        return [_shown(task) for task in reversed(self._call(self._stored(where)))]
+
+    def get(self, id: str) -> Task:
+        """The task as it is now. Raises NotFound."""
+        (task,) = self._call(self._queue.get([id]))
+        if task is None:
+            raise NotFound(f"no task has the id '{id}'")
+        return _shown(task)
+
+    def cancel(self, id: str) -> Task:
+        """As over HTTP. Raises AlreadyFinished, NotFound."""
+        (answer,) = self._call(self._queue.cancel([id]))
+        if isinstance(answer, JobpipeError):
+            raise answer
+        return _shown(answer.task)
+
+    def retry(self, id: str) -> Task:
+        """As over HTTP. Raises NotRetryable, NotFound."""
+        (answer,) = self._call(self._queue.retry([id]))
+        if isinstance(answer, JobpipeError):
+            raise answer
+        return _shown(answer)
+
+    async def _stored(self, where: TaskFilter) -> Sequence[StoredTask]:
+        found: list[StoredTask] = []
+        before: int | None = None
+        while True:
+            page = await self._queue.page(where, PAGE, before)
+            found += page.tasks
+            before = page.next_seq
+            if before is None:
+                return found
+
+    def _call(self, call: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
+
+def _shown(task: StoredTask) -> Task:
+    return task_decoder.decode(encode_task(task)).task()

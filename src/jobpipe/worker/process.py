@@ -1,0 +1,247 @@
+"""A worker process, composed: app, source, pool, watchdog, and the pipes to its parent.
+
+It lives until it is told to drain, or until it must be replaced: after its last allowed task, after a handler that
+would not end, after a signal of somebody else's. A hanging event loop is left behind by `os._exit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from http.client import HTTPException
+from importlib.metadata import version
+
+from jobpipe.client.address import authorization, parse_address
+from jobpipe.client.remote_source import RemoteSource
+from jobpipe.clock import Clock, SystemClock
+from jobpipe.core.task import Claim
+from jobpipe.enqueuing import RemoteEnqueuer
+from jobpipe.logs import configure
+from jobpipe.loop import loop_factory
+from jobpipe.supervisor.orders import (
+    BEGIN,
+    CANCEL,
+    CLEANUP_S,
+    DRAIN,
+    END,
+    ERROR,
+    EXIT_APP,
+    EXIT_REPLACE,
+    READY,
+    Orders,
+    order,
+)
+from jobpipe.work.app import App
+from jobpipe.work.errors import AppNotFound
+from jobpipe.work.executor import Executor
+from jobpipe.work.lifespan import LifespanFailed
+from jobpipe.work.loading import load_app
+from jobpipe.work.pool import Pool, Watcher
+from jobpipe.work.run import INFINITY, Run
+from jobpipe.work.simulate import simulate_handler
+from jobpipe.worker import last_words
+from jobpipe.worker.kin import die_with, go_first
+from jobpipe.worker.pipes import Pipes
+from jobpipe.worker.watchdog import Watchdog
+
+log = logging.getLogger("jobpipe.worker")
+
+LOCAL_HEADER = "x-jobpipe-local"
+EARLY_CANCELS = 1000
+END_S = 0.05
+"""How long ends are gathered for one message: only the parent's view of what is busy waits for them."""
+EXIT_S = 5.0
+"""How long threads and exit functions of the app may hold the exit."""
+
+
+def main() -> int:
+    """Be a worker process until told otherwise; its exit code."""
+    pipes = Pipes()
+    orders = pipes.orders()
+    die_with(orders.parent)
+    go_first()
+    configure(orders.log_level, orders.log_format)
+    try:
+        app = App() if orders.app is None else load_app(orders.app)
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            code = runner.run(_work(orders, app, pipes))
+    except (AppNotFound, LifespanFailed) as error:
+        pipes.send(order(ERROR, *str(error).split()))
+        code = EXIT_APP
+    _leave_within(EXIT_S, code)
+    return code
+
+
+async def _work(orders: Orders, app: App, pipes: Pipes) -> int:
+    return await WorkerProcess(orders, app, pipes).run()
+
+
+def _leave_within(seconds: float, code: int) -> None:
+    """Exit in order, but in any case: what the app left behind must not hold the place of a successor."""
+    net = threading.Timer(seconds, _leave, (code,))
+    net.daemon = True
+    net.start()
+
+
+def _leave(code: int) -> None:
+    """Exit now, whatever still runs."""
+    logging.shutdown()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(code)
+
+
+class WorkerProcess(Watcher):
+    """What runs in a worker process, on its event loop."""
+
+    def __init__(self, orders: Orders, app: App, pipes: Pipes, clock: Clock | None = None) -> None:
+        self._orders = orders
+        self._app = app
+        self._pipes = pipes
+        self._clock = clock or SystemClock()
+        self._loop = asyncio.get_running_loop()
+        self.worker = f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(2)}"
+        self._address = parse_address(orders.url)
+        self._headers = {} if orders.token is None else {LOCAL_HEADER: orders.token}
+        self._executor = _executor(orders, app, self._clock)
+        self._source = RemoteSource(
+            orders.url,
+            self.worker,
+            queues=sorted(orders.queues) if orders.queues else ("*",),
+            lease_s=orders.lease,
+            key=orders.key,
+            headers=self._headers,
+            timeout_of=self._own_timeout,
+            version=version("jobpipe"),
+        )
+        self._source.on_cancel = self._source.on_lost = self._cancel
+        self._pool = Pool(
+            self._source, self._executor, orders.workers, max_tasks=orders.max_tasks, watcher=self
+        )
+        self._watchdog = Watchdog(
+            self._loop, lambda: self._pool.runs, CLEANUP_S + 0.25, self._on_hang, self._clock
+        )
+        self._early_cancels: OrderedDict[str, None] = OrderedDict()
+        self._ends: list[str] = []
+        self._code = 0
+        self._drains: set[asyncio.Task[None]] = set()
+        self._ended = asyncio.Event()
+
+    async def run(self) -> int:
+        """Work until drained; the exit code. Raises LifespanFailed when the app's lifespan does not begin or end."""
+        self._pipes.listen(lambda word, rest: self._loop.call_soon_threadsafe(self._hear, word, rest))
+        enqueuer = RemoteEnqueuer(self._orders.url, key=self._orders.key)
+        async with self._app.running(enqueuer):
+            self._pipes.send(order(READY, self.worker))
+            if sys.platform != "win32":
+                self._loop.add_signal_handler(signal.SIGTERM, self._retire, self._orders.grace)
+            self._watchdog.start()
+            self._pool.start()
+            await self._ended.wait()
+            _leave_within(self._orders.grace + EXIT_S, self._code)
+        await self._source.close()
+        await enqueuer.close()
+        if self._pool.busy:
+            _leave(self._code)  # a handler goes on: the loop's own end would wait for it
+        return self._code
+
+    def _own_timeout(self, claim: Claim) -> float | None:
+        handler = self._executor.find(claim.task.handler)
+        return None if handler is None else handler.timeout
+
+    def _hear(self, word: str, rest: str) -> None:
+        if word == CANCEL:
+            self._cancel(rest)
+        elif word == DRAIN:
+            self._drain(float(rest))
+
+    def _cancel(self, lease_id: str) -> bool:
+        if self._pool.cancel(lease_id):
+            return True
+        # The word may overtake the claim itself, which comes another way.
+        self._early_cancels[lease_id] = None
+        if len(self._early_cancels) > EARLY_CANCELS:
+            self._early_cancels.popitem(last=False)
+        return False
+
+    # --- leaving ---
+
+    def _retire(self, seconds: float) -> None:
+        """Leave of its own accord: another process is to take this one's place."""
+        if not self._drains:
+            self._code = EXIT_REPLACE
+        self._drain(seconds)
+
+    def _drain(self, seconds: float) -> None:
+        task = self._loop.create_task(self._drained(seconds))
+        self._drains.add(task)
+
+    async def _drained(self, seconds: float) -> None:
+        await self._pool.drain(seconds)
+        self._ended.set()
+
+    # --- told by the pool ---
+
+    def on_begin(self, lease_ids: Sequence[str]) -> None:
+        self._send_ends()
+        self._pipes.send(order(BEGIN, *lease_ids))
+        self._watchdog.notice()
+        if self._early_cancels:
+            for lease_id in lease_ids:
+                if lease_id in self._early_cancels:
+                    del self._early_cancels[lease_id]
+                    self._loop.call_soon(self._pool.cancel, lease_id)
+
+    def on_settled(self, lease_id: str) -> None:
+        if not self._ends:
+            self._loop.call_later(END_S, self._send_ends)
+        self._ends.append(lease_id)
+
+    def _send_ends(self) -> None:
+        if self._ends:
+            self._pipes.send(order(END, *self._ends))
+            self._ends.clear()
+
+    def on_spent(self) -> None:
+        self._retire(INFINITY)
+
+    def on_overstay(self, run: Run) -> None:
+        task = run.claim.task
+        log.error("task %s: handler %s outlived its timeout; replacing its process", task.id, task.handler)
+        self._retire(self._orders.grace)
+
+    # --- told by the watchdog, in its thread ---
+
+    def _on_hang(self, runs: Sequence[Run], guilty: Sequence[Run]) -> None:
+        """Say what can be said without the event loop, and leave it."""
+        for run in guilty:
+            task = run.claim.task
+            log.error(
+                "task %s: handler %s blocks the event loop; replacing its process", task.id, task.handler
+            )
+        outcomes = [(run.claim, run.judge_hung(guilty=run in guilty)) for run in runs]
+        try:
+            last_words.tell(self._address, self._headers | authorization(self._orders.key), outcomes)
+        except (OSError, HTTPException) as error:
+            log.error("its outcome could not be delivered: %s", error)
+        os._exit(EXIT_REPLACE)
+
+
+def _executor(orders: Orders, app: App, clock: Clock) -> Executor:
+    return Executor(
+        app,
+        timeout=INFINITY if orders.timeout is None else orders.timeout,
+        max_result=orders.max_result,
+        cleanup=CLEANUP_S,
+        simulate=simulate_handler(*orders.simulate),
+        clock=clock,
+    )
