@@ -16,7 +16,7 @@ from jobpipe.engine import maintenance
 from jobpipe.engine.maintenance import Alarm, Pruner, Rescuer
 from jobpipe.engine.queue import Heartbeat, Report, TaskQueue
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import Settled, Storage
+from jobpipe.storage.base import LostClaim, Settled, Storage
 
 DONE = Outcome(Kind.DONE)
 
@@ -192,6 +192,27 @@ async def test_heartbeats_do_not_keep_a_run_beyond_its_timeout_and_one_lease(
     assert task.last_error is not None
     assert (task.last_error.type, task.failures, task.lost) == ("timed_out", 1, 0)
     assert clock.monotonic() - 1000 <= 60 + 30
+
+
+async def test_a_claim_settled_between_the_look_and_the_rescue_was_not_lost(
+    rescuer: Rescuer, queue: TaskQueue, storage: Storage, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (claim,) = await lease(queue, "a")
+    clock.advance(30)
+    look = storage.lost
+    told: list[object] = []
+    rescuer.on_rescue = told.append
+
+    async def settled_meanwhile(limit: int) -> list[LostClaim]:
+        lost = await look(limit)
+        await queue.settle([Report("a", claim.lease_id, DONE)])
+        return lost
+
+    monkeypatch.setattr(storage, "lost", settled_meanwhile)
+    await rescuer.run_once(clock.now())
+    task = await get(queue, "a")
+    assert (task.status, task.lost) == (Status.DONE, 0)
+    assert (rescuer.rescued, told) == (0, [])
 
 
 async def test_the_failure_that_ends_a_task_tells_who_waits_for_it(

@@ -292,6 +292,30 @@ async def test_two_future_tasks_that_fall_due_together_are_both_given(
     await send_home(workers)
 
 
+async def test_a_task_that_falls_due_while_a_worker_looks_is_not_slept_over(
+    queue: TaskQueue, spy: Spy, clock: ManualClock
+) -> None:
+    await enqueue(queue, "a", run_at=clock.now() + 5)
+    held, go = spy.hold("claim")
+    worker = Waiting(queue)
+    await soon(held.wait())  # nothing is due yet, it is about to be told
+    clock.advance(0.005)
+    go.set()
+    assert await worker.ids() == ["a"]
+
+
+async def test_what_one_worker_leaves_reaches_one_who_takes_its_queue(
+    queue: TaskQueue, clock: ManualClock
+) -> None:
+    (everything,) = await line(queue, 1)
+    (z,) = await line(queue, 1, "z")
+    (x,) = await line(queue, 1, "x")
+    await enqueue(queue, "a", "b", queue="x", run_at=clock.now() + 5)
+    clock.advance(0.005)
+    assert sorted([*(await everything.ids()), *(await x.ids())]) == ["a", "b"]
+    await send_home([z])
+
+
 @pytest.mark.parametrize("how", ["released", "failed", "retried", "backoff"])
 async def test_a_task_that_comes_back_is_given_to_who_waits(
     queue: TaskQueue, clock: ManualClock, how: str
@@ -318,6 +342,16 @@ async def test_a_woken_worker_that_went_away_passes_its_wake_on(queue: TaskQueue
     assert await second.ids() == ["a"]
     task = await get(queue, "a")
     assert (task.status, task.attempts) == (Status.RUNNING, 1)
+
+
+async def test_a_wake_passed_on_reaches_one_who_takes_the_queue(queue: TaskQueue) -> None:
+    (everything,) = await line(queue, 1)
+    (z,) = await line(queue, 1, "z")
+    (x,) = await line(queue, 1, "x")
+    await enqueue(queue, "a", queue="x")  # the first is woken, but has not looked yet
+    everything.task.cancel()
+    assert await x.ids() == ["a"]
+    await send_home([z])
 
 
 async def test_a_woken_worker_whose_look_fails_passes_its_wake_on(queue: TaskQueue, spy: Spy) -> None:

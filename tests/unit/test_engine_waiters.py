@@ -120,6 +120,15 @@ async def test_a_wake_is_passed_only_to_one_who_takes_the_same_queue(waiters: Cl
     await end([b, a2])
 
 
+async def test_a_wake_that_is_passed_on_reaches_one_who_can_use_it(waiters: ClaimWaiters) -> None:
+    everything, z, x = [await Sleeper(waiters, *queues).asleep() for queues in ((), ("z",), ("x",))]
+    waiters.ready("x", 1)
+    assert woken([everything, z, x]) == [0]
+    await everything.go()
+    assert x.woken
+    await end([z, x])
+
+
 async def test_a_worker_that_leaves_unwoken_keeps_the_order_of_the_others(waiters: ClaimWaiters) -> None:
     line = await crowd(waiters, 4)
     waiters.leave(line[1].waiter)
@@ -240,6 +249,15 @@ async def test_a_task_due_later_that_comes_during_a_look_is_not_slept_over(
     clock.advance(0.005)
     assert await asyncio.wait_for(waiters.wait(waiter, None, None), 1) is True
     waiters.leave(waiter)
+
+
+@pytest.mark.parametrize("ago_ms", [0, 1, 3_600_000])
+async def test_what_fell_due_while_the_answer_was_under_way_is_not_slept_over(
+    waiters: ClaimWaiters, clock: ManualClock, ago_ms: int
+) -> None:
+    sleeper = await Sleeper(waiters, next_due=clock.now() - ago_ms).asleep()
+    assert await asyncio.wait_for(sleeper.sleeping, 1) is True
+    await end([sleeper])
 
 
 async def test_everybody_whose_task_is_due_is_woken_in_the_end(

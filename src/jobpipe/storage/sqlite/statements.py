@@ -2,7 +2,8 @@
 
 Every statement hands out at most one row: apsw gives the GIL up at every row and must win it back from busy Python
 threads, so that a batch of 256 rows takes fifty times as long as one row that holds them all. So batches go in as one
-JSON array (`json_each`) and come out as one (`json_group_array`). Payloads and results travel beside the JSON, as one
+JSON array (`json_each`) and come out as one (`json_group_array`). Rows of many columns go through `jsonb_each`, which
+parses a row once instead of once a column: 3.4 instead of 4.8 us a row. Payloads and results travel beside the JSON, as one
 blob with offsets, because JSON inside SQLite would lose bytes (1.10 becomes 1.1).
 """
 
@@ -20,7 +21,7 @@ INSERT INTO tasks (seq, id, handler, queue, payload, priority, status, attempts,
                    timeout, run_at, created_at, traceparent)
 SELECT value->>0, value->>1, value->>2, value->>3, substr(?2, value->>4, value->>5), value->>6, 0, 0, 0, 0,
        value->>7, value->>8, value->>9, value->>10, value->>11
-  FROM json_each(?1) WHERE true
+  FROM jsonb_each(?1) WHERE true
     ON CONFLICT (id) DO NOTHING
 """
 
@@ -74,7 +75,7 @@ UPDATE tasks SET status = v.status, run_at = v.run_at, attempts = v.attempts, fa
                value->>4 AS attempts, value->>5 AS failures, value->>6 AS lost, value->>7 AS finished_at,
                value->>8 AS result_at, value->>9 AS result_len, value->>10 AS error, value->>11 AS keep_lease,
                value->>12 AS settled, value->>13 AS cancel
-          FROM json_each(?1)) AS v
+          FROM jsonb_each(?1)) AS v
  WHERE tasks.seq = v.seq AND tasks.status = 1 AND tasks.lease_id = v.lease_id AND tasks.cancel_requested = v.cancel
 """
 
