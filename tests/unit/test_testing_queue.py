@@ -259,11 +259,11 @@ async def test_a_lifespan_that_cannot_begin_fails_the_test_and_leaves_nothing_be
         raise OSError("no database")
         yield
 
-    app = App(lifespan=lifespan)
+    app, before = App(lifespan=lifespan), set(threading.enumerate())
     with pytest.raises(LifespanFailed, match="no database"):
         async with TestQueue(app):
             pytest.fail("it began")
-    assert not _threads()
+    assert not _left_behind(before)
 
 
 async def test_retries_of_a_handlers_own_wish_are_waited_for() -> None:
@@ -282,19 +282,20 @@ async def test_retries_of_a_handlers_own_wish_are_waited_for() -> None:
         assert queue.task(task.id).result == 2
 
 
-def _threads() -> list[str]:
-    left = [thread for thread in threading.enumerate() if thread.name.startswith("jobpipe")]
-    for thread in left:
+def _left_behind(before: set[threading.Thread]) -> list[str]:
+    new = set(threading.enumerate()) - before
+    for thread in new:
         thread.join(5)  # one that was told to end may need a moment for it
-    return [thread.name for thread in left if thread.is_alive()]
+    return [thread.name for thread in new if thread.is_alive()]
 
 
 async def test_no_thread_is_left_behind() -> None:
+    before = set(threading.enumerate())
     async with TestQueue(app) as queue:
         await double.enqueue(1)
         await queue.drain()
-        assert len(threading.enumerate()) > 1
-    assert not _threads()
+        assert set(threading.enumerate()) - before
+    assert not _left_behind(before)
 
 
 async def test_afterwards_the_app_leads_where_it_led_before() -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from jobpipe.clock import Clock
 from jobpipe.core.errors import StorageError
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.engine.queue import Report, TaskQueue
-from jobpipe.storage.base import LostClaim, Storage
+from jobpipe.storage.base import LostClaim, Settled, Storage
 
 log = logging.getLogger("jobpipe.maintenance")
 
@@ -40,14 +40,24 @@ class Rescuer:
         """Rescue one slice; answer the seconds until there may be more to do, None for not before a new lease."""
         lost = await self._storage.lost(RESCUE_SLICE)
         if lost:
-            await self._queue.rescue([self._report(claim) for claim in lost])
-            self.rescued += len(lost)
-            for claim in lost:
-                self.on_rescue(claim)
-            log.warning("rescued %d tasks whose worker was lost", len(lost))
+            await self._rescue(lost)
         if len(lost) == RESCUE_SLICE:
             return PAUSE_S
         return await self._storage.next_expiry()
+
+    async def _rescue(self, lost: Sequence[LostClaim]) -> None:
+        answers = await self._queue.rescue([self._report(claim) for claim in lost])
+        # A holder may have settled while its claim was looked at: that one was not lost.
+        rescued = [
+            claim
+            for claim, answer in zip(lost, answers, strict=True)
+            if isinstance(answer, Settled) and not answer.repeated
+        ]
+        self.rescued += len(rescued)
+        for claim in rescued:
+            self.on_rescue(claim)
+        if rescued:
+            log.warning("rescued %d tasks whose worker was lost", len(rescued))
 
     def _report(self, claim: LostClaim) -> Report:
         return Report(claim.task.id, claim.lease_id, self._outcome(claim))

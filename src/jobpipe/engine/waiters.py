@@ -44,7 +44,10 @@ class Waiter:
         return self.queues is None or queues is None or not self.queues.isdisjoint(queues)
 
     def covers(self, other: Waiter) -> bool:
-        return self.queues is None or (other.queues is not None and other.queues <= self.queues)
+        return self.covers_all(other.queues)
+
+    def covers_all(self, queues: frozenset[str] | None) -> bool:
+        return self.queues is None or (queues is not None and queues <= self.queues)
 
 
 class ClaimWaiters:
@@ -104,7 +107,7 @@ class ClaimWaiters:
         for other in self._line:
             if waiter.covers(other):
                 other.next_due = bound
-        if bound is not None and bound > self._now():
+        if bound is not None:
             self._arm(bound)
 
     def ready(self, queue: str, n: int) -> None:
@@ -123,10 +126,16 @@ class ClaimWaiters:
                 self._arm(due)
 
     def pass_on(self, queues: frozenset[str] | None) -> None:
-        """More is due in one of `queues`: wake the next in line that takes one of them."""
+        """More may be due in one of `queues`: wake the next in line that takes one of them.
+
+        Who is woken looks for those it covers; workers with other queues among them are woken too, one each.
+        """
+        woken: list[Waiter] = []
         for waiter in self._line:
-            if waiter.meets(queues) and _wake(waiter):
-                return
+            if waiter.meets(queues) and not any(other.covers(waiter) for other in woken) and _wake(waiter):
+                woken.append(waiter)
+                if waiter.covers_all(queues):
+                    return
 
     def wake_all(self) -> None:
         """Wake everybody, as a drain does."""

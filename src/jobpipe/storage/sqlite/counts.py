@@ -79,13 +79,13 @@ class Counts:
             sums[queue][STATUSES[status]] += n
         return sums
 
-    def changes(self) -> str | None:
-        """The rows that this commit must keep, as JSON; None when nothing changed."""
+    def changes(self) -> tuple[str, int] | None:
+        """The rows that this commit must keep, as JSON, and how many of them are empty; None when nothing changed."""
         if not self._changed:
             return None
         rows = [(*key, self._n.get(key, 0)) for key in self._changed]
         self._changed.clear()
-        return text(rows)
+        return text(rows), sum(row[3] == 0 for row in rows)
 
     def _add(self, key: Key, n: int) -> None:
         _bump(self._n, key, n)

@@ -19,6 +19,9 @@ from jobpipe.storage.sqlite.due import Due, Row
 from jobpipe.storage.sqlite.leases import Leases
 from jobpipe.storage.sqlite.rows import Stored, decode_json, stored, text
 
+EMPTY_COUNTS = 10_000
+"""So many may gather before they are deleted."""
+
 
 class State:
     """The database behind one connection, and its mirror in memory."""
@@ -29,6 +32,7 @@ class State:
         self.counts = Counts()
         self.due = Due()
         self.leases = Leases()
+        self._empty = 0
         self._load_counts()
         self.leases.load(decode_json(self.one(sql.RUNNING)), clock.monotonic())
 
@@ -40,7 +44,8 @@ class State:
         """Keep the changed counts in the same commit, and make all of it true. Raises apsw.Error."""
         changes = self.counts.changes()
         if changes is not None:
-            self.db.execute(sql.KEEP_COUNTS, (changes,))
+            self.db.execute(sql.KEEP_COUNTS, changes[:1])
+            self._forget_empty(changes[1])
         self.db.execute(sql.COMMIT)
         self.leases.commit()
 
@@ -73,6 +78,13 @@ class State:
         """One statement for all these tasks; none for none."""
         if seqs:
             self.db.execute(statement, (text(seqs), *arguments))
+
+    def _forget_empty(self, n: int) -> None:
+        """Queue names come and go: delete their empty counts now and then, for it reads the whole small table."""
+        self._empty += n
+        if self._empty >= EMPTY_COUNTS:
+            self._empty = 0
+            self.db.execute(sql.FORGET_EMPTY_COUNTS)
 
     def _load_counts(self) -> None:
         self.counts.load(decode_json(self.one(sql.LEVELS)))

@@ -93,8 +93,6 @@ class Steering:
                 pruned.append(seq)
                 self._s.counts.add(queue, status, priority, -1)
         self._s.write_seqs(sql.DELETE, pruned)
-        if pruned:
-            self._s.db.execute(sql.FORGET_EMPTY_COUNTS)
         return len(pruned)
 
     def probe(self) -> None:
