@@ -167,7 +167,10 @@ class Server:
         self._http.stop()
         if self._serving is not None:
             await self._serving
-        await self._parts.close()
+        try:
+            await self._parts.close()
+        except LifespanFailed as error:
+            log.error("%s", error)  # all tasks are settled and the store is closed: the stop itself went well
         if self._serving is not None:
             log.info("stopped")
 

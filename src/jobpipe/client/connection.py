@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, cast
 
 import httptools
@@ -17,6 +17,10 @@ from jobpipe.client.address import Address
 from jobpipe.client.errors import ConnectionFailed
 
 CONNECT_S: Final = 5.0
+
+
+def _nothing() -> None:
+    """Nobody asked."""
 
 
 class Reply(NamedTuple):
@@ -44,9 +48,12 @@ class Connection:
         self._over = False
         self._ssl = ssl.create_default_context() if address.tls else None
 
-    async def post(self, path: str, body: bytes, timeout: float) -> Reply:
+    async def post(
+        self, path: str, body: bytes, timeout: float, written: Callable[[], None] = _nothing
+    ) -> Reply:
         """Post JSON and wait for the answer, `timeout` seconds after connecting at most. Raises ConnectionFailed.
 
+        `written` is called when the request was handed to the socket.
         When it fails or is cancelled under way, the connection is cut, so that no late answer meets the next request.
         """
         request = b"POST %b HTTP/1.1\r\n%bcontent-length: %d\r\n\r\n%b" % (
@@ -55,11 +62,11 @@ class Connection:
         protocol = self._protocol
         if protocol is not None and protocol.usable:
             try:
-                return await protocol.exchange(request, timeout)
+                return await protocol.exchange(request, timeout, written)
             except ClosedWhileIdle:
                 pass
         protocol = await self._connect()
-        return await protocol.exchange(request, timeout)
+        return await protocol.exchange(request, timeout, written)
 
     def hang_up(self) -> bool:
         """Say that nothing more will be sent, and go on reading: an answer that is on its way still arrives.
@@ -122,7 +129,7 @@ class _Protocol(asyncio.Protocol):
         """Whether a request may be sent."""
         return self._transport is not None and not self._last and not self._transport.is_closing()
 
-    async def exchange(self, request: bytes, timeout: float) -> Reply:
+    async def exchange(self, request: bytes, timeout: float, written: Callable[[], None]) -> Reply:
         """Send, and wait for the answer. Raises ConnectionFailed."""
         if self._waiting is not None:
             raise RuntimeError("a connection carries one request at a time")
@@ -133,6 +140,7 @@ class _Protocol(asyncio.Protocol):
         waiting: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting = waiting
         transport.write(request)
+        written()
         timer = self._loop.call_later(timeout, self._fail, f"no answer in {timeout:g} s")
         try:
             reply = await waiting

@@ -101,8 +101,9 @@ class RemoteSource:
         self._start()
         failures = 0
         while not self._closed.is_set():
-            # A worker that is free here must not run as busy there, or the server would see more than there are.
-            await self._settler.flush()
+            # The settles go out before the claim. They reach the server together and share one commit there, the
+            # settles first, so that a worker which is free here does not run as busy there.
+            await self._settler.sent()
             began = self._clock.monotonic()
             try:
                 claims = await self._poll(limit)

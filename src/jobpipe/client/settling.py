@@ -84,6 +84,8 @@ class Settler:
         self._sender: asyncio.Task[None] | None = None
         self._handed_in = 0
         self._answered = 0
+        self._sent = 0
+        """How many were written to the server, those answered for included; 0 while the server is away."""
         self._progress = asyncio.Event()
         self._closed = False
 
@@ -100,8 +102,15 @@ class Settler:
             self._sender = loop.create_task(self._send(), name="jobpipe-settle")
         await item.done
 
+    async def sent(self) -> None:
+        """Return when all that was handed in before is on its way: written to the server, or answered for."""
+        handed_in = self._handed_in
+        while max(self._sent, self._answered) < handed_in and not self._closed:
+            self._progress.clear()
+            await self._progress.wait()
+
     async def flush(self) -> None:
-        """Return when all that was handed in before has been answered."""
+        """Return when all that was handed in before has been answered for."""
         handed_in = self._handed_in
         while self._answered < handed_in and not self._closed:
             self._progress.clear()
@@ -152,6 +161,7 @@ class Settler:
             except _Refused as refused:
                 return await self._divide(items, refused.error)
             except JobpipeError as error:
+                self._sent = 0
                 await self._sleep(pause(self._outage.failed("settle", error), self._random))
         self._outage.succeeded("settle")
         again = [
@@ -162,7 +172,7 @@ class Settler:
         return None
 
     async def _post(self, body: bytes, count: int) -> list[_Answer]:
-        status, text = await self._connection.post("/settle", body, ANSWER_S)
+        status, text = await self._connection.post("/settle", body, ANSWER_S, self._written)
         if status != 200:
             error = error_of(status, text)
             raise _Refused(error) if status in _REFUSED else error
@@ -173,6 +183,10 @@ class Settler:
         if len(answers) != count:
             raise bad_answer(status, text)
         return answers
+
+    def _written(self) -> None:
+        self._sent = self._answered + len(self._batch)
+        self._progress.set()
 
     async def _divide(self, items: Sequence[_Item], error: JobpipeError) -> None:
         self._outage.succeeded("settle")

@@ -1,0 +1,65 @@
+"""What a server needs of its own workers, and the server that has none."""
+
+from __future__ import annotations
+
+import socket
+from typing import Protocol
+
+from jobpipe.http.config import WorkerCounts
+from jobpipe.storage.base import LostClaim
+
+
+class OwnWorkers(Protocol):
+    """What a server needs of its workers. `sockets` are to be served beside its own, from `open` on."""
+
+    sockets: list[socket.socket]
+
+    async def open(self) -> None:
+        """Make sure that the app can run. Raises AppNotFound, LifespanFailed or NotReady with one line for people."""
+        ...
+
+    def start(self) -> None:
+        """Begin to claim, on the running event loop."""
+        ...
+
+    def cancel(self, lease_id: str) -> None:
+        """Ask the handler that runs under this lease to stop, if it is one of these workers'."""
+        ...
+
+    def rescued(self, claim: LostClaim) -> None:
+        """A claim was found lost and settled without its worker."""
+        ...
+
+    async def drain(self, seconds: float) -> None:
+        """Claim nothing more, finish what runs within `seconds`, release the rest. Safe twice, or never started."""
+        ...
+
+    async def close(self) -> None:
+        """Drain at once and leave nothing behind. Safe twice, or never opened."""
+        ...
+
+    def counts(self) -> WorkerCounts:
+        """How many workers there are, and how many of them hold a task."""
+        ...
+
+
+class NoWorkers:
+    """A server that only serves tasks to workers elsewhere."""
+
+    def __init__(self) -> None:
+        self.sockets: list[socket.socket] = []
+
+    async def open(self) -> None: ...
+
+    def start(self) -> None: ...
+
+    def cancel(self, lease_id: str) -> None: ...
+
+    def rescued(self, claim: LostClaim) -> None: ...
+
+    async def drain(self, seconds: float) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def counts(self) -> WorkerCounts:
+        return WorkerCounts()

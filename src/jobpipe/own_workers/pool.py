@@ -1,0 +1,122 @@
+"""Workers in the server's own process: no process to start, and none to save the server from its handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Sequence
+
+from jobpipe.clock import Clock
+from jobpipe.core.errors import JobpipeError
+from jobpipe.core.lifecycle import Outcome
+from jobpipe.core.task import Claim
+from jobpipe.engine.queue import Report, TaskQueue
+from jobpipe.enqueuing import LocalEnqueuer
+from jobpipe.http.config import WorkerCounts
+from jobpipe.settings import Settings
+from jobpipe.storage.base import LostClaim
+from jobpipe.wire import Defaults
+from jobpipe.work.app import App
+from jobpipe.work.executor import Executor
+from jobpipe.work.lifespan import Stay
+from jobpipe.work.pool import Pool
+from jobpipe.work.simulate import simulate_handler
+
+log = logging.getLogger("jobpipe.workers")
+
+
+class PoolWorkers:
+    """A pool in the server's own process: for `simulate`, for embedding and for development."""
+
+    def __init__(self, settings: Settings, app: App, queue: TaskQueue, clock: Clock) -> None:
+        self.sockets: list[socket.socket] = []
+        simulate = simulate_handler(settings.simulate_min, settings.simulate_max, settings.simulate_failures)
+        executor = Executor(
+            app, timeout=settings.timeout, max_result=settings.max_body, simulate=simulate, clock=clock
+        )
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._pool = Pool(LocalSource(queue, worker, settings.queues), executor, settings.workers)
+        self._app = app
+        self._queue = queue
+        self._defaults = Defaults("default", settings.max_retries, settings.max_body)
+        self._clock = clock
+        self._stay: Stay | None = None
+
+    async def open(self) -> None:
+        enqueuer = LocalEnqueuer(self._queue, self._defaults, self._clock) if self._app.handlers else None
+        # `open` and `close` need not be called by the same asyncio.Task, as a lifespan may require.
+        self._stay = Stay(lambda: self._app.running(enqueuer))
+        await self._stay.entered()
+
+    def start(self) -> None:
+        self._pool.start()
+
+    def cancel(self, lease_id: str) -> None:
+        self._pool.cancel(lease_id)
+
+    def rescued(self, claim: LostClaim) -> None:
+        """A claim of this pool has no lease that could run out."""
+
+    async def drain(self, seconds: float) -> None:
+        await self._pool.drain(seconds)
+
+    async def close(self) -> None:
+        await self._pool.drain(0)
+        if self._stay is not None:
+            await self._stay.left()
+
+    def counts(self) -> WorkerCounts:
+        return WorkerCounts(total=self._pool.workers, busy=self._pool.busy, processes=0)
+
+
+class LocalSource:
+    """The pool's source in the server's own process: the queue itself.
+
+    Settles of runs that end in one turn of the event loop go to the queue together.
+    """
+
+    def __init__(self, queue: TaskQueue, worker: str, queues: frozenset[str] | None) -> None:
+        self._queue = queue
+        self._worker = worker
+        self._queues = queues
+        self._gathered: list[tuple[Report, asyncio.Future[None]]] = []
+        self._sending: set[asyncio.Task[None]] = set()
+
+    async def claim(self, limit: int) -> Sequence[Claim]:
+        if self._gathered:
+            self._send_gathered()
+            await asyncio.sleep(0)  # the settles' first step, which hands them in before this claim
+        return await self._queue.claim(self._worker, limit, queues=self._queues, wait=None)
+
+    async def settle(self, claim: Claim, outcome: Outcome) -> None:
+        loop = asyncio.get_running_loop()
+        settled: asyncio.Future[None] = loop.create_future()
+        if not self._gathered:
+            loop.call_soon(self._send_gathered)
+        self._gathered.append((Report(claim.task.id, claim.lease_id, outcome), settled))
+        await settled
+
+    def _send_gathered(self) -> None:
+        if self._gathered:
+            gathered, self._gathered = self._gathered, []
+            sending = asyncio.get_running_loop().create_task(self._send(gathered))
+            self._sending.add(sending)
+            sending.add_done_callback(self._sending.discard)
+
+    async def _send(self, gathered: Sequence[tuple[Report, asyncio.Future[None]]]) -> None:
+        try:
+            answers = await self._queue.settle([report for report, _ in gathered])
+        except Exception as error:  # noqa: BLE001 - each of those who wait is told, and tries again
+            for _, settled in gathered:
+                if not settled.done():
+                    settled.set_exception(error)
+            return
+        for (report, settled), answer in zip(gathered, answers, strict=True):
+            if isinstance(answer, JobpipeError):
+                log.warning(
+                    "the outcome %s of task %s was refused: %s", report.outcome.kind, report.id, answer
+                )
+            if not settled.done():
+                settled.set_result(None)
