@@ -49,7 +49,7 @@ vet: $(DEV_STAMP) ## lint, formatting, types, and which part may import which
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy --strict
-	$(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports --no-logo --no-cache
 
 # The tests run once: plainly here, under coverage in CI (COVERAGE=1).
 check: vet $(if $(COVERAGE),coverage,test) ## what CI runs: vet and all tests; COVERAGE=1 adds coverage

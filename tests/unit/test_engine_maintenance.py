@@ -464,3 +464,19 @@ async def test_a_rescuer_driven_by_its_alarm_rings_earlier_for_a_shorter_lease(
     waiting = await asyncio.wait_for(queue.claim("w2", 1, wait=None), 5)
     assert [claim.task.id for claim in waiting] == ["short"]
     await alarm.stop()
+
+
+async def test_a_worker_whose_lease_ran_out_is_not_given_its_task_back(
+    rescuer: Rescuer, queue: TaskQueue, clock: ManualClock
+) -> None:
+    """It may be stopped, with its long poll still open; others come first."""
+    (claim,) = await lease(queue, "a")
+    assert claim.task.worker is not None
+    same = asyncio.ensure_future(queue.claim(claim.task.worker, 1, lease_s=30, local=False, wait=60))
+    other = asyncio.ensure_future(queue.claim("other", 1, lease_s=30, local=False, wait=60))
+    await queue.counts()
+    clock.advance(30)
+    await rescuer.run_once(clock.now())
+    assert await asyncio.wait_for(same, 5) == []
+    (again,) = await asyncio.wait_for(other, 5)
+    assert (again.task.id, again.task.lost) == ("a", 1)

@@ -29,7 +29,7 @@ class Sleeper:
 
     def __init__(self, waiters: ClaimWaiters, *queues: str, next_due: int | None = None) -> None:
         self.waiters = waiters
-        self.waiter = waiters.join(frozenset(queues) if queues else None)
+        self.waiter = waiters.join("w", frozenset(queues) if queues else None)
         self.waiter.look()
         self.sleeping = asyncio.ensure_future(waiters.wait(self.waiter, next_due, None))
 
@@ -96,7 +96,7 @@ async def test_a_wake_is_true_and_a_timeout_is_false(waiters: ClaimWaiters) -> N
     (sleeper,) = await crowd(waiters, 1)
     waiters.ready("q", 1)
     assert await sleeper.sleeping is True
-    waiter = waiters.join(None)
+    waiter = waiters.join("w", None)
     waiter.look()
     assert await waiters.wait(waiter, None, 0.001) is False
     waiters.leave(waiter)
@@ -139,7 +139,7 @@ async def test_a_worker_that_leaves_unwoken_keeps_the_order_of_the_others(waiter
 
 
 async def test_what_becomes_due_between_the_look_and_the_sleep_is_seen(waiters: ClaimWaiters) -> None:
-    waiter = waiters.join(None)
+    waiter = waiters.join("w", None)
     waiter.look()
     waiters.ready("q", 1)
     assert await asyncio.wait_for(waiters.wait(waiter, None, None), 1) is True
@@ -147,7 +147,7 @@ async def test_what_becomes_due_between_the_look_and_the_sleep_is_seen(waiters: 
 
 
 async def test_a_look_that_missed_something_and_found_its_fill_passes_it_on(waiters: ClaimWaiters) -> None:
-    waiter = waiters.join(None)
+    waiter = waiters.join("w", None)
     (sleeper,) = await crowd(waiters, 1)
     waiter.look()
     waiters.ready("q", 1)  # it is looking: it may or may not have seen it
@@ -157,7 +157,7 @@ async def test_a_look_that_missed_something_and_found_its_fill_passes_it_on(wait
 
 
 async def test_a_new_look_forgets_what_the_one_before_missed(waiters: ClaimWaiters) -> None:
-    waiter = waiters.join(None)
+    waiter = waiters.join("w", None)
     waiter.look()
     waiters.ready("q", 1)
     waiter.look()
@@ -178,7 +178,7 @@ async def test_passing_on_wakes_one_more(waiters: ClaimWaiters) -> None:
 
 async def test_waking_all_reaches_also_those_who_look(waiters: ClaimWaiters) -> None:
     line = await crowd(waiters, 3)
-    looking = waiters.join(None)
+    looking = waiters.join("w", None)
     looking.look()
     waiters.wake_all()
     assert woken(line) == [0, 1, 2]
@@ -219,7 +219,7 @@ async def test_an_earlier_task_moves_the_timer_forward(waiters: ClaimWaiters, cl
 
 async def test_a_timer_that_comes_too_early_sleeps_again(waiters: ClaimWaiters, clock: ManualClock) -> None:
     sleeper = await Sleeper(waiters, "q", next_due=clock.now() + 2).asleep()
-    other = waiters.join(frozenset({"other"}))
+    other = waiters.join("w", frozenset({"other"}))
     other.look()
     assert await waiters.wait(other, None, 0.02) is False  # real time passes, the clock's does not
     waiters.leave(other)
@@ -243,7 +243,7 @@ async def test_a_task_of_the_future_wakes_nobody_who_does_not_take_its_queue(
 async def test_a_task_due_later_that_comes_during_a_look_is_not_slept_over(
     waiters: ClaimWaiters, clock: ManualClock
 ) -> None:
-    waiter = waiters.join(None)
+    waiter = waiters.join("w", None)
     waiter.look()
     waiters.later("q", clock.now() + 5)  # the look, begun before, saw nothing
     clock.advance(0.005)
@@ -291,7 +291,7 @@ async def test_a_closed_line_has_no_timer_left(waiters: ClaimWaiters, clock: Man
     waiters.close()
     waiters.close()
     clock.advance(1)
-    other = waiters.join(frozenset({"other"}))
+    other = waiters.join("w", frozenset({"other"}))
     other.look()
     assert await waiters.wait(other, None, 0.02) is False
     assert not sleeper.woken
@@ -300,7 +300,7 @@ async def test_a_closed_line_has_no_timer_left(waiters: ClaimWaiters, clock: Man
 
 
 def test_who_covers_whom() -> None:
-    everything, a, ab = Waiter(None), Waiter(frozenset("a")), Waiter(frozenset("ab"))
+    everything, a, ab = Waiter("w", None), Waiter("w", frozenset("a")), Waiter("w", frozenset("ab"))
     assert everything.covers(a)
     assert everything.covers(everything)
     assert ab.covers(a)

@@ -46,6 +46,9 @@ class Rescuer:
         return await self._storage.next_expiry()
 
     async def _rescue(self, lost: Sequence[LostClaim]) -> None:
+        for claim in lost:
+            if claim.task.worker is not None and not claim.orphaned:
+                self._queue.dismiss(claim.task.worker)  # or it might be the first to get the task back
         answers = await self._queue.rescue([self._report(claim) for claim in lost])
         # A holder may have settled while its claim was looked at: that one was not lost.
         rescued = [

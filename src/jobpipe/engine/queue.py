@@ -182,9 +182,9 @@ class TaskQueue:
         """
         request = ClaimRequest(limit=limit, worker=worker, queues=queues, lease_s=lease_s, local=local)
         end = None if wait is None else self._clock.monotonic() + wait
-        waiter = self._waiters.join(queues)
+        waiter = self._waiters.join(worker, queues)
         try:
-            while not self._draining:
+            while not (self._draining or waiter.dismissed):
                 waiter.look()
                 answer = await self._claim_now(request)
                 waiter.looked()
@@ -206,6 +206,10 @@ class TaskQueue:
         asked to cancel is Invalid. Raises StorageError.
         """
         return await self._settle(reports, rescue=False)
+
+    def dismiss(self, worker: str) -> None:
+        """Answer the waiting claims of a worker with nothing: its lease ran out, and it may be gone or stopped."""
+        self._waiters.dismiss(worker)
 
     async def rescue(self, reports: Sequence[Report]) -> list[Settled | JobpipeError]:
         """Settle claims whose holder is gone; that holder's own settle is LeaseLost from then on."""

@@ -13,16 +13,18 @@ from jobpipe.core.task import Task
 
 
 class Waiter:
-    """A worker that takes tasks of `queues` (None: of all), waiting or about to look.
+    """`worker`, which takes tasks of `queues` (None: of all), waiting or about to look.
 
     `next_due` is when it should look again. `missed` says that something became due while it was looking, `owes` that
-    it was woken and has not looked yet.
+    it was woken and has not looked yet, `dismissed` that it shall get nothing.
     """
 
-    __slots__ = ("missed", "next_due", "owes", "queues", "wake")
+    __slots__ = ("dismissed", "missed", "next_due", "owes", "queues", "wake", "worker")
 
-    def __init__(self, queues: frozenset[str] | None) -> None:
+    def __init__(self, worker: str, queues: frozenset[str] | None) -> None:
+        self.worker = worker
         self.queues = queues
+        self.dismissed = False
         self.missed = False
         self.owes = False
         self.next_due: int | None = None
@@ -62,9 +64,9 @@ class ClaimWaiters:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0
 
-    def join(self, queues: frozenset[str] | None) -> Waiter:
+    def join(self, worker: str, queues: frozenset[str] | None) -> Waiter:
         """Take a place at the end of the line; it is kept until `leave`."""
-        waiter = Waiter(queues)
+        waiter = Waiter(worker, queues)
         self._line[waiter] = None
         return waiter
 
@@ -136,6 +138,13 @@ class ClaimWaiters:
                 woken.append(waiter)
                 if waiter.covers_all(queues):
                     return
+
+    def dismiss(self, worker: str) -> None:
+        """Send a worker away with nothing: it gave no sign for a lease, so it may not be there any more."""
+        for waiter in self._line:
+            if waiter.worker == worker:
+                waiter.dismissed = True
+                _wake(waiter)
 
     def wake_all(self) -> None:
         """Wake everybody, as a drain does."""
