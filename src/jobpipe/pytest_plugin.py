@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-# Loaded in every pytest run of an environment that has Jobpipe, so nothing else is imported before it is used.
+# Every pytest run of an environment that has Jobpipe loads this, so what is not needed for that is imported at its use:
+# that is why it does not stand in `jobpipe.testing`.
 if TYPE_CHECKING:
     from jobpipe.testing.queue import TestQueue
     from jobpipe.work.app import App
