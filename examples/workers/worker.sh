@@ -6,7 +6,7 @@
 # start it more often for more. The first signal lets the task finish, the second gives it back.
 set -u -o pipefail
 [ $# -gt 0 ] || { sed -n 's/^# //p' "$0" >&2; exit 2; }
-url=${JOBPIPE_URL:-http://127.0.0.1:8080} queues=${QUEUES:-*} lease=${LEASE:-30}
+url=${JOBPIPE_URL:-http://127.0.0.1:8080} queues=$(printf %s "${QUEUES:-*}" | sed 's/,/","/g') lease=${LEASE:-30}
 me="$(hostname):$$" signals=0 job=""
 dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
@@ -21,18 +21,19 @@ pause() { sleep $((RANDOM % 5 + 1)); }
 head='^\{"tasks":\[\{"id":"(([^"\\]|\\.)*)","handler":"([^"]*)","queue":"[^"]*","payload":'
 tail=',"priority":-?[0-9]+,"status":"running".*"lease_id":"([^"]*)","lease_until".*$'
 take() (trap '' INT TERM
-    printf '{"worker_id":"%s","queues":["%s"],"lease":%d,"wait":2}' "$me" "${queues//,/\",\"}" "$lease" >"$dir/wish"
+    printf '{"worker_id":"%s","queues":["%s"],"lease":%d,"wait":2}' "$me" "$queues" "$lease" >"$dir/wish"
     post /lease wish >"$dir/leased" || return
     for part in 1:id 3:handler 4:payload 5:lease_id; do
         LC_ALL=C sed -nE "s/$head(.*)$tail/\\${part%:*}/p" "$dir/leased" >"$dir/${part#*:}"
     done)
 
-text() { # the end of a file, as it stands between the quotes of a JSON string
-    printf %s "$(tail -c 60000 "$dir/$1" | iconv -c -f UTF-8 -t UTF-8 2>/dev/null | LC_ALL=C tr -d '\000-\010\013-\037')" |
+text() { # the end of a file, as it stands between the quotes of a JSON string; by way of UTF-16 only characters pass
+    printf %s "$(tail -c 60000 "$dir/$1" | LC_ALL=C tr -d '\000-\010\013-\037' |
+        { iconv -c -f UTF-8 -t UTF-16BE | iconv -f UTF-16BE -t UTF-8; } 2>/dev/null)" |
         LC_ALL=C sed -e 's/[\"]/\\&/g' -e $'s/\t/\\\\t/g' | tr '\n' '\001' | LC_ALL=C sed $'s/\001/\\\\n/g'
 }
 report() (trap '' INT TERM # how the run ended: no code means that it was killed
-    ref="\"id\":\"$id\",\"lease_id\":\"$lease_id\"" code=$(cat "$dir/code")
+    code=$(cat "$dir/code")
     case $code in
         0) printf '[{%s,"outcome":"done","result":"%s"}]' "$ref" "$(text out)" ;;
         '') printf '[{%s,"outcome":"released"}]' "$ref" ;;
@@ -53,7 +54,8 @@ while [ $signals -eq 0 ]; do
         [ $((SECONDS - began)) -gt 0 ] || sleep 1 # an empty answer at once: the server is stopping
         continue
     fi
-    printf '{"worker_id":"%s","lease":%d,"leases":[{"id":"%s","lease_id":"%s"}]}' "$me" "$lease" "$id" "$lease_id" >"$dir/beat"
+    ref="\"id\":\"$id\",\"lease_id\":\"$lease_id\""
+    printf '{"worker_id":"%s","lease":%d,"leases":[{%s}]}' "$me" "$lease" "$ref" >"$dir/beat"
     : >"$dir/code"
     set -m # process groups of their own: Ctrl+C does not reach the run, and a kill reaches all of it
     (TASK_ID=$id "$@" "$handler" <"$dir/payload" >"$dir/out" 2>"$dir/err"; echo $? >"$dir/code") & job=$!

@@ -90,9 +90,12 @@ async def test_its_api_can_be_mounted() -> None:
         httpx2.AsyncClient(transport=httpx2.ASGITransport(program), base_url="http://localhost") as client,
     ):
         answer = await client.post("/jobs/enqueue", json={"id": "x", "handler": "work", "payload": 3})
-        assert answer.status_code == 202
-        answer = await client.get("/jobs/tasks/x", params={"wait": 30})
+        assert (answer.status_code, answer.headers["location"]) == (202, "/jobs/tasks/x")
+        answer = await client.get(answer.headers["location"], params={"wait": 30})
         assert answer.json()["result"] == 3
+        await client.post("/jobs/enqueue", json={"id": "y", "handler": "work", "payload": 3})
+        page = await client.get("/jobs/tasks", params={"limit": 1})
+        assert page.links["next"]["url"].startswith("/jobs/tasks?")
 
 
 async def test_at_its_end_what_runs_is_finished_and_what_waits_is_kept(tmp_path: Path) -> None:

@@ -194,7 +194,8 @@ class TaskQueue:
                 left = None if end is None else end - self._clock.monotonic()
                 if (left is not None and left <= 0) or self._draining:
                     break
-                await self._waiters.wait(waiter, answer.next_due, left)
+                if not await self._waiters.wait(waiter, answer.next_due, left):
+                    break
             return []
         finally:
             self._waiters.leave(waiter)

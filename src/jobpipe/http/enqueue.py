@@ -46,14 +46,15 @@ class _Enqueue:
         if body[:1] == b"[" or body.lstrip(_SPACE)[:1] == b"[":
             await self._batch(scope, send, parse_array(body, api.defaults, api.now(), traceparent))
             return
-        await self._single(send, parse_object(body, api.defaults, api.now(), traceparent))
+        await self._single(scope, send, parse_object(body, api.defaults, api.now(), traceparent))
 
-    async def _single(self, send: Send, task: NewTask) -> None:
+    async def _single(self, scope: Scope, send: Send, task: NewTask) -> None:
         answer = (await self._api.queue.enqueue((task,)))[0]
         if isinstance(answer, JobpipeError):
             raise answer
         body = encode_task(answer)
-        location = (b"location", b"/tasks/" + quote(answer.id, safe="").encode())
+        path = f"{scope.get('root_path', '')}/tasks/{quote(answer.id, safe='')}"  # of the mount, where there is one
+        location = (b"location", path.encode())
         headers = [(b"content-length", b"%d" % len(body)), location, *self._headers]
         await send(
             {"type": "http.response.start", "status": self._api.config.enqueue_status, "headers": headers}

@@ -74,7 +74,7 @@ async def _list(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     listing = parse_listing(scope["query_string"])
     page = await api.queue.page(_where(listing.where), listing.limit, listing.before_seq)
     body, next_seq = _fill(page.tasks, page.next_seq)
-    link = [] if next_seq is None else [(b"link", _next_link(listing, next_seq))]
+    link = [] if next_seq is None else [(b"link", _next_link(scope, listing, next_seq))]
     await send_json(scope, send, body, 200, *link)
 
 
@@ -136,5 +136,5 @@ def _fill(tasks: Sequence[Task], next_seq: int | None) -> tuple[bytes, int | Non
     return b"[%b]" % b",".join(parts), next_seq
 
 
-def _next_link(listing: Listing, next_seq: int) -> bytes:
-    return f'</tasks?{next_page(listing, next_seq)}>; rel="next"'.encode()
+def _next_link(scope: Scope, listing: Listing, next_seq: int) -> bytes:
+    return f'<{scope.get("root_path", "")}/tasks?{next_page(listing, next_seq)}>; rel="next"'.encode()

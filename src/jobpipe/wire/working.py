@@ -155,9 +155,12 @@ def parse_lease(body: bytes) -> LeaseBody:
     for field in ("worker_id", "host", "version"):
         if (text := getattr(parsed, field)) is not None:
             strict.check_text(text, field)
-    for queue in parsed.queues or ():
-        if queue != "*":
-            requests.queues.check(queue)
+    try:
+        for queue in parsed.queues or ():
+            if queue != "*":
+                requests.queues.check(queue)
+    except Invalid as error:
+        raise Invalid(error.detail, field="queues") from None
     return parsed
 
 
