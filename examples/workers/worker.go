@@ -166,8 +166,8 @@ func post(path string, value, answer any) error {
 	return err
 }
 
-func pause(failures int) { // grows to five seconds, and leaves half to chance
-	most := math.Min(5000, 100*math.Pow(2, float64(failures)))
+func pause(failures int) { // grows, leaves half to chance, and is shorter than a lease
+	most := math.Min(5000, math.Min(200*float64(lease), 100*math.Pow(2, float64(failures))))
 	time.Sleep(time.Duration(most*(1+rand.Float64())/2) * time.Millisecond)
 }
 

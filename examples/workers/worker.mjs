@@ -22,8 +22,8 @@ async function post(path, value) { // fetch keeps its connections alive
   if (response.ok) return response.json();
   throw Object.assign(new Error(`${response.status} ${await response.text()}`), { refused: response.status < 500 });
 }
-async function insist(path, value, goOn) { // through outages, with pauses that grow and leave half to chance
-  for (let failures = 0; goOn(); await sleep(Math.min(5000, 50 * 2 ** failures++) * (1 + Math.random()))) {
+async function insist(path, value, goOn) { // through outages; pauses grow, leave half to chance, and fit into a lease
+  for (let failures = 0; goOn(); await sleep(Math.min(2500, lease * 100, 50 * 2 ** failures++) * (1 + Math.random()))) {
     try { return await post(path, value); } catch (error) {
       if (error.refused) throw error;
       if (!failures) console.error(`${path} failed, trying on: ${error.cause?.message || error.message}`);

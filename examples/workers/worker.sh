@@ -15,7 +15,7 @@ printf 'Content-Type: application/json\n%s\n' "${JOBPIPE_KEY:+Authorization: Bea
 
 # Bodies in ( ) ignore signals: Ctrl+C reaches all of the foreground, and would cut off an answer that holds a lease.
 post() (trap '' INT TERM; curl -sSf -m 20 -H "@$dir/headers" --data-binary "@$dir/$2" "$url$1" | tr '\n\r' '  ')
-pause() { sleep $((RANDOM % 5 + 1)); }
+pause() { sleep $((RANDOM % (lease < 15 ? lease / 3 : 5) + 1)); }
 
 # No JSON parser: the server writes the fields in this order, and a quote inside of a string is always \".
 head='^\{"tasks":\[\{"id":"(([^"\\]|\\.)*)","handler":"([^"]*)","queue":"[^"]*","payload":'
@@ -65,7 +65,8 @@ while [ $signals -eq 0 ]; do
     job=""; kill -- "-$heart"; wait "$heart" 2>/dev/null
     report
     tries=0
-    until post /settle report && echo; do # while the server is away; 22 is an answer, and a refusal is rarely mended
+    until post /settle report && echo; do # while the server is away: it grants a whole lease when it is back
+        # 22 is an answer, and a refusal is rarely mended
         [ $? -ne 22 ] && [ $signals -eq 0 ] || tries=$((tries + 1))
         [ $tries -lt 5 ] || break
         pause

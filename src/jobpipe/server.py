@@ -80,7 +80,11 @@ class Server:
 
     def __init__(self, settings: Settings, app: App | str | None, clock: Clock | None = None) -> None:
         self._settings = settings
-        self._parts = Parts(settings, app, clock)
+        self._app = app
+        try:
+            self._parts = Parts(settings, app, clock)
+        except StorageRefused as error:
+            raise CannotStart(str(error), EXIT_STORE) from error
         self.queue = self._parts.queue
         self._http = HttpServer(self._parts.asgi)
         self._serving: asyncio.Future[None] | None = None
@@ -183,12 +187,15 @@ class Server:
             "jobpipe %s listening on http://%s:%d, store %s, %s, queue size %d",
             version("jobpipe"), shown, port, masked(settings.store), workers, settings.queue_size,
         )  # fmt: skip
+        if isinstance(self._app, App):
+            log.warning(
+                "--processes 0 runs handlers in the server: one that blocks, leaks or crashes takes it along"
+            )
         if host not in ("127.0.0.1", "::1"):
             log.warning("listening beyond this machine without keys: whoever reaches the port may use it")
 
 
 def _in_process(name: str) -> App:
-    log.warning("--processes 0 runs handlers in the server: one that blocks, leaks or crashes takes it along")
     try:
         return load_app(name)
     except AppNotFound as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +52,13 @@ class Rig:
         self._workers.append(worker)
         return worker
 
+    def runs(self, name: str) -> bool:
+        return bool(self.server.task(name)["status"] == "running")
+
     def running(self, *names: str) -> None:
         """Once these tasks run."""
         for name in names:
-            is_so: Callable[[], bool] = lambda name=name: self.server.task(name)["status"] == "running"
-            until(f"{name} runs", is_so)
+            until(f"{name} runs", partial(self.runs, name))
 
     def end(self) -> None:
         for worker in self._workers:
@@ -153,7 +157,7 @@ def test_it_survives_a_killed_server_and_settles_after_its_restart(rig: Rig, com
     rig.running("runs")
     rig.server.kill()
     # Its handler ends while there is no server.
-    until("the outage is seen", lambda: b"connect" in rig.log.read_bytes() or b"ECONN" in rig.log.read_bytes())
+    until("the outage is seen", lambda: re.search(b"connect|ECONN", rig.log.read_bytes()))
     rig.server = rig.server.again()
     rig.server.enqueue(nap("after", 0))
     for task in rig.server.all_finished(["runs", "after"]):

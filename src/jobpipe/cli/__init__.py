@@ -1,4 +1,4 @@
-"""The command line: `jobpipe serve`, `jobpipe worker`, `jobpipe config`.
+"""The command line: `jobpipe serve`, `jobpipe dev`, `jobpipe worker`, `jobpipe config`.
 
 A command reads its settings, calls one function, and returns its exit code; what it needs is imported when it runs, so
 that `--help` and a mistake are answered at once. Every mistake is one line on stderr and exit code 2.
@@ -13,6 +13,7 @@ from cyclopts import App, CoercionError, CycloptsError
 from cyclopts.exceptions import UnusedCliTokensError
 
 from jobpipe.cli.config import config_command
+from jobpipe.cli.dev import dev_command
 from jobpipe.cli.serve import serve_command
 from jobpipe.cli.worker import worker_command
 from jobpipe.settings import BadSetting
@@ -26,9 +27,10 @@ EXIT_INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (without the program's name; None for the process's own) and give the exit code."""
     sources = Sources()
+    tokens = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = build(sources)(
-            list(sys.argv[1:] if argv is None else argv),
+        code = build(sources, tokens)(
+            tokens,
             exit_on_error=False,
             print_error=False,
             verbose=False,
@@ -43,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else EXIT_OK
 
 
-def build(sources: Sources) -> App:
-    """The command line, with `sources` as what is asked after flags and environment."""
+def build(sources: Sources, tokens: Sequence[str]) -> App:
+    """The command line for `tokens`, with `sources` as what is asked after flags and environment."""
     app = App(
         name="jobpipe",
         help="Jobpipe: a durable task queue server with nothing else to install.",
@@ -53,6 +55,7 @@ def build(sources: Sources) -> App:
         suppress_keyboard_interrupt=False,  # main gives the exit code
     )
     app.command(serve_command, name="serve")
+    app.command(dev_command(sources, tokens[1:]), name="dev")
     app.command(worker_command, name="worker")
     app.command(config_command(sources), name="config")
     return app

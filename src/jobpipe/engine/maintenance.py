@@ -119,7 +119,8 @@ class Alarm:
         self._run_once = run_once
         self._clock = clock
         self._bell = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._rings_at = 0.0
         self._runner: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -131,9 +132,10 @@ class Alarm:
         loop = asyncio.get_running_loop()
         at = loop.time() + seconds
         if self._timer is not None:
-            if self._timer.when() <= at:
+            if self._rings_at <= at:
                 return
             self._timer.cancel()
+        self._rings_at = at
         self._timer = loop.call_at(at, self._bell.set)
 
     async def stop(self) -> None:

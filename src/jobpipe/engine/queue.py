@@ -484,7 +484,10 @@ def _carried_out(call: Awaitable[T], then: Callable[[T], None]) -> asyncio.Futur
         if carried.cancelled():
             answer.cancel()
         elif (error := carried.exception()) is None:
-            then(carried.result())
+            try:
+                then(carried.result())
+            except Exception:  # what was committed must be answered, whatever listens to it
+                logging.getLogger("jobpipe.queue").exception("telling of a commit failed")
             if not answer.done():
                 answer.set_result(carried.result())
         elif not answer.done():

@@ -159,9 +159,11 @@ class ClaimWaiters:
 
     def _arm(self, due: int) -> None:
         if self._timer is not None:
-            if self._timer_due <= due:
+            # One that is overdue by the wall clock was set before that clock jumped: set it anew.
+            if self._now() <= self._timer_due <= due:
                 return
             self._timer.cancel()
+            due = min(due, self._timer_due)
         self._timer_due = due
         # One millisecond more: a timer that fires a little early would find nothing due and be set again.
         # A wall clock that jumps forward makes tasks due unseen: look again after a minute at the latest.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from jobpipe.core.errors import StorageError
 from jobpipe.core.task import Status
 from jobpipe.http.answers import Receive, Scope, Send, send_json, send_raw
 from jobpipe.http.config import Api
@@ -65,7 +66,10 @@ async def _alive(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _ready(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
-    await api.queue.check()
+    try:
+        await api.queue.check()
+    except StorageError as error:
+        raise StorageError(str(error)) from error  # 503, also for what answers a task with 507
     await send_json(scope, send, _OK)
 
 

@@ -27,6 +27,10 @@ from jobpipe.work.simulate import simulate_handler
 log = logging.getLogger("jobpipe.workers")
 
 
+SETTLE_GRACE_S = 0.25
+"""How long the last settles may take at a stop: only a store that refuses them takes any time, and it would go on."""
+
+
 class PoolWorkers:
     """A pool in the server's own process: for `simulate`, for embedding and for development."""
 
@@ -37,7 +41,12 @@ class PoolWorkers:
             app, timeout=settings.timeout, max_result=settings.max_body, simulate=simulate, clock=clock
         )
         worker = f"{socket.gethostname()}:{os.getpid()}"
-        self._pool = Pool(LocalSource(queue, worker, settings.queues), executor, settings.workers)
+        self._pool = Pool(
+            LocalSource(queue, worker, settings.queues),
+            executor,
+            settings.workers,
+            settle_grace=SETTLE_GRACE_S,
+        )
         self._app = app
         self._queue = queue
         self._defaults = Defaults("default", settings.max_retries, settings.max_body)

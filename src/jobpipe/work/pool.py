@@ -19,7 +19,7 @@ from jobpipe.core.lifecycle import Outcome
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim
 from jobpipe.work.executor import Executor
-from jobpipe.work.run import INFINITY, Run
+from jobpipe.work.run import INFINITY, RELEASE_CLEANUP_S, Run
 from jobpipe.work.source import TaskSource
 
 logger = logging.getLogger(__name__)
@@ -192,6 +192,8 @@ class Pool:
         self._watcher.on_begin([run.claim.lease_id for run in runs])
         for run in runs:
             run.begin()
+            if run.claim.task.cancel_requested:  # cancelled while its claim was on the way to here
+                run.cancel()
 
     def _spend(self, claimed: int) -> None:
         if self._left is None:
@@ -275,7 +277,7 @@ class Pool:
             if not run.reported:
                 run.release()
         # The handlers' clean-up time comes first, then the settles' own.
-        last = self._executor.cleanup + self._settle_grace
+        last = min(self._executor.cleanup, RELEASE_CLEANUP_S) + self._settle_grace
         self._last = asyncio.get_running_loop().call_later(last, self._give_up)
 
     def _check_drained(self, _: object = None) -> None:

@@ -47,6 +47,10 @@ class Observer(Protocol):
         ...
 
 
+RELEASE_CLEANUP_S = 0.25
+"""What a handler gets to unwind when its worker leaves: the grace before was its time to finish."""
+
+
 class Run:
     """A claim on its way: not begun, begun, `reported` (it has its outcome), `ended` (its handler has, too).
 
@@ -208,7 +212,7 @@ class Run:
         """
         self._released = True
         self._interrupt()
-        self._give_up_after(self._executor.cleanup)
+        self._give_up_after(min(self._executor.cleanup, RELEASE_CLEANUP_S))
 
     def _time_out(self) -> None:
         self._timed_out = True

@@ -72,6 +72,9 @@ def refuse_foreign_file(path: str) -> None:
         return
     if not file.is_file():
         raise StorageRefused(f"cannot open {path}: it is not a file")
+    if file.stat().st_nlink > 1:
+        # By its other name a second server would have a lock and a write-ahead log of its own: that corrupts the file.
+        raise StorageRefused(f"cannot open {path}: it has a second name (a hard link)")
     if not os.access(file, os.R_OK | os.W_OK):
         raise StorageRefused(f"cannot open {path}: it is read-only")
     with file.open("rb") as stream:

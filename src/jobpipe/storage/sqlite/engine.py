@@ -9,12 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 import apsw
 
 from jobpipe.clock import Clock
-from jobpipe.core.errors import JobpipeError, LeaseLost, StorageBroken, StorageError, StorageRefused
+from jobpipe.core.errors import (
+    JobpipeError,
+    LeaseLost,
+    StorageBroken,
+    StorageError,
+    StorageFull,
+    StorageRefused,
+)
 from jobpipe.core.task import NewTask, Status, Task
 from jobpipe.storage.base import (
     Cancelled,
@@ -36,6 +45,9 @@ from jobpipe.storage.sqlite.intake import Limits
 from jobpipe.storage.sqlite.lock import FileLock
 from jobpipe.storage.sqlite.store import Store
 from jobpipe.storage.sqlite.writer import Writer
+
+LEAST_FREE = 256 * 1024
+"""Bytes of free space below which the store counts as full before a commit fails: large tasks fail first."""
 
 
 class SqliteStorage:
@@ -82,7 +94,7 @@ class SqliteStorage:
             store = Store(open_writer(self._path), self._limits, self._clock)
         except BaseException as error:
             if self._lock is not None:
-                self._lock.release()
+                self._lock.release(untouched=isinstance(error, StorageRefused))
             if isinstance(error, apsw.Error):
                 raise StorageRefused(f"cannot open {self._path}: {error}") from error
             raise
@@ -139,6 +151,8 @@ class SqliteStorage:
         return await self._ask("next_prunable")
 
     async def check(self) -> None:
+        if self._path is not None and disk_usage(Path(self._path).parent).free < LEAST_FREE:
+            raise StorageFull(f"less than {LEAST_FREE} bytes are free for the store")
         if self._writer.failing or not self._writer.is_open:
             await self._call("probe")  # the last commit failed: see whether one succeeds now
 

@@ -32,13 +32,37 @@ class FileLock:
         self._path = path
         self._file = f"{Path(path).resolve()}.lock"
         self._descriptor: int | None = None
+        self._made = False
 
     def acquire(self) -> None:
         """Take the lock, or raise StorageRefused naming the holder's pid."""
+        while True:
+            descriptor = self._open()
+            self._lock(descriptor)
+            if _is_still(descriptor, self._file):
+                break
+            os.close(descriptor)  # its last holder took it away between our opening and our locking
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        self._descriptor = descriptor
+
+    def release(self, *, untouched: bool = False) -> None:
+        """Give the lock up; safe when it is not held. `untouched` takes a lock file that was made here away again."""
+        if self._descriptor is not None:
+            if untouched and self._made:
+                Path(self._file).unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _open(self) -> int:
+        self._made = not Path(self._file).exists()
         try:
-            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+            return os.open(self._file, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
         except OSError as error:
             raise StorageRefused(f"cannot open {self._path}: {error.strerror}: {self._file}") from error
+
+    def _lock(self, descriptor: int) -> None:
         try:
             _try_lock(descriptor)
         except OSError as error:
@@ -49,13 +73,11 @@ class FileLock:
             raise StorageRefused(
                 f"cannot open {self._path}: another server (pid {holder or 'unknown'}) is using it"
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        self._descriptor = descriptor
 
-    def release(self) -> None:
-        """Give the lock up; safe when it is not held."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+
+def _is_still(descriptor: int, file: str) -> bool:
+    """Whether the locked file is the one that others find under its name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(file))
+    except FileNotFoundError:
+        return False
