@@ -51,6 +51,44 @@ def test_serve_runs_the_server_with_the_settings_and_gives_its_exit_code(server:
     assert server.calls == [(Settings(), None), (Settings(workers=2), "pkg.mod:app")]
 
 
+@pytest.fixture
+def reloaders(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], float]]:
+    """The commands and graces of the servers that `dev` would start again and again."""
+    made: list[tuple[list[str], float]] = []
+
+    class FakeReloader:
+        def __init__(self, command: list[str], grace: float, *_: object) -> None:
+            made.append((command, grace))
+
+        async def run(self) -> int:
+            return 7
+
+    monkeypatch.setattr("jobpipe.dev.reload.Reloader", FakeReloader)
+    monkeypatch.setattr("jobpipe.logs.configure", lambda *_: None)
+    return made
+
+
+def test_dev_starts_serve_with_the_same_arguments_and_a_short_grace(
+    reloaders: list[tuple[list[str], float]],
+) -> None:
+    assert main(["dev", "pkg.mod:app", "--workers", "2"]) == 7
+    ((command, grace),) = reloaders
+    assert command[-6:] == ["serve", "pkg.mod:app", "--workers", "2", "--shutdown-grace", "2.0"]
+    assert grace == 2.0
+
+
+def test_dev_keeps_a_grace_that_was_given(
+    reloaders: list[tuple[list[str], float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["dev", "--shutdown-grace", "9", "pkg.mod:app"]) == 7
+    monkeypatch.setenv("JOBPIPE_SHUTDOWN_GRACE", "8")
+    assert main(["dev", "pkg.mod:app"]) == 7
+    assert [(command[command.index("serve") + 1 :], grace) for command, grace in reloaders] == [
+        (["--shutdown-grace", "9", "pkg.mod:app"], 9.0),
+        (["pkg.mod:app"], 8.0),
+    ]
+
+
 @pytest.mark.parametrize("spec", ["app", "app:", ":app", "a/b:app", "a..b:app", "a:b c", "mod.py:app()"])
 def test_an_app_that_is_no_name_is_refused_before_the_start(
     spec: str, server: FakeServer, capsys: pytest.CaptureFixture[str]
@@ -67,6 +105,8 @@ def test_an_app_that_is_no_name_is_refused_before_the_start(
         (["nonsense"], "nonsense"),
         (["serve", "--nonsense"], "--nonsense"),
         (["serve", "a:b", "c:d"], "c:d"),
+        (["dev"], "APP"),
+        (["dev", "tasks"], "app"),
         (["serve", "--port"], "--port"),
         (["serve", "--workers", "2", "--workers", "3"], "--workers"),
         (["serve", "--pool=maybe"], "maybe"),
