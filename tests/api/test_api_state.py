@@ -83,13 +83,13 @@ async def test_a_storage_that_fails_says_so(
     for response in (
         await server.enqueue({}),
         await server.enqueue([{}, {}]),
-        await server.get("/readyz"),
         await server.get("/tasks"),
         await server.get("/tasks/t1"),
         await server.client.post("/tasks/t1/cancel"),
     ):
         assert_problem(response, status, code)
         assert response.headers.get("retry-after") == retry_after
+    assert_problem(await server.get("/readyz"), 503, "storage_down")
     assert (await server.get("/healthz")).status_code == 200
 
 
