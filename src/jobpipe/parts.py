@@ -67,7 +67,7 @@ class Parts:
         self.queue.on_lease = self._rescue.ring_within
         keep = min(self.settings.retention, self.settings.retention_failed)
         if keep != float("inf"):
-            self.queue.on_finish = lambda: self._prune.ring_within(keep + 1.0 if keep else 0.0)
+            self.queue.listen_to_ends(lambda: self._prune.ring_within(keep + 1.0 if keep else 0.0))
         self.queue.listen_to_cancels(lambda _task_id, lease_id: self.workers.cancel(lease_id))
         self.workers.start()
 

@@ -19,7 +19,8 @@ import pytest
 from jobpipe.clock import ManualClock
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim
-from jobpipe.engine.queue import Report, TaskQueue
+from jobpipe.engine.queue import TaskQueue
+from jobpipe.engine.values import Report
 from jobpipe.http import HttpConfig, HttpServer, WorkerCounts, create_app, listen
 from jobpipe.http.protocol import JobpipeProtocol
 from jobpipe.storage import open_storage

@@ -41,6 +41,10 @@ class Wire:
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 
+    def send_eof(self) -> None:
+        """Send nothing more, and go on reading."""
+        self.writer.write_eof()
+
     async def answer(self) -> tuple[int, dict[bytes, bytes], bytes]:
         """The next answer: status, headers, body."""
         head = await self.reader.readuntil(b"\r\n\r\n")
@@ -113,6 +117,97 @@ async def test_what_is_malformed_is_400_as_problem_json(server: Server, data: by
     assert await server.ids() == []
 
 
+@pytest.mark.parametrize("method", [b"BREW", b"get", b"GETX", b"DESCRIBE", b"PURGE"])
+@pytest.mark.parametrize("piece", [1000, 3])
+@pytest.mark.parametrize("before", [b"", HEALTH, post(b'{"id":"t1"}')])
+async def test_any_other_method_is_405_with_allow_or_404(
+    server: Server, method: bytes, piece: int, before: bytes
+) -> None:
+    for path, status, code, allow in (
+        (b"/healthz", 405, "method_not_allowed", b"get, head"),
+        (b"/tasks/x", 405, "method_not_allowed", b"delete, get, head"),
+        (b"/nowhere", 404, "not_found", None),
+    ):
+        async with connect(server) as wire:
+            request = method + b" " + path + b" HTTP/1.1\r\n" + HOST + b"\r\n"
+            if piece == 1000:
+                wire.send(before + request)
+            else:
+                wire.send(before)
+                await send_in_pieces(wire, request, piece)
+            if before:
+                assert (await wire.answer())[0] in (200, 202, 409)
+            answered, headers, body = await wire.answer()
+            assert (answered, json.loads(body)["code"], headers.get(b"allow")) == (status, code, allow)
+            if method != b"PURGE":  # llhttp knows that one
+                assert headers[b"connection"] == b"close"
+                await wire.closed()
+
+
+async def test_a_foreign_method_is_guarded_and_limited_like_any_other(server: Server) -> None:
+    for headers, status, code in (
+        (b"Host: evil.example\r\n\r\n", 421, "wrong_host"),
+        (HOST + b"Origin: http://evil.example\r\n\r\n", 403, "forbidden"),
+        (b"\r\n", 400, "invalid"),
+    ):
+        async with connect(server) as wire:
+            wire.send(b"BREW /tasks HTTP/1.1\r\n" + headers)
+            await wire.refusal(status, code)
+    async with connect(server) as wire:
+        wire.send(b"X" * 17_000)
+        await wire.refusal(431, "headers_too_large")
+    async with connect(server) as wire:
+        wire.send(b"BREW /tas")
+        await wire.refusal(408, "invalid")
+    async with connect(server) as wire:
+        wire.send(b"BREW /tasks HTTP/1.1\r\n" + HOST + b"Bad Header: x\r\n\r\n")
+        await wire.refusal(400, "invalid")
+
+
+async def test_a_foreign_method_may_have_a_body_and_what_follows_it_is_dropped(server: Server) -> None:
+    body = b'{"id":"t1"}' * 1000
+    async with connect(server) as wire:
+        wire.send(post(body).replace(b"POST", b"BREW") + post(b'{"id":"t2"}'))
+        await wire.refusal(405, "method_not_allowed")
+    async with connect(server) as wire:
+        wire.send((b"BREW /enqueue HTTP/1.1\r\n" + HOST + b"\r\n") * 2000)
+        await wire.refusal(405, "method_not_allowed")
+    assert await server.ids() == []
+
+
+@pytest.mark.parametrize(
+    "coding",
+    [b"gzip, chunked", b"gzip\r\nTransfer-Encoding: chunked", b"chunked\r\nTransfer-Encoding: chunked"],
+)
+@pytest.mark.parametrize("upgrade", [b"", b"Connection: upgrade\r\nUpgrade: foo\r\n"])
+async def test_another_transfer_coding_is_refused(server: Server, coding: bytes, upgrade: bytes) -> None:
+    async with connect(server) as wire:
+        wire.send(b"POST /enqueue HTTP/1.1\r\n" + HOST + upgrade + b"Transfer-Encoding: " + coding)
+        wire.send(b"\r\n\r\n2\r\n{}\r\n0\r\n\r\n")
+        problem = await wire.refusal(400, "invalid")
+        if b"gzip" in coding:
+            assert "Transfer-Encoding" in problem["detail"]
+    assert await server.ids() == []
+
+
+async def test_chunked_may_be_written_in_any_way(server: Server) -> None:
+    async with connect(server) as wire:
+        for coding in (b"Chunked", b"chunked  ", b"  CHUNKED"):
+            wire.send(b"POST /enqueue HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: " + coding)
+            wire.send(b"\r\n\r\n2\r\n{}\r\n0\r\n\r\n")
+            assert (await wire.answer())[0] == 202
+
+
+async def test_the_reason_of_a_status_line_is_the_title_of_its_problem(server: Server) -> None:
+    too_large = b"POST /enqueue HTTP/1.1\r\n" + HOST + b"Content-Length: 999999999999\r\n\r\n"
+    for data in (too_large, b"broken\r\n\r\n", b"GET /nowhere HTTP/1.1\r\n" + HOST + b"\r\n"):
+        async with connect(server) as wire:
+            wire.send(data)
+            line = await wire.reader.readuntil(b"\r\n")
+            title = json.loads((await wire.reader.readuntil(b"}")).partition(b"\r\n\r\n")[2])["title"]
+            assert line.split(b" ", 2)[2] == title.encode() + b"\r\n"
+
+
 async def test_http_1_0_needs_no_host_and_closes(server: Server) -> None:
     async with connect(server) as wire:
         wire.send(b"GET /healthz HTTP/1.0\r\n\r\n")
@@ -145,6 +240,56 @@ async def test_many_small_headers_and_a_long_path_count_too(server: Server) -> N
         async with connect(server) as wire:
             wire.send(data)
             await wire.refusal(431, "headers_too_large")
+
+
+def head_of(size: int, request_line: bytes, *headers: bytes, colon: bytes = b": ") -> bytes:
+    """A head of exactly so many bytes."""
+    head = request_line + HOST + b"".join(header + b"\r\n" for header in headers) + b"X" + colon
+    return head + b"x" * (size - len(head) - 4) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("piece", [20_000, 8192, 5000, 16_383])
+@pytest.mark.parametrize("colon", [b":", b": ", b":    "])
+@pytest.mark.parametrize("line", [b"GET /healthz HTTP/1.1\r\n", b"\r\nGET   /healthz HTTP/1.1\r\n"])
+async def test_a_head_of_exactly_16_kib_is_taken_and_one_byte_more_is_431(
+    server: Server, piece: int, colon: bytes, line: bytes
+) -> None:
+    async with connect(server) as wire:
+        size = 16_384 + len(line) - len(line.lstrip())  # empty lines before a request belong to nobody
+        wire.send(HEALTH)
+        assert (await wire.answer())[0] == 200
+        await send_in_pieces(wire, head_of(size, line, b"A:b", b"C:    d", colon=colon), piece)
+        assert (await wire.answer())[0] == 200
+        await send_in_pieces(wire, head_of(size + 1, line, b"A:b", b"C:    d", colon=colon), piece)
+        await wire.refusal(431, "headers_too_large")
+
+
+@pytest.mark.parametrize("method", [b"OPTIONS", b"POST", b"BREW"])
+async def test_the_method_counts_as_what_it_is(server: Server, method: bytes) -> None:
+    line = method + b" /tasks/t1 HTTP/1.1\r\n"
+    for size, status in ((16_384, 405), (16_385, 431)):
+        async with connect(server) as wire:
+            await send_in_pieces(wire, head_of(size, line), 5000)
+            assert (await wire.answer())[0] == status
+
+
+async def test_a_head_that_ends_a_read_before_its_body_may_have_the_limit_too(server: Server) -> None:
+    body = b'{"payload":"' + b"x" * 50_000 + b'"}'
+    async with connect(server) as wire:
+        line = b"POST /enqueue HTTP/1.1\r\n"
+        wire.send(head_of(16_384, line, b"Content-Length: %d" % len(body)) + body)
+        assert (await wire.answer())[0] == 202
+        wire.send(HEALTH + head_of(16_384, line, b"Content-Length: %d" % len(body)) + body)
+        assert (await wire.answer())[0] == 200
+        assert (await wire.answer())[0] == 202
+
+
+async def send_in_pieces(wire: Wire, data: bytes, size: int) -> None:
+    """Send in pieces that arrive one by one."""
+    for begin in range(0, len(data), size):
+        wire.send(data[begin : begin + size])
+        await wire.writer.drain()
+        await asyncio.sleep(0.005)
 
 
 async def test_headers_below_16_kib_are_taken_also_with_a_large_body(server: Server) -> None:
@@ -316,6 +461,23 @@ async def test_an_upgrade_to_websocket_is_ignored(server: Server) -> None:
         assert (await wire.answer())[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("version", "connection"),
+    [(b"1.1", b"Upgrade, close"), (b"1.0", b"Upgrade"), (b"1.0", b"keep-alive, Upgrade")],
+)
+async def test_an_upgrade_changes_nothing_about_version_and_close(
+    server: Server, version: bytes, connection: bytes
+) -> None:
+    async with connect(server) as wire:
+        host = HOST if version == b"1.1" else b""
+        wire.send(
+            b"GET /healthz HTTP/%b\r\n%bConnection: %b\r\nUpgrade: foo\r\n\r\n" % (version, host, connection)
+        )
+        status, headers, body = await wire.answer()
+        assert (status, headers[b"connection"], body) == (200, b"close", OK)
+        await wire.closed()
+
+
 async def test_a_pipeline_is_answered_in_order(server: Server) -> None:
     async with connect(server) as wire:
         wire.send(b"".join(post(b'{"id":"%d"}' % n) for n in range(60)))
@@ -331,7 +493,7 @@ async def test_a_pipeline_is_bounded(server: Server) -> None:
         wire.send(b"GET /tasks/t1?wait=30 HTTP/1.1\r\n" + HOST + b"\r\n")
         requests = 20_000
         sending = asyncio.create_task(_drain(wire, HEALTH * requests))
-        while "t1" not in server.queue._finish:
+        while "t1" not in server.queue._ends.waiters:
             await asyncio.sleep(0.001)
         assert server.http is not None
         (connection,) = [c for c in server.http.server_state.connections if c.pipeline]
@@ -381,6 +543,149 @@ async def test_a_half_closed_client_gets_its_answers(server: Server) -> None:
         await wire.closed()
 
 
+async def waiter_for(server: Server, id: str, *, there: bool = True) -> None:
+    """Return when somebody waits for the task, or when nobody does any more."""
+    while (id in server.queue._ends.waiters) is not there:
+        await asyncio.sleep(0.001)
+
+
+async def worker_waits(server: Server, *, there: bool = True) -> None:
+    """Return when a lease request waits, or when none does any more."""
+    while bool(server.queue._waiters._line) is not there:
+        await asyncio.sleep(0.001)
+
+
+WAIT = b"GET /tasks/t1?wait=60 HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
+@pytest.mark.parametrize("patience", [0.0, 0.3])
+async def test_a_half_closed_client_gets_the_task_that_it_waits_for(server: Server, patience: float) -> None:
+    """Also when the server had the time to look whether the client is there at all."""
+    await server.enqueue(id="t1")
+    async with connect(server) as wire:
+        wire.send(WAIT)
+        wire.send_eof()
+        await waiter_for(server, "t1")
+        await asyncio.sleep(patience)
+        await server.run_one()
+        status, headers, body = await wire.answer()
+        assert (status, json.loads(body)["status"], headers[b"connection"]) == (200, "done", b"close")
+        await wire.closed()
+
+
+async def test_a_half_closed_client_gets_what_the_task_is_after_the_wait(server: Server) -> None:
+    await server.enqueue(id="t1")
+    async with connect(server) as wire:
+        wire.send(WAIT.replace(b"wait=60", b"wait=0.2"))
+        wire.send_eof()
+        status, _, body = await wire.answer()
+        assert (status, json.loads(body)["status"]) == (200, "queued")
+        await wire.closed()
+
+
+async def test_a_half_closed_client_gets_errors_whole(server: Server) -> None:
+    """The answer has begun before it was known what it would be."""
+    await server.enqueue(id="t1")
+    async with connect(server) as wire:
+        wire.send(WAIT)
+        wire.send_eof()
+        await waiter_for(server, "t1")
+        await asyncio.sleep(0.1)
+        assert await wire.reader.readexactly(1) == b"H"
+        await server.post("/tasks/t1/cancel", b"")
+        status, _, body = await wire.answer()
+        assert (status, json.loads(body)["status"]) == (200, "cancelled")
+
+
+@pytest.mark.parametrize("behind", [b"", HEALTH * 3])
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_client_that_closes_frees_its_waiter_at_once(
+    server: Server, behind: bytes, reset: bool
+) -> None:
+    await server.enqueue(id="t1")
+    async with connect(server) as wire:
+        wire.send(WAIT + behind)
+        await waiter_for(server, "t1")
+        if reset:
+            wire.writer.transport.abort()
+        else:
+            wire.writer.close()
+        async with asyncio.timeout(5):
+            await waiter_for(server, "t1", there=False)
+
+
+def lease(wait: float) -> bytes:
+    return post(b'{"worker_id":"w1","wait":%g}' % wait, path=b"/lease")
+
+
+@pytest.mark.parametrize("wait", [0, 60])
+@pytest.mark.parametrize("behind", [b"", HEALTH])
+async def test_a_half_closed_worker_is_told_of_no_tasks_and_gets_none(
+    server: Server, wait: float, behind: bytes
+) -> None:
+    async with connect(server) as wire:
+        if wait:
+            wire.send(lease(wait) + behind)
+            await worker_waits(server)
+        else:
+            await server.enqueue(id="t1")
+            wire.send(lease(wait) + behind)
+        wire.send_eof()
+        status, _, body = await wire.answer()
+        assert (status, body) == (200, b'{"tasks":[]}')
+        if behind:
+            assert (await wire.answer())[2] == OK
+        await wire.closed()
+        await worker_waits(server, there=False)
+    await server.enqueue(id="t2")
+    (task,) = await server.queue.get(["t2"])
+    assert task is not None
+    assert (task.status, task.attempts) == ("queued", 0)
+    assert (await server.claim()).task.attempts == 1
+
+
+async def test_a_reset_ends_a_lease_behind_which_others_wait(server: Server) -> None:
+    async with connect(server) as wire:
+        wire.send(lease(60) + HEALTH)
+        await worker_waits(server)
+        wire.writer.transport.abort()
+        async with asyncio.timeout(5):
+            await worker_waits(server, there=False)
+    await server.enqueue(id="t1")
+    assert (await server.claim()).task.attempts == 1
+
+
+@pytest.mark.parametrize("rest", [b"GET /hea", post(b'{"id":"half"}')[:-3], b"broken\r\n\r\n", b"BREW / H"])
+async def test_what_was_sent_whole_before_an_end_amid_a_request_is_answered(
+    server: Server, rest: bytes
+) -> None:
+    await server.enqueue(id="t1")
+    async with connect(server) as wire:
+        wire.send(WAIT + HEALTH + rest)
+        await waiter_for(server, "t1")
+        wire.send_eof()
+        await asyncio.sleep(0.02)
+        await server.run_one()
+        assert (await wire.answer())[0] == 200
+        assert (await wire.answer())[2] == OK
+        if rest.startswith(b"broken"):
+            await wire.refusal(400, "invalid")
+        await wire.closed()
+    assert await server.ids() == ["t1"]
+
+
+async def test_a_long_pipeline_is_answered_after_a_half_close(server: Server) -> None:
+    async with connect(server) as wire:
+        requests = 5000
+        sending = asyncio.create_task(_drain(wire, HEALTH * requests + b"GET"))
+        for n in range(requests):
+            assert (await wire.answer())[2] == OK
+            if n == 0:
+                await sending
+                wire.send_eof()
+        await wire.closed()
+
+
 async def test_a_client_that_leaves_while_its_task_commits_does_no_harm(server: Server) -> None:
     for n in range(20):
         async with connect(server) as wire:
@@ -413,7 +718,7 @@ async def test_stopping_waits_for_answers_and_closes_idle_connections(server: Se
         idle.send(HEALTH)
         await idle.answer()
         waiting.send(b"GET /tasks/t1?wait=30 HTTP/1.1\r\n" + HOST + b"\r\n")
-        while "t1" not in server.queue._finish:
+        while "t1" not in server.queue._ends.waiters:
             await asyncio.sleep(0.001)
         server.http.stop()
         await idle.closed()

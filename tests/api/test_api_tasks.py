@@ -149,5 +149,5 @@ async def test_a_client_that_leaves_frees_its_waiter(server: Server) -> None:
 
 async def waiter_for(server: Server, id: str, *, there: bool = True) -> None:
     """Return when somebody waits for the task, or when nobody does any more."""
-    while (id in server.queue._finish) is not there:
+    while (id in server.queue._ends.waiters) is not there:
         await asyncio.sleep(0.001)

@@ -11,7 +11,8 @@ from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import NewTask, Status
 from jobpipe.engine import bulk as bulk_module
 from jobpipe.engine.bulk import Action, BulkAnswer, bulk
-from jobpipe.engine.queue import Report, TaskQueue
+from jobpipe.engine.queue import TaskQueue
+from jobpipe.engine.values import Report
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Matches, TaskFilter
 

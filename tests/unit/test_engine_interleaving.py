@@ -14,7 +14,8 @@ from jobpipe.core.lifecycle import Kind, Outcome, Policy
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import FINISHED, Claim, NewTask, Status, Task
 from jobpipe.engine.maintenance import Rescuer
-from jobpipe.engine.queue import Heartbeat, Report, TaskQueue
+from jobpipe.engine.queue import TaskQueue
+from jobpipe.engine.values import Heartbeat, Report
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Cancelled, Settled, TaskFilter
 
@@ -35,7 +36,7 @@ class World:
         self.ends: Counter[str] = Counter()
         """Ends that were told to who brought them about, by id; a rescuer's are told to nobody."""
         self.finished = 0
-        self.queue.on_finish = self.count
+        self.queue.listen_to_ends(self.count)
         self.told_lost = 0
 
     async def run(self) -> None:

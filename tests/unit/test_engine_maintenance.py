@@ -14,7 +14,8 @@ from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim, NewTask, Status, Task
 from jobpipe.engine import maintenance
 from jobpipe.engine.maintenance import Alarm, Pruner, Rescuer
-from jobpipe.engine.queue import Heartbeat, Report, TaskQueue
+from jobpipe.engine.queue import TaskQueue
+from jobpipe.engine.values import Heartbeat, Report
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import LostClaim, Settled, Storage
 
@@ -320,7 +321,7 @@ async def test_many_tasks_are_pruned_in_slices_with_a_pause_between(
 
 async def test_a_queue_tells_when_something_finished_for_the_pruner(queue: TaskQueue) -> None:
     told: list[bool] = []
-    queue.on_finish = lambda: told.append(True)
+    queue.listen_to_ends(lambda: told.append(True))
     await finish(queue, "done")
     assert len(told) == 1
     await queue.enqueue([NewTask("a", "h")])

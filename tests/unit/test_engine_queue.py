@@ -24,7 +24,8 @@ from jobpipe.core.errors import (
 from jobpipe.core.lifecycle import Kind, Outcome, Policy
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim, NewTask, Status, Task
-from jobpipe.engine.queue import Heartbeat, Report, TaskQueue
+from jobpipe.engine.queue import TaskQueue
+from jobpipe.engine.values import Heartbeat, Report
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Cancelled, ClaimAnswer, ClaimRequest, Extended, Settled, Storage
 
@@ -757,7 +758,7 @@ async def test_reports_are_answered_in_order_each_for_itself(queue: TaskQueue) -
 
 async def test_a_repeated_settle_counts_and_tells_once(queue: TaskQueue) -> None:
     ends: list[int] = []
-    queue.on_finish = lambda: ends.append(1)
+    queue.listen_to_ends(lambda: ends.append(1))
     claim = await start(queue, "a")
     for _ in range(3):
         await settle(queue, claim)

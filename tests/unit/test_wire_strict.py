@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from jobpipe.core.errors import Invalid, InvalidJson, JobpipeError
 from jobpipe.core.task import NewTask
 from jobpipe.wire import Defaults, parse_array, parse_lines, parse_object
 from jobpipe.wire.strict import too_deep
+from jobpipe.wire.working import parse_extend, parse_lease
 
 DEFAULTS = Defaults()
 NOW = 1_700_000_000_000
@@ -184,3 +186,48 @@ def test_quotes_and_backslashes_hide_no_depth() -> None:
     assert too_deep(rb'["\"",' + deep + b"]")
     assert not too_deep(b'["' + deep + b'"]')
     assert not too_deep(rb'["\\\"' + deep + b'"]')
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "detail"),
+    [
+        (b"{}", "worker_id", "Object missing required field 'worker_id'"),
+        (b'{"worker_id":"w"}', "leases", "Object missing required field 'leases'"),
+        (b'{"worker_id":"w","leases":[{}]}', "leases[0].id", "Object missing required field 'id'"),
+        (
+            b'{"worker_id":"w","leases":[{"id":"a","lease_id":"b"},{"id":"a"}]}',
+            "leases[1].lease_id",
+            "Object missing required field 'lease_id'",
+        ),
+        (
+            b'{"worker_id":"w","leases":[{"id":"a","lease_id":"b","s[0]":1}]}',
+            "leases[0].s[0]",
+            "Object contains unknown field 's[0]'",
+        ),
+        (b'{"worker_id":"w","leases":[7]}', "leases", "Expected 'object', got 'int'"),
+        (b'{"worker_id":"w","leases":[{"id":7}]}', "leases[0].id", "Expected 'str', got 'int'"),
+        (b'{"worker_id":7}', "worker_id", "Expected 'str', got 'int'"),
+        (b'{"worker_id":"w","lease":"`"}', "lease", "Expected 'float | null', got 'str'"),
+    ],
+)
+def test_an_error_names_the_field_that_is_wrong_or_missing(body: bytes, field: str, detail: str) -> None:
+    with pytest.raises(Invalid) as raised:
+        parse_extend(body)
+    assert (raised.value.field, raised.value.detail) == (field, detail)
+
+
+def test_a_lease_request_without_a_worker_id_names_it() -> None:
+    with pytest.raises(Invalid) as raised:
+        parse_lease(b'{"max":1}')
+    assert (raised.value.field, raised.value.detail) == (
+        "worker_id",
+        "Object missing required field 'worker_id'",
+    )
+
+
+def test_a_long_unknown_name_is_not_sent_back_whole() -> None:
+    name = "x" * 10_000
+    with pytest.raises(Invalid) as raised:
+        parse_extend(b'{"worker_id":"w","leases":[{"id":"a","lease_id":"b","%b":1}]}' % name.encode())
+    assert raised.value.field == f"leases[0].{name[:100]}"
+    assert len(raised.value.detail or "") < 200

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from jobpipe.clock import Clock
 from jobpipe.core.errors import StorageError
 from jobpipe.core.lifecycle import Kind, Outcome
-from jobpipe.engine.queue import Report, TaskQueue
+from jobpipe.engine.queue import TaskQueue
+from jobpipe.engine.values import Report
 from jobpipe.storage.base import LostClaim, Settled, Storage
 
 log = logging.getLogger("jobpipe.maintenance")

@@ -10,67 +10,41 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from jobpipe.clock import Clock, SystemClock
-from jobpipe.core.errors import Draining, Invalid, JobpipeError, LeaseLost, NotFound
-from jobpipe.core.lifecycle import Kind, Outcome, Policy, Transition, decide
+from jobpipe.core.errors import Draining, JobpipeError, LeaseLost
+from jobpipe.core.lifecycle import Kind, Outcome, Policy
 from jobpipe.core.task import Claim, NewTask, Status, Task
+from jobpipe.engine.carrying import carried_out
+from jobpipe.engine.ends import Ends
+from jobpipe.engine.heartbeats import Heartbeats
 from jobpipe.engine.rates import Rate
 from jobpipe.engine.running import Running
-from jobpipe.engine.waiters import ClaimWaiters, FinishWaiters
+from jobpipe.engine.settling import Settling
+from jobpipe.engine.values import Heartbeat, Rates, Report
+from jobpipe.engine.waiters import ClaimWaiters
 from jobpipe.storage.base import (
     MAX_CLAIM_BYTES,
-    CancelChanged,
     Cancelled,
     ClaimAnswer,
     ClaimRequest,
     Extended,
-    Extension,
     Matches,
     Page,
     QueueCounts,
     Settled,
-    Settlement,
     Storage,
     TaskFilter,
 )
 
-log = logging.getLogger("jobpipe.tasks")
-
-T = TypeVar("T")
+log = logging.getLogger("jobpipe.queue")
 
 LIST_BYTES = MAX_CLAIM_BYTES
-
-
-class Report(Struct, frozen=True):
-    """The outcome of a claim, as its holder tells it."""
-
-    id: str
-    lease_id: str
-    outcome: Outcome
-
-
-class Heartbeat(Struct, frozen=True):
-    """A claim's holder lives: prolong its lease to `lease_s` seconds. `timeout` is the handler's own, in seconds."""
-
-    id: str
-    lease_id: str
-    lease_s: float
-    timeout: float | None = None
-
-
-class Rates(Struct, frozen=True):
-    """What this server did in the last minute, per second."""
-
-    enqueued: float
-    finished: float
-    failed: float
 
 
 class TaskQueue:
@@ -91,10 +65,9 @@ class TaskQueue:
         self._storage = storage
         self._policy = policy or Policy()
         self._clock = clock or SystemClock()
-        self._random = random
         self._waiters = ClaimWaiters(self._clock.now)
-        self._finish = FinishWaiters()
         self._running = Running(self._clock.monotonic, default_timeout)
+        self._ends = Ends(self._clock.monotonic)
         self._cancelled_early: dict[str, Task] = {}
         """Running tasks that were cancelled before their claim was answered, by lease id."""
         self._pending: set[asyncio.Future[Any]] = set()
@@ -102,12 +75,13 @@ class TaskQueue:
         self._cancel_listeners: list[Callable[[str, str], None]] = []
         self._draining = False
         self._enqueued = Rate(self._clock.monotonic)
-        self._finished = Rate(self._clock.monotonic)
-        self._failed = Rate(self._clock.monotonic)
         self.on_lease: Callable[[float], object] = _nothing
         """Called with the seconds of a lease that was given: the rescuer's alarm may have to ring earlier."""
-        self.on_finish: Callable[[], object] = _nothing
-        """Called when a task finished: the pruner may have work."""
+        self._settling = Settling(
+            storage, self._running, self._waiters, self._ends,
+            policy=self._policy, clock=self._clock, random=random, forget=self._forget,
+        )  # fmt: skip
+        self._heartbeats = Heartbeats(storage, self._running)
 
     @property
     def draining(self) -> bool:
@@ -118,7 +92,7 @@ class TaskQueue:
         """Refuse new tasks from now on, and answer all who wait: claims with nothing, `wait_finished` with what is."""
         self._draining = True
         self._waiters.wake_all()
-        self._finish.give_up()
+        self._ends.waiters.give_up()
 
     async def open(self) -> None:
         """Open the storage. Raises StorageRefused when it cannot be served."""
@@ -131,6 +105,10 @@ class TaskQueue:
         while self._pending:
             await asyncio.wait(self._pending)
         await self._storage.close()
+
+    def listen_to_ends(self, tell: Callable[[], object]) -> None:
+        """Have `tell` called whenever a task finished: the pruner may have work."""
+        self._ends.on_finish = tell
 
     def listen_to_cancels(self, tell: Callable[[str, str], None]) -> None:
         """Have `tell(task_id, lease_id)` called when cancelling a running task is requested."""
@@ -146,7 +124,7 @@ class TaskQueue:
         if self._draining:
             raise Draining()
         now = self._clock.now()
-        return await _carried_out(self._storage.insert(tasks, now), partial(self._accepted, now))
+        return await carried_out(self._storage.insert(tasks, now), partial(self._accepted, now))
 
     def _accepted(self, now: int, answers: Sequence[Task | JobpipeError]) -> None:
         ready: dict[str, int] = {}
@@ -206,7 +184,7 @@ class TaskQueue:
         The same report sent again gets the same answer until the task is claimed again. A cancelled run that nobody
         asked to cancel is Invalid. Raises StorageError.
         """
-        return await self._settle(reports, rescue=False)
+        return await self._settling.settle(reports, rescue=False)
 
     def dismiss(self, worker: str) -> None:
         """Answer the waiting claims of a worker with nothing: its lease ran out, and it may be gone or stopped."""
@@ -214,7 +192,7 @@ class TaskQueue:
 
     async def rescue(self, reports: Sequence[Report]) -> list[Settled | JobpipeError]:
         """Settle claims whose holder is gone; that holder's own settle is LeaseLost from then on."""
-        return await self._settle(reports, rescue=True)
+        return await self._settling.settle(reports, rescue=True)
 
     async def release(self, claims: Sequence[Claim]) -> None:
         """Give claims back that nobody could take; their attempts are taken back."""
@@ -226,13 +204,7 @@ class TaskQueue:
 
         No lease is prolonged past the run's timeout plus one lease: a run that has used that up is LeaseLost.
         """
-        await self._adopt(beats)
-        extensions = [self._extension(beat) for beat in beats]
-        answers = iter(await self._storage.extend([asked for asked in extensions if asked is not None]))
-        return [
-            self._extended(beat, _overran(beat) if asked is None else next(answers))
-            for beat, asked in zip(beats, extensions, strict=True)
-        ]
+        return await self._heartbeats.extend(beats)
 
     def claims_of(self, worker: str) -> list[tuple[str, str]]:
         """Id and lease id of all tasks that `worker` claimed through this server and did not settle."""
@@ -250,7 +222,9 @@ class TaskQueue:
 
     async def wait_finished(self, task_id: str, timeout: float) -> Task | None:
         """The task when it is finished, or after `timeout` seconds (or at a drain) what it is then; None if unknown."""
-        future = self._finish.join(task_id)  # before the first look, so that an end in between is not missed
+        future = self._ends.waiters.join(
+            task_id
+        )  # before the first look, so that an end in between is not missed
         try:
             (task,) = await self._storage.get([task_id])
             if task is None or task.finished or timeout <= 0 or self._draining:
@@ -260,7 +234,7 @@ class TaskQueue:
             except TimeoutError:
                 final = None
         finally:
-            self._finish.leave(task_id, future)
+            self._ends.waiters.leave(task_id, future)
         return final or (await self._storage.get([task_id]))[0]
 
     async def page(self, where: TaskFilter, limit: int, before_seq: int | None = None) -> Page:
@@ -273,14 +247,14 @@ class TaskQueue:
 
     async def cancel(self, ids: Sequence[str]) -> list[Cancelled | JobpipeError]:
         """Cancel queued tasks at once; tell the workers of running ones. Else AlreadyFinished or NotFound."""
-        return await _carried_out(self._storage.cancel(ids, self._clock.now()), self._cancelled)
+        return await carried_out(self._storage.cancel(ids, self._clock.now()), self._cancelled)
 
     def _cancelled(self, answers: Sequence[Cancelled | JobpipeError]) -> None:
         for answer in answers:
             if isinstance(answer, JobpipeError):
                 continue
             if answer.lease_id is None:
-                self._ended(answer.task, None)
+                self._ends.tell(answer.task, None)
                 continue
             if not self._running.update(answer.lease_id, answer.task):
                 self._cancelled_early[answer.lease_id] = answer.task
@@ -289,7 +263,7 @@ class TaskQueue:
 
     async def retry(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
         """Queue failed or cancelled tasks again, with their accounting cleared; never refused for fullness."""
-        return await _carried_out(self._storage.retry(ids, self._clock.now()), self._queued_again)
+        return await carried_out(self._storage.retry(ids, self._clock.now()), self._queued_again)
 
     def _queued_again(self, answers: Sequence[Task | JobpipeError]) -> None:
         for answer in answers:
@@ -316,7 +290,9 @@ class TaskQueue:
 
     def rates(self) -> Rates:
         """What this server did in the last minute."""
-        return Rates(self._enqueued.per_second(), self._finished.per_second(), self._failed.per_second())
+        return Rates(
+            self._enqueued.per_second(), self._ends.finished.per_second(), self._ends.failed.per_second()
+        )
 
     # --- claiming, inside ---------------------------------------------------------------------------------------
 
@@ -340,7 +316,7 @@ class TaskQueue:
     def _gave_back(self, releasing: asyncio.Future[None]) -> None:
         self._pending.discard(releasing)
         if not releasing.cancelled() and (error := releasing.exception()) is not None:
-            logging.getLogger("jobpipe.queue").warning("an unused claim could not be released: %s", error)
+            log.warning("an unused claim could not be released: %s", error)
 
     def _claimed(self, answer: ClaimAnswer, request: ClaimRequest) -> list[Claim]:
         claims = [self._marked(claim) for claim in answer.claims]
@@ -358,180 +334,8 @@ class TaskQueue:
         alone = task.lost >= self._policy.max_lost - 1
         return replace(claim, task=task, alone=alone) if alone or task is not claim.task else claim
 
-    # --- extending, inside --------------------------------------------------------------------------------------
-
-    async def _adopt(self, beats: Sequence[Heartbeat]) -> None:
-        """Learn of runs that were handed out before a restart, so that their timeouts hold again."""
-        unknown = [beat for beat in beats if self._running.task(beat.id, beat.lease_id) is None]
-        if unknown:
-            tasks = await self._storage.get([beat.id for beat in unknown])
-            found = zip(unknown, tasks, strict=True)
-            self._running.adopt(
-                {beat.lease_id: task for beat, task in found if task and task.status is Status.RUNNING}
-            )
-
-    def _extension(self, beat: Heartbeat) -> Extension | None:
-        """What to ask of the storage; None when the run's time is over."""
-        left = self._running.time_left(beat.id, beat.lease_id, beat.timeout)
-        lease_s = beat.lease_s if left is None else min(beat.lease_s, left + beat.lease_s)
-        return Extension(beat.id, beat.lease_id, lease_s) if lease_s > 0 else None
-
-    def _extended(self, beat: Heartbeat, answer: Extended | LeaseLost) -> Extended | LeaseLost:
-        if isinstance(answer, LeaseLost) and not self._running.overran(beat.id, beat.lease_id):
-            self._running.end(beat.lease_id)
-        return answer
-
-    # --- settling, inside ---------------------------------------------------------------------------------------
-
-    async def _settle(self, reports: Sequence[Report], *, rescue: bool) -> list[Settled | JobpipeError]:
-        tasks = await self._tasks_of(reports)
-        written = await self._write(reports, tasks, rescue)
-        answers: list[Settled | JobpipeError] = []
-        for report, answer in zip(reports, written, strict=True):
-            if isinstance(answer, CancelChanged):
-                self._running.end(report.lease_id)  # what was known is old: read it, and decide again
-                answers += await self._settle([report], rescue=rescue)
-            else:
-                answers.append(answer)
-        return answers
-
-    async def _tasks_of(self, reports: Sequence[Report]) -> list[Task | None]:
-        tasks = [self._running.task(report.id, report.lease_id) for report in reports]
-        missing = [i for i, task in enumerate(tasks) if task is None]
-        if missing:
-            read = await self._storage.get([reports[i].id for i in missing])
-            for i, task in zip(missing, read, strict=True):
-                tasks[i] = task
-        return tasks
-
-    async def _write(
-        self, reports: Sequence[Report], tasks: Sequence[Task | None], rescue: bool
-    ) -> list[Settled | CancelChanged | JobpipeError]:
-        now = self._clock.now()
-        decided = [
-            self._settlement(report, task, now, rescue) for report, task in zip(reports, tasks, strict=True)
-        ]
-        settlements = [settlement for settlement in decided if isinstance(settlement, Settlement)]
-        known = [task for task, item in zip(tasks, decided, strict=True) if isinstance(item, Settlement)]
-        written = iter(
-            await _carried_out(
-                self._storage.settle(settlements, now), partial(self._settled_all, known, settlements)
-            )
-            if settlements
-            else []
-        )
-        return [next(written) if isinstance(item, Settlement) else item for item in decided]
-
-    def _settled_all(
-        self,
-        tasks: Sequence[Task | None],
-        settlements: Sequence[Settlement],
-        answers: Sequence[Settled | CancelChanged | JobpipeError],
-    ) -> None:
-        for task, settlement, answer in zip(tasks, settlements, answers, strict=True):
-            self._settled(task, settlement, answer)
-
-    def _settlement(
-        self, report: Report, task: Task | None, now: int, rescue: bool
-    ) -> Settlement | JobpipeError:
-        if task is None:
-            return NotFound(f"no task has the id '{report.id}'")
-        if task.status is not Status.RUNNING:
-            return Settlement(report.id, report.lease_id, None)
-        if report.outcome.kind is Kind.CANCELLED and not task.cancel_requested:
-            return Invalid(f"nobody asked to cancel task '{task.id}'", field="outcome")
-        transition = decide(task, report.outcome, now, self._policy, self._random)
-        return Settlement(report.id, report.lease_id, transition, task.cancel_requested, rescue)
-
-    def _settled(
-        self, task: Task | None, settlement: Settlement, answer: Settled | CancelChanged | JobpipeError
-    ) -> None:
-        if isinstance(answer, CancelChanged):
-            return
-        self._running.end(settlement.lease_id)
-        self._cancelled_early.pop(settlement.lease_id, None)
-        transition = settlement.transition
-        if not isinstance(answer, Settled) or answer.repeated or transition is None or task is None:
-            return
-        if transition.status is not Status.QUEUED:
-            self._ended(task, transition)
-        elif transition.run_at <= self._clock.now():
-            self._waiters.ready(task.queue, 1)
-        else:
-            self._waiters.later(task.queue, transition.run_at)
-        if log.isEnabledFor(logging.DEBUG) and transition.status is Status.QUEUED:
-            log.debug("task %s %s, queued again", task.id, transition.kind, extra={"task_id": task.id})
-
-    def _ended(self, task: Task, transition: Transition | None) -> None:
-        """A task came to its end: by a transition, or (None) by cancelling it while it was queued."""
-        status = task.status if transition is None else transition.status
-        self._finished.add()
-        if status is Status.FAILED:
-            self._failed.add()
-        if task.id in self._finish:
-            self._finish.finished(task if transition is None else _final(task, transition))
-        if log.isEnabledFor(logging.INFO):
-            _log_end(task, transition)
-        self.on_finish()
-
-
-def _carried_out(call: Awaitable[T], then: Callable[[T], None]) -> asyncio.Future[T]:
-    """The answer of a storage call. `then` is told of it also when the caller goes away while it is under way."""
-    carrying = asyncio.ensure_future(call)
-    answer: asyncio.Future[T] = carrying.get_loop().create_future()
-
-    def tell(carried: asyncio.Future[T]) -> None:
-        if carried.cancelled():
-            answer.cancel()
-        elif (error := carried.exception()) is None:
-            try:
-                then(carried.result())
-            except Exception:  # what was committed must be answered, whatever listens to it
-                logging.getLogger("jobpipe.queue").exception("telling of a commit failed")
-            if not answer.done():
-                answer.set_result(carried.result())
-        elif not answer.done():
-            answer.set_exception(error)
-
-    carrying.add_done_callback(tell)
-    return answer
-
-
-def _overran(beat: Heartbeat) -> LeaseLost:
-    return LeaseLost(f"task '{beat.id}' ran past its timeout")
-
-
-def _final(task: Task, transition: Transition) -> Task:
-    """The task as the settle left it."""
-    return replace(
-        task,
-        status=transition.status,
-        attempts=transition.attempts,
-        failures=transition.failures,
-        lost=transition.lost,
-        run_at=transition.run_at,
-        finished_at=transition.finished_at,
-        result=transition.result,
-        last_error=transition.error or task.last_error,
-    )
-
-
-def _log_end(task: Task, transition: Transition | None) -> None:
-    """One line per end of a task. Messages of errors are people's data and stay out of it."""
-    if transition is None:
-        _log_line("task %s cancelled before it ran", (task.id,), task)
-        return
-    finished = transition.finished_at or 0
-    took = max(0, finished - (task.started_at or finished)) / 1000
-    error = f" ({transition.error.type})" if transition.error is not None else ""
-    words = (task.id, transition.status.value, error, took, transition.attempts)
-    _log_line("task %s %s%s after %.3f s, attempt %d", words, task)
-
-
-def _log_line(text: str, words: tuple[object, ...], task: Task) -> None:
-    # Without the search for the caller that `log.info` makes: a third of a line's cost, thousands of times a second.
-    fields = {"task_id": task.id, "handler": task.handler, "queue": task.queue}
-    log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, text, words, None, extra=fields))
+    def _forget(self, lease_id: str) -> None:
+        self._cancelled_early.pop(lease_id, None)
 
 
 def _nothing(*_: object) -> None:

@@ -12,7 +12,8 @@ from jobpipe.clock import Clock
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.lifecycle import Outcome
 from jobpipe.core.task import Claim
-from jobpipe.engine.queue import Report, TaskQueue
+from jobpipe.engine.queue import TaskQueue
+from jobpipe.engine.values import Report
 from jobpipe.enqueuing import LocalEnqueuer
 from jobpipe.http.config import WorkerCounts
 from jobpipe.settings import Settings

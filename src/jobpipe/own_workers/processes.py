@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobpipe.core.lifecycle import Kind, Outcome
-from jobpipe.engine.queue import Report, TaskQueue
+from jobpipe.engine.queue import TaskQueue
+from jobpipe.engine.values import Report
 from jobpipe.http.config import WorkerCounts
 from jobpipe.http.server import listen
 from jobpipe.settings import Settings

@@ -19,7 +19,8 @@ from jobpipe.core.lifecycle import Outcome, Policy
 from jobpipe.core.task import Claim, Status
 from jobpipe.core.task import Task as StoredTask
 from jobpipe.engine import TaskFilter
-from jobpipe.engine.queue import Report, TaskQueue
+from jobpipe.engine.queue import TaskQueue
+from jobpipe.engine.values import Report
 from jobpipe.enqueuing import LocalEnqueuer
 from jobpipe.storage import open_storage
 from jobpipe.wire import Defaults, encode_task

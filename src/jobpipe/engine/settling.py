@@ -1,0 +1,128 @@
+"""From reports to settles: decide purely over what is known of a run, write if its claim still holds, tell who waits.
+
+When a cancel came between deciding and writing, nothing is written and it is decided again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from jobpipe.clock import Clock
+from jobpipe.core.errors import Invalid, JobpipeError, NotFound
+from jobpipe.core.lifecycle import Kind, Policy, decide
+from jobpipe.core.task import Status, Task
+from jobpipe.engine.carrying import carried_out
+from jobpipe.engine.ends import Ends
+from jobpipe.engine.running import Running
+from jobpipe.engine.values import Report
+from jobpipe.engine.waiters import ClaimWaiters
+from jobpipe.storage.base import CancelChanged, Settled, Settlement, Storage
+
+log = logging.getLogger("jobpipe.tasks")
+
+
+class Settling:
+    """The one place where runs end. `forget(lease_id)` is called for each claim that holds no more."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        running: Running,
+        waiters: ClaimWaiters,
+        ends: Ends,
+        *,
+        policy: Policy,
+        clock: Clock,
+        random: Callable[[], float],
+        forget: Callable[[str], object],
+    ) -> None:
+        self._storage = storage
+        self._policy = policy
+        self._clock = clock
+        self._random = random
+        self._running = running
+        self._waiters = waiters
+        self._ends = ends
+        self._forget = forget
+
+    async def settle(self, reports: Sequence[Report], *, rescue: bool) -> list[Settled | JobpipeError]:
+        """Write what became of runs, each if its claim still holds. `rescue` as in Settlement."""
+        tasks = await self._tasks_of(reports)
+        written = await self._write(reports, tasks, rescue)
+        answers: list[Settled | JobpipeError] = []
+        for report, answer in zip(reports, written, strict=True):
+            if isinstance(answer, CancelChanged):
+                self._running.end(report.lease_id)  # what was known is old: read it, and decide again
+                answers += await self.settle([report], rescue=rescue)
+            else:
+                answers.append(answer)
+        return answers
+
+    async def _tasks_of(self, reports: Sequence[Report]) -> list[Task | None]:
+        tasks = [self._running.task(report.id, report.lease_id) for report in reports]
+        missing = [i for i, task in enumerate(tasks) if task is None]
+        if missing:
+            read = await self._storage.get([reports[i].id for i in missing])
+            for i, task in zip(missing, read, strict=True):
+                tasks[i] = task
+        return tasks
+
+    async def _write(
+        self, reports: Sequence[Report], tasks: Sequence[Task | None], rescue: bool
+    ) -> list[Settled | CancelChanged | JobpipeError]:
+        now = self._clock.now()
+        decided = [
+            self._settlement(report, task, now, rescue) for report, task in zip(reports, tasks, strict=True)
+        ]
+        settlements = [settlement for settlement in decided if isinstance(settlement, Settlement)]
+        known = [task for task, item in zip(tasks, decided, strict=True) if isinstance(item, Settlement)]
+        written = iter(
+            await carried_out(
+                self._storage.settle(settlements, now), partial(self._settled_all, known, settlements)
+            )
+            if settlements
+            else []
+        )
+        return [next(written) if isinstance(item, Settlement) else item for item in decided]
+
+    def _settled_all(
+        self,
+        tasks: Sequence[Task | None],
+        settlements: Sequence[Settlement],
+        answers: Sequence[Settled | CancelChanged | JobpipeError],
+    ) -> None:
+        for task, settlement, answer in zip(tasks, settlements, answers, strict=True):
+            self._settled(task, settlement, answer)
+
+    def _settlement(
+        self, report: Report, task: Task | None, now: int, rescue: bool
+    ) -> Settlement | JobpipeError:
+        if task is None:
+            return NotFound(f"no task has the id '{report.id}'")
+        if task.status is not Status.RUNNING:
+            return Settlement(report.id, report.lease_id, None)
+        if report.outcome.kind is Kind.CANCELLED and not task.cancel_requested:
+            return Invalid(f"nobody asked to cancel task '{task.id}'", field="outcome")
+        transition = decide(task, report.outcome, now, self._policy, self._random)
+        return Settlement(report.id, report.lease_id, transition, task.cancel_requested, rescue)
+
+    def _settled(
+        self, task: Task | None, settlement: Settlement, answer: Settled | CancelChanged | JobpipeError
+    ) -> None:
+        if isinstance(answer, CancelChanged):
+            return
+        self._running.end(settlement.lease_id)
+        self._forget(settlement.lease_id)
+        transition = settlement.transition
+        if not isinstance(answer, Settled) or answer.repeated or transition is None or task is None:
+            return
+        if transition.status is not Status.QUEUED:
+            self._ends.tell(task, transition)
+        elif transition.run_at <= self._clock.now():
+            self._waiters.ready(task.queue, 1)
+        else:
+            self._waiters.later(task.queue, transition.run_at)
+        if log.isEnabledFor(logging.DEBUG) and transition.status is Status.QUEUED:
+            log.debug("task %s %s, queued again", task.id, transition.kind, extra={"task_id": task.id})
