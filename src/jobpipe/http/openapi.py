@@ -143,48 +143,27 @@ def _tasks() -> Json:
 
 
 def _working() -> Json:
-    def body(schema: Json, example: object) -> Json:
-        return {"application/json": {"schema": schema, "example": example}}
-
-    def answers(description: str, schema: Json) -> Json:
-        return {"200": _json(description, schema)}
-
-    def each(name: str) -> Json:
-        return {"type": "array", "items": _ref(name)}
-
-    settles = {**each("SettleBody"), "maxItems": MAX_SETTLES}
     settle = {"id": "t1", "lease_id": "9f.1.1", "outcome": "done", "result": {"any": "json"}}
     beat = {"worker_id": "w1", "leases": [{"id": "t1", "lease_id": "9f.1.1"}], "lease": 30}
     ask = {"worker_id": "w1", "queues": ["*"], "max": 10, "wait": 30}
+    lease = _call("lease", "Take due tasks, or wait for them.", _ref("LeaseBody"), ask, _ref("LeasesView"))
+    settles = {**_each("SettleBody"), "maxItems": MAX_SETTLES}
     return {
-        "/lease": {
-            "post": _operation(
-                "lease",
-                "Take due tasks, or wait for them.",
-                answers("what was leased", _ref("LeasesView")),
-                400, 413, 503, 507,
-                body=body(_ref("LeaseBody"), ask),
-            )
-        },
-        "/settle": {
-            "post": _operation(
-                "settle",
-                "Tell what became of runs.",
-                answers("each settle, in order", each("SettledView")),
-                400, 413, 503, 507,
-                body=body(settles, [settle]),
-            )
-        },
-        "/extend": {
-            "post": _operation(
-                "extend",
-                "Prolong leases.",
-                answers("each lease, in order", each("ExtendedView")),
-                400, 413, 503,
-                body=body(_ref("ExtendBody"), beat),
-            )
-        },
-    }  # fmt: skip
+        "/lease": lease,
+        "/settle": _call("settle", "Tell what became of runs.", settles, [settle], _each("SettledView")),
+        "/extend": _call("extend", "Prolong leases.", _ref("ExtendBody"), beat, _each("ExtendedView")),
+    }
+
+
+def _call(name: str, summary: str, takes: Json, example: object, gives: Json) -> Json:
+    """A POST of JSON, answered in the order of what was sent."""
+    body = {"application/json": {"schema": takes, "example": example}}
+    answers = {"200": _json("done", gives)}
+    return {"post": _operation(name, summary, answers, 400, 413, 503, 507, body=body)}
+
+
+def _each(name: str) -> Json:
+    return {"type": "array", "items": _ref(name)}
 
 
 def _bulk() -> Json:
