@@ -18,7 +18,7 @@ from jobpipe.http.answers import Receive, Scope, Send, send_problem
 from jobpipe.http.bodies import BodyTooLarge, ClientGone
 from jobpipe.http.browser import Guard
 from jobpipe.http.config import Api, HttpConfig, WorkerCounts
-from jobpipe.http.problems import ClientLeft
+from jobpipe.http.problems import BadHttp
 from jobpipe.http.routing import no_such_path
 
 log = logging.getLogger("jobpipe.http")
@@ -56,7 +56,8 @@ class _Edge:
         except JobpipeError as error:
             await send_problem(scope, send, error, close=isinstance(error, BodyTooLarge))
         except ClientGone:
-            await send_problem(scope, send, ClientLeft(), close=True)
+            # Nobody reads this; but servers and middleware around us complain of requests without an answer.
+            await send_problem(scope, send, BadHttp("the request did not arrive whole"), close=True)
         except Exception:
             log.exception("%s %r failed", scope["method"], scope["path"])
             await _answer_internal(scope, send)

@@ -12,6 +12,9 @@ from jobpipe.http.browser import HEAD
 
 T = TypeVar("T")
 
+HALF_CLOSED = "jobpipe.half_closed"
+"""Set in an `http.disconnect` when the client only sends nothing more and may still read; told once per request."""
+
 _SPACE = b" \t\r\n"
 
 
@@ -86,13 +89,16 @@ def _check(size: int, bound: int) -> None:
         raise BodyTooLarge(f"a body has at most {bound} bytes")
 
 
-async def while_connected(receive: Receive, waiting: Coroutine[Any, Any, T]) -> tuple[T | None, bool]:
+async def while_connected(
+    receive: Receive, waiting: Coroutine[Any, Any, T], *, both_ways: bool = False
+) -> tuple[T | None, bool]:
     """What `waiting` comes to, and whether the client is still there to hear of it.
 
-    When the client leaves before, `waiting` is cancelled and None stands for its answer.
+    When the client leaves before, `waiting` is cancelled and None stands for its answer. One that ended only its own
+    side still reads; with `both_ways` it has left.
     """
     answer = asyncio.ensure_future(waiting)
-    left = asyncio.ensure_future(_client_left(receive))
+    left = asyncio.ensure_future(_client_left(receive, both_ways))
     try:
         await asyncio.wait((answer, left), return_when=asyncio.FIRST_COMPLETED)
         return (answer.result() if answer.done() else None), not left.done()
@@ -102,6 +108,8 @@ async def while_connected(receive: Receive, waiting: Coroutine[Any, Any, T]) -> 
         await asyncio.gather(answer, left, return_exceptions=True)
 
 
-async def _client_left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _client_left(receive: Receive, both_ways: bool) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect" and (both_ways or not message.get(HALF_CLOSED)):
+            return

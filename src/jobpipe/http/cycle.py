@@ -5,10 +5,20 @@ An answer's head waits for the first of its body, so that a small answer is one 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE as UVICORNS
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from jobpipe.http.bodies import HALF_CLOSED
+from jobpipe.http.problems import TITLES
+
+STATUS_LINE = UVICORNS | {
+    status: b"HTTP/1.1 %d %b\r\n" % (status, title.encode()) for status, title in TITLES.items()
+}
+"""By status. The reasons are the titles of problems: Python's own still follow an older RFC."""
 
 
 class Cycle(RequestResponseCycle):
@@ -19,22 +29,60 @@ class Cycle(RequestResponseCycle):
         self._linger = linger
         self._start: Any = None
         self._whole = False
-        self._left = False
+        self._half_closed = False
+        self._told = False
 
     def client_closed(self) -> None:
         """The client sends nothing more. It may be gone, or only half: who listens for it hears of it, and whoever
         answers may do so."""
-        self._left = True
+        self._half_closed = True
         self.message_event.set()
 
+    async def run_asgi(self, app: Any) -> None:
+        """uvicorn's own, but silent when a server that stops cancels it."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            self.transport.abort()
+            raise
+        except Exception:
+            self.logger.exception("Exception in ASGI application")
+            await self._break_off()
+        else:
+            if not (self.response_complete or self.disconnected):
+                self.logger.error("the application ended without a whole answer")
+                await self._break_off()
+        finally:
+            self.on_response = _later
+
+    async def _break_off(self) -> None:
+        if self._start is None:
+            await self.send_500_response()
+        else:
+            self.transport.close()
+
     async def receive(self) -> Any:
-        if self._left and self._whole:
-            return {"type": "http.disconnect"}
-        message = await super().receive()
-        if self._left and self._whole:
-            return {"type": "http.disconnect"}
-        self._whole = not message.get("more_body", False)
-        return message
+        """The request, then how it ends: of a client that half-closed it is told once, with HALF_CLOSED."""
+        if not self._whole:
+            message = await super().receive()
+            self._whole = not message.get("more_body", False)
+            return message
+        while True:
+            if self._half_closed and not self._told:
+                self._told = True
+                return {"type": "http.disconnect", HALF_CLOSED: True}
+            if self._told:
+                self._find_out()
+            message = await super().receive()
+            if message["type"] == "http.disconnect":
+                return message
+
+    def _find_out(self) -> None:
+        """Somebody listens on after a half-close: begin the answer, to learn whether the client is still there."""
+        if not (self._start or self.response_complete or isinstance(self.transport, _Begun)):
+            begun = _Begun(self.transport)
+            self.transport = begun  # type: ignore[assignment]
+            begun.probe()
 
     async def send(self, message: Any) -> None:
         if self.flow.write_paused and not self.disconnected:
@@ -96,6 +144,42 @@ class Cycle(RequestResponseCycle):
         else:
             self.transport.close()
             self.on_response()
+
+
+class _Begun:
+    """A transport on which an answer begins byte by byte.
+
+    A client that closed and one that closed only its own side look the same until something is sent: the kernel of the
+    first answers with a reset, which the next write meets. All answers begin with the same bytes, so a client that does
+    read sees nothing but an answer in several packets. The probes take 13 s in all; who leaves after that is noticed
+    when the answer is written.
+    """
+
+    _SAME = b"HTTP/1.1 "
+    _FIRST_GAP_S = 0.05
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._sent = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def probe(self) -> None:
+        if self._sent == len(self._SAME) or self._transport.is_closing():
+            return
+        self._transport.write(self._SAME[self._sent : self._sent + 1])
+        gap = self._FIRST_GAP_S * 2**self._sent
+        self._sent += 1
+        self._timer = asyncio.get_running_loop().call_later(gap, self.probe)
+
+    def write(self, data: bytes) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._transport.write(data[self._sent :])
+        self._sent = 0
 
 
 def _later() -> None:

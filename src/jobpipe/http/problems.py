@@ -117,12 +117,6 @@ class TooSlow(Invalid):
     sentence = "request timed out"
 
 
-class ClientLeft(Invalid):
-    """The client closed its side while its answer was waited for; only one that still reads will see this."""
-
-    sentence = "the client left"
-
-
 def problem_of(error: JobpipeError) -> Problem:
     """The error as problem details."""
     status = status_of(error)

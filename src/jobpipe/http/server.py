@@ -1,7 +1,8 @@
 """uvicorn as a part of our server: our protocol, no signals, no ticking, and an end that others decide.
 
 Who composes the server binds the sockets with `listen`, runs `HttpServer.serve(sockets=...)` as an asyncio.Task, and
-calls `stop`: then nobody new is accepted, idle connections are closed, and `serve` returns when the last answer is out.
+calls `stop`: then nobody new is accepted, idle connections are closed, and `serve` returns when the last answer is out,
+at the latest after the grace.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Generator
 from email.utils import formatdate
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -23,6 +24,9 @@ from jobpipe.http.protocol import JobpipeProtocol
 
 KEEP_ALIVE_S = 75
 BACKLOG = 2048
+GRACE_S = 0.5
+NOTICE_S = 0.1
+"""How long a request may take to see that it was cut off, or cancelled: it waits for nothing then."""
 
 
 class _State(ServerState):
@@ -47,13 +51,14 @@ class _State(ServerState):
 
 
 class HttpServer(uvicorn.Server):
-    """Serves `app` until `stop` is called. `grace_s` bounds how long answers may take after that."""
+    """Serves `app` until `stop` is called. `grace_s` bounds how long answers that are under way may take after that."""
 
     def __init__(
-        self, app: ASGIApp, *, grace_s: int = 5, protocol: type[JobpipeProtocol] = JobpipeProtocol
+        self, app: ASGIApp, *, grace_s: float = GRACE_S, protocol: type[JobpipeProtocol] = JobpipeProtocol
     ) -> None:
-        super().__init__(_config(app, grace_s, protocol))
+        super().__init__(_config(app, protocol))
         self.server_state = _State()
+        self._grace_s = grace_s
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -61,14 +66,32 @@ class HttpServer(uvicorn.Server):
         self.should_exit = True
         self._stopping.set()
 
-    def close_idle(self) -> None:
-        """Close the connections that wait for nothing, and the others after their answers; accept new ones still."""
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-
     async def main_loop(self) -> None:
         # uvicorn looks ten times a second whether it should exit; that alone is more CPU than an idle server may use.
         await self._stopping.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """In place of uvicorn's, which looks ten times a second whether all is over, and complains of what is not."""
+        for listener in (*self.servers, *(sockets or ())):
+            listener.close()
+        for connection in self._connections():
+            connection.shutdown()
+        await self._over(self._grace_s)
+        for connection in self._connections():
+            connection.transport.abort()
+        await self._over(NOTICE_S)
+        for request in self.server_state.tasks:
+            request.cancel()
+        await self._over(NOTICE_S)
+
+    async def _over(self, timeout: float) -> None:
+        """Wait for the end of all connections and requests, `timeout` seconds at most."""
+        lost = [connection.lost() for connection in self._connections()]
+        if waiting := [*lost, *self.server_state.tasks]:
+            await asyncio.wait(waiting, timeout=timeout)
+
+    def _connections(self) -> list[JobpipeProtocol]:
+        return cast("list[JobpipeProtocol]", list(self.server_state.connections))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -106,7 +129,7 @@ def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
     return bound
 
 
-def _config(app: ASGIApp, grace_s: int, protocol: type[JobpipeProtocol]) -> uvicorn.Config:
+def _config(app: ASGIApp, protocol: type[JobpipeProtocol]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=protocol,
@@ -121,5 +144,4 @@ def _config(app: ASGIApp, grace_s: int, protocol: type[JobpipeProtocol]) -> uvic
         date_header=True,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=grace_s,
     )

@@ -12,9 +12,9 @@ import msgspec
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import Claim
 from jobpipe.engine import MAX_CLAIM_BYTES, Extended, Settled
-from jobpipe.engine.queue import Heartbeat, Report
+from jobpipe.engine.values import Heartbeat, Report
 from jobpipe.http.answers import Receive, Scope, Send, send_json
-from jobpipe.http.bodies import ClientGone, read_body, while_connected
+from jobpipe.http.bodies import read_body, while_connected
 from jobpipe.http.browser import HEAD
 from jobpipe.http.config import Api
 from jobpipe.http.routing import Endpoint, RawRoute
@@ -66,7 +66,11 @@ async def _lease(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _claim(api: Api, wish: LeaseBody, local: bool, receive: Receive) -> Sequence[Claim]:
-    """Wait for tasks. A client that leaves gets none: what was claimed for it is released."""
+    """Wait for tasks. A client that leaves gets none: what was claimed for it is released.
+
+    One that ended its own side has left too: a worker that gives up a poll does so, and listens only for what was on
+    its way by then.
+    """
     claiming = api.queue.claim(
         wish.worker_id,
         wish.max or 1,
@@ -75,12 +79,10 @@ async def _claim(api: Api, wish: LeaseBody, local: bool, receive: Receive) -> Se
         local=local,
         wait=wish.wait or 0.0,
     )
-    claims, connected = await while_connected(receive, claiming)
-    if not connected:
-        if claims:
-            await api.queue.release(claims)
-        raise ClientGone
-    return claims or []
+    claims, connected = await while_connected(receive, claiming, both_ways=True)
+    if claims and not connected:
+        await api.queue.release(claims)
+    return claims if claims and connected else []
 
 
 async def _settle(api: Api, scope: Scope, receive: Receive, send: Send) -> None:

@@ -29,7 +29,10 @@ _STEP = [1 if byte in b"[{" else 0 if byte == _COMMA else -1 for byte in range(2
 _TOKEN = re.compile(_STRING.pattern + rb"|[\[{]+|[\]}]+|,", re.DOTALL)
 _MANY_COMMAS = 200_000
 _MOST_TOKENS = 500_000
-_FIELD = re.compile(r" - at `\$\.?([^`]*)`$")
+_PATH = re.compile(r" - at `\$\.?([^`]*)`$")
+_MEMBER = re.compile(r"(?:missing required|contains unknown) field `(.*)`$", re.DOTALL)
+_INDEX = re.compile(r"\[[^\[\]]*\]\Z")
+_LONGEST_NAME = 100
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _members = msgspec.json.Decoder(dict[str, Raw])
 _encode = msgspec.json.encode
@@ -85,7 +88,7 @@ def _decode_again(decoder: msgspec.json.Decoder[T], body: bytes, fields: Mapping
         raise deep() from None
     unknown = next((name for name in members if name not in fields), None)
     if unknown is not None:
-        raise Invalid(f"unknown field '{unknown[:100]}'", field=unknown[:100])
+        raise Invalid(f"unknown field '{unknown[:_LONGEST_NAME]}'", field=unknown[:_LONGEST_NAME])
     try:
         return decoder.decode(_encode(members))
     except ValidationError as error:
@@ -130,12 +133,19 @@ def split_deep(array: bytes) -> list[bytes]:
 
 
 def as_invalid(error: ValidationError) -> Invalid:
-    """msgspec's complaint, with the path that it ends in as the field."""
-    text = str(error)
-    match = _FIELD.search(text)
-    if match is None:
-        return Invalid(text)
-    return Invalid(text[: match.start()].replace("`", "'"), field=match[1].partition("[")[0] or None)
+    """msgspec's complaint, with the path to what is wrong or missing as the field, like `leases[0].id`.
+
+    An item that is wrong as a whole goes by the name of its array.
+    """
+    text, path = str(error), ""
+    if (at := _PATH.search(text)) is not None:
+        text, path = text[: at.start()], at[1]
+    if (member := _MEMBER.search(text)) is None:
+        path = _INDEX.sub("", path)
+    else:
+        name = member[1][:_LONGEST_NAME]
+        text, path = f"{text[: member.start(1)]}{name}'", f"{path}.{name}" if path else name
+    return Invalid(text.replace("`", "'"), field=path or None)
 
 
 def check_text(value: str, field: str) -> None:
