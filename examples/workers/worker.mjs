@@ -2,86 +2,68 @@
 // That module's default export maps names to handlers: (payload, { task, signal }) => result, async or not. `signal`
 // aborts when the task is cancelled or lost. SIGTERM or Ctrl+C lets what runs finish; a second one ends it at once.
 import { hostname } from 'node:os';
-import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { pathToFileURL } from 'node:url';
 
-const { JOBPIPE_URL: url = 'http://127.0.0.1:8080', JOBPIPE_KEY: key, QUEUES = '*', ...env } = process.env;
-const [workers, lease] = [Number(env.WORKERS ?? 100), Number(env.LEASE ?? 30)]; // tasks at a time; seconds
-const { default: handlers } = await import(pathToFileURL(resolve(process.argv[2] ?? 'handlers.mjs')));
-const headers = { 'content-type': 'application/json', ...(key && { authorization: `Bearer ${key}` }) };
-const worker_id = `${hostname()}:${process.pid}`;
-const held = new Map(); // lease id -> { task, abort }, until its settle was answered
-const settles = []; // those that are to be sent
-let [busy, settling, stopping, wake] = [0, false, false, () => {}];
+const { JOBPIPE_URL: url = 'http://127.0.0.1:8080', JOBPIPE_KEY, QUEUES = '*', WORKERS = 100, LEASE = 30 } = process.env;
+const { default: handlers } = await import(new URL(process.argv[2] ?? 'handlers.mjs', `file://${process.cwd()}/`));
+const headers = { 'content-type': 'application/json', ...(JOBPIPE_KEY && { authorization: `Bearer ${JOBPIPE_KEY}` }) };
+const me = { worker_id: `${hostname()}:${process.pid}`, lease: Number(LEASE) };
+const held = new Map(); // lease id -> { id, abort }, until its settle was answered
+const outbox = []; // what is to be settled
+let [stopping, sending, wake] = [false, Promise.resolve(), () => {}];
 const change = () => new Promise((done) => { wake = done; });
 
-async function post(path, value) { // fetch keeps its connections alive
-  const body = typeof value === 'string' ? value : JSON.stringify({ worker_id, lease, ...value });
-  const response = await fetch(url + path, { method: 'POST', headers, body, signal: AbortSignal.timeout(20_000) });
-  if (response.ok) return response.json();
-  throw Object.assign(new Error(`${response.status} ${await response.text()}`), { refused: response.status < 500 });
-}
-async function insist(path, value, goOn) { // through outages; pauses grow, leave half to chance, and fit into a lease
-  for (let failures = 0; goOn(); await sleep(Math.min(2500, lease * 100, 50 * 2 ** failures++) * (1 + Math.random()))) {
-    try { return await post(path, value); } catch (error) {
-      if (error.refused) throw error;
-      if (!failures) console.error(`${path} failed, trying on: ${error.cause?.message || error.message}`);
-    }
+async function post(path, body, goOn = () => true) { // through outages, with growing pauses
+  for (let failures = 0; goOn(); await sleep(Math.min(2500, LEASE * 100, 50 * 2 ** failures++) * (1 + Math.random()))) {
+    try {
+      const response = await fetch(url + path, { method: 'POST', headers, body, signal: AbortSignal.timeout(2e4) });
+      if (response.ok) return await response.json();
+      console.error(`${path}: ${response.status} ${await response.text()}`);
+      if (response.status < 500) break; // refused, and would be again
+    } catch (error) { console.error(`${path}: ${error.cause?.message || error.message}`); }
   }
+  return [];
 }
-async function run({ task, abort: { signal } }) {
-  busy++;
+async function run(task) {
+  const [{ id, lease_id, handler, payload }, abort] = [task, new AbortController()];
+  held.set(lease_id, { id, abort });
+  const settle = (outcome) => outbox.push({ id, lease_id, body: JSON.stringify({ id, lease_id, ...outcome }) });
   try {
-    if (!Object.hasOwn(handlers, task.handler)) throw { name: 'unknown_handler', message: task.handler };
-    settle(task, { outcome: 'done', result: await handlers[task.handler](task.payload, { task, signal }) });
+    if (!Object.hasOwn(handlers, handler)) throw { name: 'unknown_handler', message: handler };
+    settle({ outcome: 'done', result: await handlers[handler](payload, { task, signal: abort.signal }) });
   } catch (error) { // of the handler, or of a result that is no JSON
-    const [type, message] = [error?.name || 'Error', error?.message ?? error].map(String);
-    settle(task, { outcome: 'failed', error: { type, message, traceback: error?.stack && String(error.stack) } });
+    settle({ outcome: 'failed', error: { type: `${error?.name ?? 'Error'}`, message: `${error?.message ?? error}` } });
   }
-  busy--;
-  wake();
+  if (outbox.length === 1) sending = sending.then(send); // one request at a time: what ends meanwhile goes later
 }
-function settle({ id, lease_id }, outcome, last = false) {
-  settles.push({ id, lease_id, last, body: JSON.stringify({ id, lease_id, ...outcome }) });
-  if (!settling) send(settling = true);
-}
-async function send() { // one request at a time: what ends meanwhile goes with the next
-  for (await null; settles.length; wake()) {
-    let [count, size] = [1, settles[0].body.length];
-    while (count < settles.length && (size += settles[count].body.length) < 4e6) count++;
-    const [batch, refuse] = [settles.splice(0, count), ({ message }) => batch.map(() => ({ code: message }))];
-    const answers = await insist('/settle', `[${batch.map(({ body }) => body)}]`, () => true).catch(refuse);
-    for (const [i, { accepted, code }] of answers.entries()) {
-      if (!accepted) console.error(`task ${batch[i].id}: its outcome was refused: ${code}`);
-      if (accepted || batch[i].last || /^(lease_lost|not_found)$/.test(code)) held.delete(batch[i].lease_id);
-      else settle(batch[i], { outcome: 'failed', retryable: false, error: { type: 'refused', message: code } }, true);
+async function send() {
+  for (; outbox.length; wake()) { // 15 results of at most 1 MiB fit into a request
+    const batch = outbox.splice(0, outbox.some(({ body }) => body.length > 4e4) ? 15 : 100);
+    const answers = await post('/settle', `[${batch.map(({ body }) => body)}]`);
+    for (const [i, { id, lease_id }] of batch.entries()) { // lease_lost: somebody else has it now
+      if (!answers[i]?.accepted) console.error(`task ${id}: its outcome was refused: ${answers[i]?.code}`);
+      held.delete(lease_id);
     }
   }
-  settling = false;
 }
 async function beat() {
-  const leases = [...held.values()].map(({ task: { id, lease_id } }) => ({ id, lease_id }));
-  const answers = leases.length ? await post('/extend', { leases }) : [];
-  const over = leases.filter((_, i) => !answers[i].extended || answers[i].cancel_requested);
-  for (const { lease_id } of over) held.get(lease_id)?.abort.abort();
+  for (; ; await sleep((LEASE * 1000) / 3)) {
+    const leases = [...held].map(([lease_id, { id }]) => ({ id, lease_id }));
+    const answers = leases.length ? await post('/extend', JSON.stringify({ ...me, leases })) : [];
+    for (const [i, { extended, cancel_requested }] of answers.entries()) {
+      if (!extended || cancel_requested) held.get(leases[i].lease_id)?.abort.abort();
+    }
+  }
 }
 
-for (const signal of ['SIGTERM', 'SIGINT']) process.once(signal, () => { stopping = true; wake(); });
-setInterval(() => beat().catch(({ message }) => console.error(`heartbeat failed: ${message}`)), (lease * 1000) / 3);
+for (const signal of ['SIGTERM', 'SIGINT']) process.once(signal, () => { stopping = true; });
+beat();
 while (!stopping) {
-  const max = Math.min(workers - busy, 2 * workers - held.size, 1000); // the next while settling, but not endlessly
-  if (max <= 0) { await change(); continue; }
-  const [wish, began] = [{ queues: QUEUES.split(','), max, wait: 2 }, Date.now()];
-  const { tasks } = (await insist('/lease', wish, () => !stopping)) ?? { tasks: [] };
-  const claims = tasks.map((task) => ({ task, abort: new AbortController() }));
-  for (const claim of claims) held.set(claim.task.lease_id, claim);
-  for (const claim of claims.filter(({ task }) => !task.alone)) run(claim);
-  for (const claim of claims.filter(({ task }) => task.alone)) { // it took workers down: no other may go with it
-    while (busy) await change();
-    await run(claim);
-  }
-  if (!tasks.length && Date.now() - began < 1000) await sleep(500 + 500 * Math.random()); // the server is stopping
+  const wish = { ...me, queues: QUEUES.split(','), max: Math.min(WORKERS - held.size, 1000), wait: 2 };
+  const { tasks = [] } = await post('/lease', JSON.stringify(wish), () => !stopping);
+  tasks.forEach(run);
+  if (!tasks.length) await sleep(200); // it answers at once when it is stopping, or refuses
+  while (held.size >= WORKERS) await change();
 }
 while (held.size) await change();
 process.exit(0);

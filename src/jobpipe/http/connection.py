@@ -32,6 +32,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._arriving = BETWEEN
         self._running: RequestResponseCycle | None = None
+        """The request that the application works on, or worked on last; `cycle` is the one that came last."""
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_of = BETWEEN
         self._unfed = b""
@@ -50,10 +51,6 @@ class Connection(HttpToolsProtocol):
         running = self._running
         begun = [] if running is None or running.response_complete else [running]
         return [*begun, *(waiting for waiting, _ in reversed(self.pipeline))]
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
 
     # --- the ends -----------------------------------------------------------------------------------------------
 

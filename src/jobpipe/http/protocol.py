@@ -70,6 +70,8 @@ class JobpipeProtocol(Connection):
     def on_response_complete(self) -> None:
         """An answer is out: go on with what waits, or say what was held back for the end."""
         last = not self.pipeline
+        if not last:
+            self._running = self.pipeline[-1][0]
         super().on_response_complete()
         if self.transport.is_closing():
             return
@@ -131,7 +133,12 @@ class JobpipeProtocol(Connection):
         self._parse(data)
         if self._arriving == BETWEEN:
             self._head = b""
-        elif self._arriving == HEAD and not self._deaf and self._head_too_large():
+        elif (
+            len(self._head) > self.HEAD_LIMIT
+            and self._arriving == HEAD
+            and not self._deaf
+            and self._head_too_large()
+        ):
             self._refuse(HeadersTooLarge(f"a request's head has at most {self.HEAD_LIMIT} bytes"))
 
     def _parse(self, data: bytes) -> None:
@@ -150,8 +157,6 @@ class JobpipeProtocol(Connection):
 
         One that began behind another request in the same read is counted by its parts, each header without blanks.
         """
-        if len(self._head) <= self.HEAD_LIMIT - _SLICE:
-            return False
         head = self._head.lstrip(b"\r\n")
         size = (head.find(b"\r\n\r\n") + 4) if b"\r\n\r\n" in head else len(head)
         parts = sum(len(name) + len(value) + 3 for name, value in self.headers)
@@ -202,7 +207,7 @@ class JobpipeProtocol(Connection):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self._head_too_large():
+        if len(self._head) > self.HEAD_LIMIT - _SLICE and self._head_too_large():
             self._refusal = HeadersTooLarge(f"a request's head has at most {self.HEAD_LIMIT} bytes")
         elif self._codings and self._codings.lower().strip(b", \t") != b"chunked":
             self._refusal = Invalid("Transfer-Encoding other than chunked is not supported")
@@ -225,19 +230,9 @@ class JobpipeProtocol(Connection):
         scope["raw_path"] = self.root_path.encode("ascii") + url.path
         scope["query_string"] = url.query or b""
         waiting = self._busy
-        keep_alive = version != "1.0" and self._foreign is None and self.parser.should_keep_alive()
-        self.cycle = self._new_cycle(keep_alive)
-        if self._client_ended:
-            self.cycle.client_closed()
-        if waiting:
-            self.pipeline.appendleft((self.cycle, self.app))
-        else:
-            self._start_asgi_task(self.cycle, self.app)
-
-    def _new_cycle(self, keep_alive: bool) -> Cycle:
-        return Cycle(
+        self.cycle = Cycle(
             linger=self._linger,
-            scope=self.scope,
+            scope=scope,
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
@@ -246,9 +241,16 @@ class JobpipeProtocol(Connection):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=keep_alive,
+            keep_alive=version != "1.0" and self._foreign is None and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
+        if self._client_ended:
+            self.cycle.client_closed()
+        if waiting:
+            self.pipeline.appendleft((self.cycle, self.app))
+        else:
+            self._running = self.cycle
+            self._start_asgi_task(self.cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
