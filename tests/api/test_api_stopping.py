@@ -205,5 +205,6 @@ async def test_a_fault_of_the_application_is_logged_and_answered(caplog: pytest.
     async with edge_of(broken) as (_, wire):
         wire.send(HEALTH.replace(b"/healthz", b"/begins"))
         await wire.closed()
-    assert [record.levelname for record in caplog.records] == ["ERROR"] * 3
+    told = [record.levelname for record in caplog.records if record.levelno >= logging.WARNING]
+    assert told == ["ERROR"] * 3
     caplog.clear()

@@ -127,8 +127,9 @@ def test_what_a_handler_prints_and_reads_does_not_disturb_its_parent(server: Ser
 
 
 def test_the_server_never_imports_the_app(server: Server) -> None:
-    imported_by = {
-        int(line.split()[2]) for line in server.journal.read_text().splitlines() if line.startswith("import ")
-    }
-    assert len(imported_by) >= 2
-    assert server.process.pid not in imported_by
+    def imported_by() -> set[int]:
+        lines = server.journal.read_text().splitlines()
+        return {int(line.split()[2]) for line in lines if line.startswith("import ")}
+
+    until("both processes have imported it", lambda: len(imported_by()) >= 2)
+    assert server.process.pid not in imported_by()
