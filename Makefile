@@ -41,7 +41,9 @@ test_race: $(DEV_STAMP) ## run the unit and contract tests RACE_RUNS times, in r
 
 coverage: $(DEV_STAMP) ## run all tests under branch coverage, subprocesses included; fails under the limit
 	@$(BIN)/coverage erase
-	COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/coverage run -m pytest $(PYTEST_ARGS) || { [ -n "$(AGAIN)" ] && \
+	    echo "== once more, what failed (name it: such a test depends on the machine's pace)" && \
+	    COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/coverage run -m pytest -v --last-failed --last-failed-no-failures none; }
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report
 

@@ -60,6 +60,16 @@ def test_a_task_that_kills_its_process_fails_alone_after_max_lost_runs(
     assert server.runs_of(handler) == MAX_LOST
 
 
+def test_a_handler_that_takes_its_process_apart_ends_within_its_limits(server: Server) -> None:
+    """It cancels all that the process runs, and leaves a thread that would keep it as an empty shell."""
+    ended = beside_innocents(server, {"id": "cancels_all", "handler": "cancels_all", "max_retries": 1})
+    assert ended["status"] == "failed"
+    assert ended["lost"] <= MAX_LOST  # type: ignore[operator]
+    assert ended["failures"] <= 2  # type: ignore[operator]
+    pid = pid_of(ended)
+    until("its process is replaced", lambda: pid not in {child.pid for child in server.children()})
+
+
 @pytest.mark.parametrize("handler", ["blocks_the_loop", "blocks_a_thread", "ignores_cancellation"])
 def test_a_handler_that_nothing_stops_fails_alone_after_its_retries(server: Server, handler: str) -> None:
     ended = beside_innocents(

@@ -63,6 +63,10 @@ EXIT_S = 5.0
 """How long threads and exit functions of the app may hold the exit."""
 
 
+EXIT_BROKEN = 1
+"""The process lost its own work to a handler."""
+
+
 def main() -> int:
     """Be a worker process until told otherwise; its exit code."""
     pipes = Pipes()
@@ -77,6 +81,11 @@ def main() -> int:
     except (AppNotFound, LifespanFailed) as error:
         pipes.send(order(ERROR, *str(error).split()))
         code = EXIT_APP
+    except (
+        BaseException
+    ):  # a handler can cancel or stop what it runs in: a process without its work must not stay
+        log.exception("this worker process cannot go on")
+        _leave(EXIT_BROKEN)
     _leave_within(EXIT_S, code)
     return code
 
@@ -138,7 +147,7 @@ class WorkerProcess(Watcher):
 
     async def run(self) -> int:
         """Work until drained; the exit code. Raises LifespanFailed when the app's lifespan does not begin or end."""
-        self._pipes.listen(lambda word, rest: self._loop.call_soon_threadsafe(self._hear, word, rest))
+        self._pipes.listen(self._hear_soon)
         enqueuer = RemoteEnqueuer(self._orders.url, key=self._orders.key)
         async with self._app.running(enqueuer):
             self._pipes.send(order(READY, self.worker))
@@ -157,6 +166,11 @@ class WorkerProcess(Watcher):
     def _own_timeout(self, claim: Claim) -> float | None:
         handler = self._executor.find(claim.task.handler)
         return None if handler is None else handler.timeout
+
+    def _hear_soon(self, word: str, rest: str) -> None:
+        """Called on the thread that listens."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: this process is leaving already
+            self._loop.call_soon_threadsafe(self._hear, word, rest)
 
     def _hear(self, word: str, rest: str) -> None:
         if word == CANCEL:
