@@ -51,10 +51,6 @@ class Counts:
         """How many tasks of `queue` are queued, future ones included."""
         return self._queued.get(queue, 0)
 
-    def waiting(self, queue: str, priority: int) -> int:
-        """How many tasks of `queue` are queued with `priority`."""
-        return self._n.get((queue, 0, priority), 0)
-
     @property
     def queues(self) -> dict[str, int]:
         """All queue names that hold tasks, with the number of their tasks of any status."""
@@ -64,12 +60,11 @@ class Counts:
         """Each queue and priority that has queued tasks."""
         return [(queue, priority) for (queue, status, priority) in self._n if status == 0]
 
-    def by_status(self, queue: str | None = None) -> dict[Status, int]:
-        """The sums by status, of one queue or of all."""
+    def by_status(self) -> dict[Status, int]:
+        """The sums by status, over all queues."""
         sums = [0] * len(STATUSES)
-        for (name, status, _), n in self._n.items():
-            if queue is None or name == queue:
-                sums[status] += n
+        for (_, status, _), n in self._n.items():
+            sums[status] += n
         return dict(zip(STATUSES, sums, strict=True))
 
     def by_queue(self) -> dict[str, dict[Status, int]]:

@@ -104,8 +104,8 @@ DELETE = f"DELETE FROM tasks WHERE seq IN {_SEQS}"
 
 # ?1 status, ?2 finished before, ?3 how many at most. `status >= 2` is what makes the index usable.
 PRUNABLE = """
-SELECT json_group_array(json_array(seq, queue, status, priority)) FROM (
-    SELECT seq, queue, status, priority FROM tasks INDEXED BY tasks_finished
+SELECT json_group_array(json_array(seq, queue, priority)) FROM (
+    SELECT seq, queue, priority FROM tasks INDEXED BY tasks_finished
      WHERE status >= 2 AND status = ?1 AND finished_at < ?2 ORDER BY finished_at LIMIT ?3)
 """
 OLDEST_FINISHED = """

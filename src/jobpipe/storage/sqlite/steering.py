@@ -89,7 +89,7 @@ class Steering:
             if before is None or len(pruned) >= limit:
                 continue
             found = self._s.one(sql.PRUNABLE, (NUMBER[status], before, limit - len(pruned)))
-            for seq, queue, _, priority in decode_json(found):
+            for seq, queue, priority in decode_json(found):
                 pruned.append(seq)
                 self._s.counts.add(queue, status, priority, -1)
         self._s.write_seqs(sql.DELETE, pruned)

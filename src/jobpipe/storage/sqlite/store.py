@@ -111,8 +111,8 @@ def _each(answer: Callable[..., Any]) -> Callable[[Calls], None]:
     return serve
 
 
-def _grouped(calls: Calls) -> dict[str, list[Call[Any]]]:
-    groups: dict[str, list[Call[Any]]] = {}
+def _grouped(calls: Calls) -> dict[str, list[Call]]:
+    groups: dict[str, list[Call]] = {}
     for call in calls:
         groups.setdefault(call.group, []).append(call)
     return groups

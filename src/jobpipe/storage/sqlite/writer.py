@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import apsw
 
@@ -21,13 +21,11 @@ from jobpipe.storage.sqlite.connection import translate
 
 log = logging.getLogger("jobpipe.storage")
 
-T = TypeVar("T")
-
 MAX_GATHERED = 4096
 """Calls of one commit at most: a bound on how long the first of them waits."""
 
 
-class Call(Generic[T]):
+class Call:
     """One call of the Storage contract on its way through the thread.
 
     `group` names the calls that one statement can serve together; `writes` tells those that need a transaction.
@@ -35,7 +33,7 @@ class Call(Generic[T]):
 
     __slots__ = ("answer", "argument", "future", "group", "writes")
 
-    def __init__(self, group: str, argument: Any, future: asyncio.Future[T], writes: bool) -> None:
+    def __init__(self, group: str, argument: Any, future: asyncio.Future[Any], writes: bool) -> None:
         self.group = group
         self.writes = writes
         self.argument = argument
@@ -43,7 +41,7 @@ class Call(Generic[T]):
         self.answer: Any = None
 
 
-Calls = Sequence[Call[Any]]
+Calls = Sequence[Call]
 
 
 class Served(Protocol):
@@ -59,8 +57,8 @@ class Writer:
 
     def __init__(self, open_store: Callable[[], Served]) -> None:
         self._open_store = open_store
-        self._calls: SimpleQueue[list[Call[Any]] | None] = SimpleQueue()
-        self._handed: list[Call[Any]] = []
+        self._calls: SimpleQueue[list[Call] | None] = SimpleQueue()
+        self._handed: list[Call] = []
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed: asyncio.Future[None] | None = None
@@ -137,9 +135,9 @@ class Writer:
             log.exception("closing the store failed")
         self._refuse_rest()
 
-    def _gather(self) -> list[Call[Any]]:
+    def _gather(self) -> list[Call]:
         """Sleep until there are calls, and take all; none when the thread shall end."""
-        calls: list[Call[Any]] = []
+        calls: list[Call] = []
         handed = self._calls.get()
         while handed is not None:
             calls += handed
@@ -155,7 +153,7 @@ class Writer:
             self._calls.put(None)  # serve what came before, end at the next turn
         return calls
 
-    def _serve(self, store: Served, calls: list[Call[Any]]) -> None:
+    def _serve(self, store: Served, calls: list[Call]) -> None:
         writing = [call for call in calls if call.writes]
         if writing:
             self._guard(store.commit, writing)
@@ -164,7 +162,7 @@ class Writer:
             self._guard(store.read, [call for call in calls if not call.writes])
         self._post(_deliver, calls)
 
-    def _guard(self, serve: Callable[[Calls], None], calls: list[Call[Any]]) -> None:
+    def _guard(self, serve: Callable[[Calls], None], calls: list[Call]) -> None:
         if self._broken is not None:
             self._answer_all(calls, self._broken)
             return
@@ -182,14 +180,14 @@ class Writer:
             log.exception("a call to the store failed")
             self._answer_all(calls, StorageError(f"{type(error).__name__}: {error}"))
 
-    def _failed(self, calls: list[Call[Any]], error: JobpipeError) -> None:
+    def _failed(self, calls: list[Call], error: JobpipeError) -> None:
         log.error("%s", error)
         self._answer_all(calls, error)
         if isinstance(error, StorageBroken) and self.broken is not None:
             self._broken = error
             self._post(_report, self.broken, error)
 
-    def _answer_all(self, calls: list[Call[Any]], error: JobpipeError) -> None:
+    def _answer_all(self, calls: list[Call], error: JobpipeError) -> None:
         for call in calls:
             call.answer = error
 
