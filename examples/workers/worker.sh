@@ -37,7 +37,9 @@ beat() { # a task that was cancelled, or given to another worker, is not worth f
 while [ -z "$stopping" ]; do
     post /lease <<<"{\"worker_id\":\"$me\",\"queues\":[\"$queues\"],\"lease\":$lease,\"wait\":2}" >"$dir/leased" ||
         { pause; continue; }
-    id=$(part 1) lease_id=$(part 5)
+    # By files, not by $(...): bash loses a signal's trap that comes while it reads one.
+    part 1 >"$dir/id"; part 5 >"$dir/lease"; id="" lease_id=""
+    IFS= read -r id <"$dir/id"; IFS= read -r lease_id <"$dir/lease"
     [ -n "$lease_id" ] || { sleep 0.2; continue; } # none; at once when the server is stopping
     ref="\"id\":\"$id\",\"lease_id\":\"$lease_id\""
     part 4 >"$dir/payload"; : >"$dir/code"
@@ -49,10 +51,10 @@ while [ -z "$stopping" ]; do
     job=""; kill -- "-$heart"; wait "$heart" 2>/dev/null
     read -r code <"$dir/code" || code=killed; refused=0
     case $code in
-        0) outcome="\"outcome\":\"done\",\"result\":\"$(text out)\"" ;;
-        *) outcome="\"outcome\":\"failed\",\"error\":{\"type\":\"exit $code\",\"message\":\"$(text err)\"}" ;;
-    esac
-    until post /settle <<<"[{$ref,$outcome}]" && echo; do # while the server is away: a lease outlasts that
+        0) printf %s "[{$ref,\"outcome\":\"done\",\"result\":\""; text out; printf '"}]' ;;
+        *) printf %s "[{$ref,\"outcome\":\"failed\",\"error\":{\"type\":\"exit $code\",\"message\":\""; text err; printf '"}}]' ;;
+    esac >"$dir/settle"
+    until post /settle <"$dir/settle" && echo; do # while the server is away: a lease outlasts that
         [ $? -ne 22 ] || [ $((refused += 1)) -lt 5 ] || break # 22 is an answer
         pause
     done
