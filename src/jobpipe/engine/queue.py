@@ -23,6 +23,7 @@ from jobpipe.core.task import Claim, NewTask, Status, Task
 from jobpipe.engine.carrying import carried_out
 from jobpipe.engine.ends import Ends
 from jobpipe.engine.heartbeats import Heartbeats
+from jobpipe.engine.observing import Observer
 from jobpipe.engine.rates import Rate
 from jobpipe.engine.running import Running
 from jobpipe.engine.settling import Settling
@@ -73,13 +74,14 @@ class TaskQueue:
         self._pending: set[asyncio.Future[Any]] = set()
         """What must come to its end before the storage closes, although nobody waits for it any more."""
         self._cancel_listeners: list[Callable[[str, str], None]] = []
+        self._observers: list[Observer] = []
         self._draining = False
         self._enqueued = Rate(self._clock.monotonic)
         self.on_lease: Callable[[float], object] = _nothing
         """Called with the seconds of a lease that was given: the rescuer's alarm may have to ring earlier."""
         self._settling = Settling(
             storage, self._running, self._waiters, self._ends,
-            policy=self._policy, clock=self._clock, random=random, forget=self._forget,
+            policy=self._policy, clock=self._clock, random=random, forget=self._forget, observers=self._observers,
         )  # fmt: skip
         self._heartbeats = Heartbeats(storage, self._running)
 
@@ -114,6 +116,10 @@ class TaskQueue:
         """Have `tell(task_id, lease_id)` called when cancelling a running task is requested."""
         self._cancel_listeners.append(tell)
 
+    def observe(self, observer: Observer) -> None:
+        """Have `observer` told of all that happens from now on."""
+        self._observers.append(observer)
+
     # --- entering -----------------------------------------------------------------------------------------------
 
     async def enqueue(self, tasks: Sequence[NewTask]) -> list[Task | JobpipeError]:
@@ -128,18 +134,18 @@ class TaskQueue:
 
     def _accepted(self, now: int, answers: Sequence[Task | JobpipeError]) -> None:
         ready: dict[str, int] = {}
-        accepted = 0
-        for answer in answers:
-            if isinstance(answer, Task):
-                accepted += 1
-                if answer.run_at <= now:
-                    ready[answer.queue] = ready.get(answer.queue, 0) + 1
-                else:
-                    self._waiters.later(answer.queue, answer.run_at)
+        accepted = [answer for answer in answers if isinstance(answer, Task)]
+        for answer in accepted:
+            if answer.run_at <= now:
+                ready[answer.queue] = ready.get(answer.queue, 0) + 1
+            else:
+                self._waiters.later(answer.queue, answer.run_at)
         for queue, n in ready.items():
             self._waiters.ready(queue, n)
         if accepted:
-            self._enqueued.add(accepted)
+            self._enqueued.add(len(accepted))
+            for observer in self._observers:
+                observer.accepted(accepted)
 
     # --- working ------------------------------------------------------------------------------------------------
 
@@ -260,6 +266,7 @@ class TaskQueue:
                 self._cancelled_early[answer.lease_id] = answer.task
             for tell in self._cancel_listeners:
                 tell(answer.task.id, answer.lease_id)
+        self._tell_steered([answer.task for answer in answers if isinstance(answer, Cancelled)])
 
     async def retry(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
         """Queue failed or cancelled tasks again, with their accounting cleared; never refused for fullness."""
@@ -269,10 +276,19 @@ class TaskQueue:
         for answer in answers:
             if isinstance(answer, Task):
                 self._waiters.ready(answer.queue, 1)
+        self._tell_steered([answer for answer in answers if isinstance(answer, Task)])
+
+    def _tell_steered(self, tasks: Sequence[Task]) -> None:
+        for observer in self._observers if tasks else ():
+            observer.steered(tasks)
 
     async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
         """Forget finished tasks. Else NotFinished or NotFound."""
-        return await self._storage.delete(ids)
+        answers = await self._storage.delete(ids)
+        deleted = [answer for answer in answers if isinstance(answer, Task)]
+        for observer in self._observers if deleted else ():
+            observer.deleted(deleted)
+        return answers
 
     async def counts(self) -> dict[Status, int]:
         """How many tasks have each status."""
@@ -326,6 +342,8 @@ class TaskQueue:
             self._waiters.pass_on(request.queues)
         if request.lease_s is not None:
             self.on_lease(request.lease_s)
+        for observer in self._observers:
+            observer.claimed(claims)
         return claims
 
     def _marked(self, claim: Claim) -> Claim:

@@ -11,10 +11,11 @@ from functools import partial
 
 from jobpipe.clock import Clock
 from jobpipe.core.errors import Invalid, JobpipeError, NotFound
-from jobpipe.core.lifecycle import Kind, Policy, decide
+from jobpipe.core.lifecycle import Kind, Policy, Transition, decide
 from jobpipe.core.task import Status, Task
 from jobpipe.engine.carrying import carried_out
 from jobpipe.engine.ends import Ends
+from jobpipe.engine.observing import Observer
 from jobpipe.engine.running import Running
 from jobpipe.engine.values import Report
 from jobpipe.engine.waiters import ClaimWaiters
@@ -37,6 +38,7 @@ class Settling:
         clock: Clock,
         random: Callable[[], float],
         forget: Callable[[str], object],
+        observers: Sequence[Observer],
     ) -> None:
         self._storage = storage
         self._policy = policy
@@ -46,6 +48,7 @@ class Settling:
         self._waiters = waiters
         self._ends = ends
         self._forget = forget
+        self._observers = observers
 
     async def settle(self, reports: Sequence[Report], *, rescue: bool) -> list[Settled | JobpipeError]:
         """Write what became of runs, each if its claim still holds. `rescue` as in Settlement."""
@@ -93,8 +96,11 @@ class Settling:
         settlements: Sequence[Settlement],
         answers: Sequence[Settled | CancelChanged | JobpipeError],
     ) -> None:
+        ends: list[tuple[Task, Transition]] = []
         for task, settlement, answer in zip(tasks, settlements, answers, strict=True):
-            self._settled(task, settlement, answer)
+            self._settled(task, settlement, answer, ends)
+        for observer in self._observers if ends else ():
+            observer.settled(ends)
 
     def _settlement(
         self, report: Report, task: Task | None, now: int, rescue: bool
@@ -109,7 +115,11 @@ class Settling:
         return Settlement(report.id, report.lease_id, transition, task.cancel_requested, rescue)
 
     def _settled(
-        self, task: Task | None, settlement: Settlement, answer: Settled | CancelChanged | JobpipeError
+        self,
+        task: Task | None,
+        settlement: Settlement,
+        answer: Settled | CancelChanged | JobpipeError,
+        ends: list[tuple[Task, Transition]],
     ) -> None:
         if isinstance(answer, CancelChanged):
             return
@@ -118,6 +128,7 @@ class Settling:
         transition = settlement.transition
         if not isinstance(answer, Settled) or answer.repeated or transition is None or task is None:
             return
+        ends.append((task, transition))
         if transition.status is not Status.QUEUED:
             self._ends.tell(task, transition)
         elif transition.run_at <= self._clock.now():
