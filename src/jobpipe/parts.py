@@ -48,9 +48,8 @@ class Parts:
         token = new_token()
         self.workers = own_workers(settings, app, self.queue, clock, token)
         rescuer.on_rescue = self.workers.rescued
-        self.asgi = create_app(
-            self.queue, _http_config(settings, app is not None, clock, token), self.workers.counts
-        )
+        self.queue.workers.own = self.workers.present
+        self.asgi = create_app(self.queue, _http_config(settings, app is not None, clock, token))
 
     async def prepare(self) -> None:
         """Have the app loaded where it is going to run. Raises AppNotFound, LifespanFailed or NotReady."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,8 @@ from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Report
-from jobpipe.http import HttpConfig, HttpServer, WorkerCounts, create_app, listen
+from jobpipe.engine.workers import Worker
+from jobpipe.http import HttpConfig, HttpServer, create_app, listen
 from jobpipe.http.protocol import JobpipeProtocol
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import TaskFilter
@@ -98,15 +99,16 @@ async def start(lane: str) -> AsyncIterator[Start]:
     """Make a server; keyword arguments are fields of HttpConfig, and `workers`."""
     async with AsyncExitStack() as stack:
 
-        async def make(*, workers: Callable[[], WorkerCounts] = WorkerCounts, **settings: Any) -> Server:
+        async def make(*, workers: Callable[[], Sequence[Worker]] = tuple, **settings: Any) -> Server:
             clock = ManualClock()
             config = HttpConfig(clock=clock, **settings)
             queue = TaskQueue(
                 open_storage("memory:", capacity=config.queue_size, max_queues=5, clock=clock), clock=clock
             )
+            queue.workers.own = workers
             await queue.open()
             stack.push_async_callback(queue.close)
-            app = create_app(queue, config, workers)
+            app = create_app(queue, config)
             if lane == "in process":
                 transport = httpx2.ASGITransport(app)
                 client = httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=20)

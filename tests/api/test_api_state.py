@@ -8,7 +8,7 @@ import pytest
 
 from jobpipe.core.errors import StorageError, StorageFull
 from jobpipe.core.lifecycle import Kind
-from jobpipe.http import WorkerCounts
+from jobpipe.engine.workers import Worker
 
 from .conftest import Server, Start, assert_problem
 
@@ -117,7 +117,7 @@ async def test_stats_tell_how_the_server_does(start: Start) -> None:
     server = await start(
         version="1.2.3",
         store="postgresql://u:***@h/db",
-        workers=lambda: WorkerCounts(total=4, busy=1, processes=2),
+        workers=lambda: [Worker("w:1", 0, total=3, busy=1), Worker("w:2", 0, total=1, busy=0)],
     )
     await server.enqueue([{}, {}, {"max_retries": 0}])
     await server.run_one()

@@ -147,3 +147,19 @@ def test_the_server_never_imports_the_app(server: Server) -> None:
 
     until("both processes have imported it", lambda: len(imported_by()) >= 2)
     assert server.process.pid not in imported_by()
+
+
+def test_the_workers_are_shown_with_what_they_run_until_they_die(server: Server) -> None:
+    until("both processes are there", lambda: len(server.ask("/workers")) == 2)
+    server.enqueue({"id": "shown", "handler": "innocent", "payload": {"seconds": 60}})
+    ran_by = server.running("shown")["worker"]
+    shown = {worker["worker_id"]: worker for worker in server.ask("/workers")}
+    children = {child.pid for child in server.children()}
+    assert {worker["pid"] for worker in shown.values()} == children
+    assert [(run["id"], run["handler"]) for run in shown[ran_by]["tasks"]] == [("shown", "innocent")]
+    assert all(worker["total"] == 2 and worker["version"] and worker["host"] for worker in shown.values())
+    os.kill(shown[ran_by]["pid"], signal.SIGKILL)
+    gone = shown[ran_by]["worker_id"]
+    until("it is gone", lambda: gone not in {worker["worker_id"] for worker in server.ask("/workers")})
+    server.ask("/tasks/shown/cancel", {}, "POST")
+    assert server.finished("shown")["status"] == "cancelled"

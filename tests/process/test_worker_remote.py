@@ -186,3 +186,19 @@ def test_a_mistake_is_one_line_and_an_exit_code(
     worker = Program(tmp_path, "worker", "worker", *args)
     assert worker.ended() == code
     assert worker.said == f"jobpipe: error: {line}\n"
+
+
+def test_a_worker_elsewhere_is_shown_over_the_servers_restart_and_gone_when_it_leaves(rig: Rig) -> None:
+    worker = rig.work("--workers", "3", "--processes", "1")
+    rig.server.enqueue({"id": "long", "handler": "innocent", "payload": {"seconds": 60}})
+    rig.server.running("long")
+    (shown,) = rig.server.ask("/workers")
+    assert (shown["total"], shown["busy"], [run["id"] for run in shown["tasks"]]) == (3, 1, ["long"])
+    rig.server.kill()
+    rig.server = rig.server.again()
+    (again,) = rig.server.ask("/workers")
+    assert (again["worker_id"], [run["id"] for run in again["tasks"]]) == (shown["worker_id"], ["long"])
+    rig.server.ask("/tasks/long/cancel", {}, "POST")
+    assert rig.server.finished("long")["status"] == "cancelled"
+    assert worker.stop() == 0
+    until("it is gone", lambda: rig.server.ask("/workers") == [])

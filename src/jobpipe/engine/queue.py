@@ -29,6 +29,7 @@ from jobpipe.engine.running import Running
 from jobpipe.engine.settling import Settling
 from jobpipe.engine.values import Heartbeat, Rates, Report
 from jobpipe.engine.waiters import ClaimWaiters
+from jobpipe.engine.workers import Workers
 from jobpipe.storage.base import (
     MAX_CLAIM_BYTES,
     Cancelled,
@@ -84,6 +85,8 @@ class TaskQueue:
             policy=self._policy, clock=self._clock, random=random, forget=self._forget, observers=self._observers,
         )  # fmt: skip
         self._heartbeats = Heartbeats(storage, self._running)
+        self.workers = Workers(storage, self._running, self._clock)
+        """Who works, for operators."""
 
     @property
     def draining(self) -> bool:

@@ -30,6 +30,13 @@ class Running:
         self._default_timeout = default_timeout
         self._runs: dict[str, Run] = {}
 
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def tasks(self) -> list[Task]:
+        """The tasks of all runs, in the order of their claims."""
+        return [run.task for run in self._runs.values()]
+
     def begin(self, claim: Claim) -> None:
         """A claim was handed out."""
         self._runs[claim.lease_id] = Run(claim.task, self._monotonic())

@@ -6,30 +6,33 @@ It is plain ASGI around Starlette's router and can be mounted in other people's 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 from starlette.routing import Router
 from starlette.types import ASGIApp
 
 from jobpipe.core.errors import JobpipeError
 from jobpipe.engine.queue import TaskQueue
-from jobpipe.http import enqueue, status, tasks, working
+from jobpipe.http import enqueue, status, tasks, workers, working
 from jobpipe.http.answers import Receive, Scope, Send, send_problem
 from jobpipe.http.bodies import BodyTooLarge, ClientGone
 from jobpipe.http.browser import Guard
-from jobpipe.http.config import Api, HttpConfig, WorkerCounts
+from jobpipe.http.config import Api, HttpConfig
 from jobpipe.http.problems import BadHttp
 from jobpipe.http.routing import no_such_path
 
 log = logging.getLogger("jobpipe.http")
 
 
-def create_app(
-    queue: TaskQueue, config: HttpConfig, workers: Callable[[], WorkerCounts] = WorkerCounts
-) -> ASGIApp:
-    """The HTTP API over an open `queue`. `workers` is asked by `/stats`."""
-    api = Api(queue, config, workers)
-    routes = [*enqueue.routes(api), *working.routes(api), *tasks.routes(api), *status.routes(api)]
+def create_app(queue: TaskQueue, config: HttpConfig) -> ASGIApp:
+    """The HTTP API over an open `queue`."""
+    api = Api(queue, config)
+    routes = [
+        *enqueue.routes(api),
+        *working.routes(api),
+        *tasks.routes(api),
+        *status.routes(api),
+        *workers.routes(api),
+    ]
     return _Edge(Router(routes, redirect_slashes=False, default=no_such_path), Guard(config.allowed_hosts))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from msgspec import Struct
 
 from jobpipe.clock import Clock, SystemClock
@@ -31,21 +29,12 @@ class HttpConfig(Struct, frozen=True):
     clock: Clock = SystemClock()
 
 
-class WorkerCounts(Struct, frozen=True):
-    """The workers of this server: in all, those running a task now, and the processes that hold them."""
-
-    total: int = 0
-    busy: int = 0
-    processes: int = 0
-
-
 class Api:
     """What every route needs: the queue, the settings, and when the edge was made."""
 
-    def __init__(self, queue: TaskQueue, config: HttpConfig, workers: Callable[[], WorkerCounts]) -> None:
+    def __init__(self, queue: TaskQueue, config: HttpConfig) -> None:
         self.queue = queue
         self.config = config
-        self.workers = workers
         self.now = config.clock.now
         self.started = config.clock.monotonic()
         self.defaults = Defaults(

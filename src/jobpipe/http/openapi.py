@@ -21,6 +21,7 @@ from jobpipe.wire import (
     QueueView,
     StatsView,
     TaskView,
+    WorkerView,
 )
 from jobpipe.wire.working import MAX_ITEMS as MAX_SETTLES
 from jobpipe.wire.working import ExtendBody, ExtendedView, LeaseBody, LeasesView, SettleBody, SettledView
@@ -34,6 +35,7 @@ _STRUCTS = (
     BulkView,
     QueueView,
     StatsView,
+    WorkerView,
     HealthView,
     LeaseBody,
     LeasesView,
@@ -190,6 +192,7 @@ def _bulk() -> Json:
 
 def _server() -> Json:
     queues = {"200": _json("each queue that holds tasks", {"type": "array", "items": _ref("QueueView")})}
+    workers = {"200": _json("each worker process, and each server's own pool", _each("WorkerView"))}
     alive = {"200": _json("yes", _ref("HealthView"))}
     page: Json = {
         "200": {"description": "a page for people", "content": {"text/html": {"schema": {"type": "string"}}}}
@@ -197,6 +200,7 @@ def _server() -> Json:
     itself = {"200": _json("OpenAPI 3.1", {"type": "object"})}
     return {
         "/queues": {"get": _operation("listQueues", "The queues.", queues, 503)},
+        "/workers": {"get": _operation("listWorkers", "The workers and what they run.", workers, 503)},
         "/stats": {
             "get": _operation("getStats", "The server.", {"200": _json("now", _ref("StatsView"))}, 503)
         },

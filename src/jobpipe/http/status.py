@@ -89,7 +89,7 @@ async def _queues(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _stats(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     counts = await api.queue.counts()
-    rates, workers = api.queue.rates(), api.workers()
+    rates, workers = api.queue.rates(), await api.queue.workers.all()
     view = StatsView(
         version=api.config.version,
         uptime_s=round(api.config.clock.monotonic() - api.started, 3),
@@ -97,7 +97,11 @@ async def _stats(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
         status="draining" if api.queue.draining else "ok",
         counts={status: counts.get(status, 0) for status in Status},
         rates=RatesView(round(rates.enqueued, 3), round(rates.finished, 3), round(rates.failed, 3)),
-        workers=WorkersView(workers.total, workers.busy, workers.processes),
+        workers=WorkersView(
+            total=sum(worker.total for worker in workers),
+            busy=sum(worker.busy for worker in workers),
+            processes=sum(worker.apart for worker in workers),
+        ),
     )
     await send_json(scope, send, encode_view(view))
 

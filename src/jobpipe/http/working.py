@@ -13,12 +13,13 @@ from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import Claim
 from jobpipe.engine import MAX_CLAIM_BYTES, Extended, Settled
 from jobpipe.engine.values import Heartbeat, Report
+from jobpipe.engine.workers import Sign
 from jobpipe.http.answers import Receive, Scope, Send, send_json
 from jobpipe.http.bodies import read_body, while_connected
 from jobpipe.http.browser import HEAD
 from jobpipe.http.config import Api
 from jobpipe.http.routing import Endpoint, RawRoute
-from jobpipe.wire import format_time
+from jobpipe.wire import time_text
 from jobpipe.wire.working import (
     ExtendedView,
     LeaseBody,
@@ -54,6 +55,8 @@ def routes(api: Api) -> list[RawRoute]:
 async def _lease(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     wish = parse_lease(await read_body(scope, receive, api.config.max_body))
     local = _is_local(api, scope)
+    if not local:
+        api.queue.workers.asked(_sign(api, wish))
     claims = await _claim(api, wish, local, receive)
     body, sent = encode_leases(claims, MAX_CLAIM_BYTES)
     if sent < len(claims):
@@ -80,14 +83,31 @@ async def _claim(api: Api, wish: LeaseBody, local: bool, receive: Receive) -> Se
         wait=wish.wait or 0.0,
     )
     claims, connected = await while_connected(receive, claiming, both_ways=True)
-    if claims and not connected:
-        await api.queue.release(claims)
+    if not connected:
+        api.queue.workers.hung_up(wish.worker_id)
+        if claims:
+            await api.queue.release(claims)
     return claims if claims and connected else []
+
+
+def _sign(api: Api, wish: LeaseBody) -> Sign:
+    queues = queues_of(wish)
+    return Sign(
+        wish.worker_id,
+        wants=wish.max or 1,
+        lease_s=api.config.lease if wish.lease is None else wish.lease,
+        queues=None if queues is None else tuple(sorted(queues)),
+        host=wish.host,
+        pid=wish.pid,
+        version=wish.version,
+    )
 
 
 async def _settle(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     items = parse_settles(await read_body(scope, receive, api.config.max_batch_body), api.config.max_body)
     reports = [Report(item.id, item.lease_id, item.outcome) for item in items if isinstance(item, SettleItem)]
+    if reports:  # all of one request are one worker's
+        api.queue.workers.settles(reports[0].id, reports[0].lease_id)
     answers = iter(await api.queue.settle(reports) if reports else [])
     views = [
         _refused(item.id, item.error) if isinstance(item, RefusedSettle) else _settled(item.id, next(answers))
@@ -109,6 +129,8 @@ def _refused(id: str | None, error: JobpipeError) -> SettledView:
 async def _extend(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     body = parse_extend(await read_body(scope, receive, api.config.max_batch_body))
     lease_s = api.config.lease if body.lease is None else body.lease
+    if not _is_local(api, scope):
+        api.queue.workers.beat(body.worker_id, lease_s)
     beats = [Heartbeat(lease.id, lease.lease_id, lease_s, lease.timeout) for lease in body.leases]
     answers = await api.queue.extend(beats) if beats else []
     views = [_extended(beat.id, answer) for beat, answer in zip(beats, answers, strict=True)]
@@ -118,7 +140,7 @@ async def _extend(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
 def _extended(id: str, answer: Extended | JobpipeError) -> ExtendedView:
     if isinstance(answer, JobpipeError):
         return ExtendedView(id, extended=False, code=answer.code)
-    until = None if answer.lease_until is None else format_time(answer.lease_until).decode().strip('"')
+    until = None if answer.lease_until is None else time_text(answer.lease_until)
     return ExtendedView(id, True, until, answer.cancel_requested)
 
 

@@ -28,7 +28,7 @@ def own_workers(
     if processes is None:
         processes = 1 if isinstance(app, str) else 0
     if processes and not isinstance(app, App):
-        return ProcessWorkers(settings, app, processes, queue, token)
+        return ProcessWorkers(settings, app, processes, queue, clock=clock, token=token)
     return PoolWorkers(settings, app if isinstance(app, App) else App(), queue, clock)
 
 

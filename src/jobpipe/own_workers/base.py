@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import Protocol
 
-from jobpipe.http.config import WorkerCounts
+from jobpipe.engine.workers import Worker
 from jobpipe.storage.base import LostClaim
 
 
@@ -38,8 +39,8 @@ class OwnWorkers(Protocol):
         """Drain at once and leave nothing behind. Safe twice, or never opened."""
         ...
 
-    def counts(self) -> WorkerCounts:
-        """How many workers there are, and how many of them hold a task."""
+    def present(self) -> Sequence[Worker]:
+        """The processes, or the pool, that stand ready now; what they run is not for them to say."""
         ...
 
 
@@ -61,5 +62,5 @@ class NoWorkers:
 
     async def close(self) -> None: ...
 
-    def counts(self) -> WorkerCounts:
-        return WorkerCounts()
+    def present(self) -> Sequence[Worker]:
+        return ()

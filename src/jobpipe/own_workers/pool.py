@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from jobpipe.clock import Clock
 from jobpipe.core.errors import JobpipeError
@@ -14,8 +15,8 @@ from jobpipe.core.lifecycle import Outcome
 from jobpipe.core.task import Claim
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Report
+from jobpipe.engine.workers import Worker
 from jobpipe.enqueuing import LocalEnqueuer
-from jobpipe.http.config import WorkerCounts
 from jobpipe.settings import Settings
 from jobpipe.storage.base import LostClaim
 from jobpipe.wire import Defaults
@@ -41,9 +42,11 @@ class PoolWorkers:
         executor = Executor(
             app, timeout=settings.timeout, max_result=settings.max_body, simulate=simulate, clock=clock
         )
-        worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._host = socket.gethostname()
+        self._worker = f"{self._host}:{os.getpid()}"
+        self._queues = settings.queues
         self._pool = Pool(
-            LocalSource(queue, worker, settings.queues),
+            LocalSource(queue, self._worker, settings.queues),
             executor,
             settings.workers,
             settle_grace=SETTLE_GRACE_S,
@@ -77,8 +80,20 @@ class PoolWorkers:
         if self._stay is not None:
             await self._stay.left()
 
-    def counts(self) -> WorkerCounts:
-        return WorkerCounts(total=self._pool.workers, busy=self._pool.busy, processes=0)
+    def present(self) -> Sequence[Worker]:
+        return (
+            Worker(
+                self._worker,
+                last_seen=self._clock.now(),
+                total=self._pool.workers,
+                busy=self._pool.busy,
+                host=self._host,
+                pid=os.getpid(),
+                version=version("jobpipe"),
+                queues=None if self._queues is None else tuple(sorted(self._queues)),
+                apart=False,
+            ),
+        )
 
 
 class LocalSource:

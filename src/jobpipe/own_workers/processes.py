@@ -15,12 +15,14 @@ import socket
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
+from jobpipe.clock import Clock
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Report
-from jobpipe.http.config import WorkerCounts
+from jobpipe.engine.workers import Worker
 from jobpipe.http.server import listen
 from jobpipe.settings import Settings
 from jobpipe.storage.base import LostClaim
@@ -48,13 +50,21 @@ class ProcessWorkers:
     """
 
     def __init__(
-        self, settings: Settings, app: str | None, processes: int, queue: TaskQueue, token: str
+        self,
+        settings: Settings,
+        app: str | None,
+        processes: int,
+        queue: TaskQueue,
+        *,
+        clock: Clock,
+        token: str,
     ) -> None:
         self.sockets: list[socket.socket] = []
         self._settings = settings
         self._app = app
         self._processes = processes
         self._queue = queue
+        self._clock = clock
         self._token = token
         self._folder: Path | None = None
         self._supervisor: Supervisor | None = None
@@ -95,11 +105,23 @@ class ProcessWorkers:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def counts(self) -> WorkerCounts:
+    def present(self) -> Sequence[Worker]:
         if self._supervisor is None:
-            return WorkerCounts()
-        supervisor = self._supervisor
-        return WorkerCounts(self._settings.workers, supervisor.busy, supervisor.processes)
+            return ()
+        queues, now = self._settings.queues, self._clock.now()
+        return [
+            Worker(
+                process.worker,
+                last_seen=now,
+                total=process.total,
+                busy=process.busy,
+                host=socket.gethostname(),
+                pid=process.pid,
+                version=version("jobpipe"),
+                queues=None if queues is None else tuple(sorted(queues)),
+            )
+            for process in self._supervisor.processes
+        ]
 
     # --- the processes' way to the server ---
 

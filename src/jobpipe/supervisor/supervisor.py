@@ -11,6 +11,8 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
+from msgspec import Struct
+
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.supervisor.child import Child, Exit, NotReady
@@ -26,6 +28,15 @@ QUICK = RetryPolicy(base=0.05, jitter=0.05, cap=1.0)
 GOOD_LIFE_S = 60.0
 PATIENCE_S = 1.5
 """How long after the end of its grace a process may take to leave, before it is killed."""
+
+
+class Process(Struct, frozen=True):
+    """A worker process that is ready: it runs `busy` tasks, and `total` at most."""
+
+    worker: str
+    pid: int
+    total: int
+    busy: int
 
 
 class Supervisor:
@@ -55,14 +66,13 @@ class Supervisor:
         self._end: asyncio.TimerHandle | None = None
 
     @property
-    def processes(self) -> int:
-        """How many worker processes are ready."""
-        return sum(child.worker is not None for child in self._children.values())
-
-    @property
-    def busy(self) -> int:
-        """How many tasks they run."""
-        return sum(len(child.begun) for child in self._children.values())
+    def processes(self) -> list[Process]:
+        """The worker processes that are ready."""
+        return [
+            Process(child.worker, child.pid, self._orders[slot].workers, len(child.begun))
+            for slot, child in self._children.items()
+            if child.worker is not None
+        ]
 
     async def prove(self) -> None:
         """Start the first process and wait until it is ready: what it can import the others can. Raises NotReady."""

@@ -16,6 +16,8 @@ from jobpipe.wire.answers import (
     StatsView,
     TaskView,
     WorkersView,
+    WorkerTaskView,
+    WorkerView,
     encode_task,
     encode_tasks,
     encode_view,
@@ -31,7 +33,7 @@ from jobpipe.wire.requests import (
     parse_object,
     valid_traceparent,
 )
-from jobpipe.wire.times import format_time, parse_time
+from jobpipe.wire.times import format_time, parse_time, time_text
 
 __all__ = [
     "MAX_ITEMS",
@@ -49,6 +51,8 @@ __all__ = [
     "RatesView",
     "StatsView",
     "TaskView",
+    "WorkerTaskView",
+    "WorkerView",
     "WorkersView",
     "encode_task",
     "encode_tasks",
@@ -63,5 +67,6 @@ __all__ = [
     "parse_object",
     "parse_query",
     "parse_time",
+    "time_text",
     "valid_traceparent",
 ]

@@ -81,11 +81,36 @@ class RatesView(Struct):
 
 
 class WorkersView(Struct):
-    """Workers in all, those running a task now, and the processes that hold them."""
+    """Workers in all, own ones and those elsewhere; those that run a task now; the worker processes that hold them."""
 
     total: Count
     busy: Count
     processes: Count
+
+
+class WorkerTaskView(Struct):
+    """A task that a worker runs."""
+
+    id: str
+    handler: str
+    started_at: Time | None
+
+
+class WorkerView(Struct):
+    """A worker process, or the pool in a server's own process; `total` is how many tasks it runs at a time.
+
+    `host`, `pid` and `version` are null where the worker did not say.
+    """
+
+    worker_id: str
+    host: str | None
+    pid: Count | None
+    version: str | None
+    queues: list[str]
+    busy: Count
+    total: Count
+    last_seen: Time
+    tasks: list[WorkerTaskView]
 
 
 class StatsView(Struct):

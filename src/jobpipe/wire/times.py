@@ -50,6 +50,11 @@ def format_time(ms: int) -> bytes:
     return head + _MILLIS[ms - second * 1000]
 
 
+def time_text(ms: int) -> str:
+    """The time as text, without quotes."""
+    return format_time(ms)[1:-1].decode()
+
+
 def _remember(second: int) -> bytes:
     if len(_seconds) >= _REMEMBERED:
         _seconds.clear()

@@ -1,0 +1,189 @@
+"""Who works: this server's own workers, those elsewhere that lease from it, and what each of them runs.
+
+Workers elsewhere are known by their calls alone, and forgotten when they stay silent. What they run is read from the
+runs under way when somebody asks, so that a call costs nothing but a note of its time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from jobpipe.clock import Clock
+from jobpipe.core.task import Status, Task
+from jobpipe.engine.running import Running
+from jobpipe.storage.base import Storage, TaskFilter
+
+KEPT_S = 90.0
+"""How long a silent worker is remembered: longer than the longest poll; or two of its leases, if that is more."""
+MOST_REMEMBERED = 10_000
+MOST_STRAYS = 1000
+STRAY_BYTES = 1024 * 1024
+
+
+class WorkerRun(Struct, frozen=True):
+    """A task that a worker runs; `started_at` in milliseconds since the epoch."""
+
+    id: str
+    handler: str
+    started_at: int | None
+
+
+class Worker(Struct, frozen=True):
+    """One worker process, or the pool in a server's own process (not `apart`).
+
+    `total` is how many tasks it runs at a time, as it is known here or as far as it showed; `queues` None means all.
+    `last_seen` is milliseconds since the epoch.
+    """
+
+    worker_id: str
+    last_seen: int
+    total: int
+    busy: int
+    host: str | None = None
+    pid: int | None = None
+    version: str | None = None
+    queues: tuple[str, ...] | None = None
+    tasks: tuple[WorkerRun, ...] = ()
+    apart: bool = True
+
+
+class Sign(Struct, frozen=True):
+    """What a worker elsewhere says about itself when it asks for up to `wants` tasks under leases of `lease_s`."""
+
+    worker_id: str
+    wants: int
+    lease_s: float
+    queues: tuple[str, ...] | None = None
+    host: str | None = None
+    pid: int | None = None
+    version: str | None = None
+
+
+class _Known:
+    """A worker elsewhere: its latest words, the most it ever wanted, and its latest call by both clocks."""
+
+    __slots__ = ("at", "heard", "left", "most", "sign")
+
+    def __init__(self, sign: Sign) -> None:
+        self.sign = sign
+        self.most = 0
+        self.at = 0
+        self.heard = 0.0
+        self.left = False
+
+
+class Workers:
+    """The workers of one server. `own` gives its own ones and is there to be replaced."""
+
+    def __init__(self, storage: Storage, running: Running, clock: Clock) -> None:
+        self.own: Callable[[], Sequence[Worker]] = tuple
+        self._storage = storage
+        self._running = running
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+        """The longest silent first."""
+
+    # --- told by the edge ---
+
+    def asked(self, sign: Sign) -> None:
+        """A worker elsewhere asks for tasks."""
+        known = self._known.pop(sign.worker_id, None)
+        if known is None:
+            self._make_room()
+            known = _Known(sign)
+        known.sign = sign
+        known.most = max(known.most, sign.wants)
+        known.left = False
+        self._hear(known)
+
+    def beat(self, worker_id: str, lease_s: float) -> None:
+        """A worker elsewhere extends its leases; after a restart of the server that may be its first word."""
+        known = self._known.pop(worker_id, None)
+        if known is None:
+            self._make_room()
+            known = _Known(Sign(worker_id, 0, lease_s))
+        self._hear(known)
+
+    def settles(self, id: str, lease_id: str) -> None:
+        """The holder of this claim settles."""
+        task = self._running.task(id, lease_id)
+        known = None if task is None or task.worker is None else self._known.pop(task.worker, None)
+        if known is not None:
+            self._hear(known)
+
+    def hung_up(self, worker_id: str) -> None:
+        """A worker elsewhere took its wish for tasks back: it is gone once it runs nothing, unless it asks again."""
+        if known := self._known.get(worker_id):
+            known.left = True
+
+    def _hear(self, known: _Known) -> None:
+        known.at, known.heard = self._clock.now(), self._clock.monotonic()
+        self._known[known.sign.worker_id] = known
+
+    def _make_room(self) -> None:
+        """Forget who was silent for long, and at the bound the longest silent."""
+        now = self._clock.monotonic()
+        while self._known:
+            worker_id, known = next(iter(self._known.items()))
+            if len(self._known) < MOST_REMEMBERED and not _silent(known, now):
+                return
+            del self._known[worker_id]
+
+    # --- asked by people ---
+
+    async def all(self) -> list[Worker]:
+        """All workers and what they run, by their ids. Raises StorageError."""
+        runs = _by_worker(self._running.tasks())
+        for stray in await self._strays():
+            runs.setdefault(stray.worker or "", {}).setdefault(stray.id, stray)
+        own = {worker.worker_id: worker for worker in self.own()}
+        workers = [self._with_runs(worker, runs.pop(worker.worker_id, {})) for worker in own.values()]
+        workers += self._elsewhere(runs)
+        return sorted(workers, key=lambda worker: worker.worker_id)
+
+    async def _strays(self) -> Sequence[Task]:
+        """Running tasks that this server did not hand out: claimed before its start, or by another server."""
+        running = (await self._storage.counts()).get(Status.RUNNING, 0)
+        if running <= len(self._running):
+            return ()
+        where = TaskFilter(status=Status.RUNNING)
+        return (await self._storage.page(where, MOST_STRAYS, None, STRAY_BYTES)).tasks
+
+    def _with_runs(self, worker: Worker, runs: dict[str, Task]) -> Worker:
+        return replace(worker, tasks=_runs(runs.values()))
+
+    def _elsewhere(self, runs: dict[str, dict[str, Task]]) -> Iterable[Worker]:
+        """Who leases from here, and who holds a task of ours without having said a word since the start."""
+        now = self._clock.monotonic()
+        for worker_id, known in self._known.items():
+            tasks = runs.pop(worker_id, {})
+            if tasks or not (known.left or _silent(known, now)):
+                yield _worker(known, _runs(tasks.values()))
+        for worker_id, tasks in runs.items():
+            began = max(task.started_at or 0 for task in tasks.values())
+            yield Worker(worker_id, began, len(tasks), len(tasks), tasks=_runs(tasks.values()))
+
+
+def _silent(known: _Known, now: float) -> bool:
+    return now - known.heard > max(KEPT_S, 2 * known.sign.lease_s)
+
+
+def _worker(known: _Known, runs: tuple[WorkerRun, ...]) -> Worker:
+    sign, busy = known.sign, len(runs)
+    return Worker(
+        sign.worker_id, known.at, max(known.most, busy), busy, sign.host, sign.pid, sign.version, sign.queues, runs
+    )  # fmt: skip
+
+
+def _by_worker(tasks: Iterable[Task]) -> dict[str, dict[str, Task]]:
+    by_worker: dict[str, dict[str, Task]] = {}
+    for task in tasks:
+        by_worker.setdefault(task.worker or "", {})[task.id] = task
+    return by_worker
+
+
+def _runs(tasks: Iterable[Task]) -> tuple[WorkerRun, ...]:
+    return tuple(WorkerRun(task.id, task.handler, task.started_at) for task in tasks)
