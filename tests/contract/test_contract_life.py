@@ -14,7 +14,7 @@ from jobpipe.core.errors import StorageError, StorageRefused
 from jobpipe.core.lifecycle import Kind, Outcome, Transition
 from jobpipe.core.task import Status, Task
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import ClaimRequest, Extension, Settlement, Storage
+from jobpipe.storage.base import ClaimRequest, Extension, Settlement, Storage, Summary
 
 TO = Transition(Kind.DONE, Status.DONE, 0, 1, 0, 0)
 CALLS: dict[str, Callable[[Storage], Coroutine[Any, Any, object]]] = {
@@ -25,6 +25,7 @@ CALLS: dict[str, Callable[[Storage], Coroutine[Any, Any, object]]] = {
     "lost": lambda store: store.lost(1),
     "next_expiry": lambda store: store.next_expiry(),
     "get": lambda store: store.get(["a"]),
+    "attempts": lambda store: store.attempts("a"),
     "cancel": lambda store: store.cancel(["a"], 0),
     "retry": lambda store: store.retry(["a"], 0),
     "delete": lambda store: store.delete(["a"]),
@@ -34,13 +35,17 @@ CALLS: dict[str, Callable[[Storage], Coroutine[Any, Any, object]]] = {
     "queues": lambda store: store.queues(0),
     "prune": lambda store: store.prune(1, 1, 1),
     "next_prunable": lambda store: store.next_prunable(),
+    "keep_summary": lambda store: store.keep_summary(Summary(1, "s", b"{}"), 0),
+    "summaries": lambda store: store.summaries(0, 1),
+    "announce": lambda store: store.announce("s", b"{}"),
+    "announced": lambda store: store.announced(),
     "check": lambda store: store.check(),
 }
 
 
 def test_every_method_of_the_contract_is_tried_here() -> None:
     methods = {name for name in vars(Storage) if not name.startswith("_")}
-    assert methods - set(CALLS) == {"open", "close", "wait_broken"}
+    assert methods - set(CALLS) == {"open", "close", "wait_broken", "publish", "listen"}
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -9,6 +9,7 @@ import pytest
 from desk import ALL, DONE, FAILED_FOR_GOOD, MANY_BYTES, Desk, ids_of, new
 
 from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.shape import error_group
 from jobpipe.core.task import Status, Task
 from jobpipe.storage.base import TaskFilter
 
@@ -42,6 +43,11 @@ async def populate(desk: Desk, n: int = 60, seed: int = 1) -> list[Task]:
     return sorted(tasks, key=lambda task: task.seq, reverse=True)
 
 
+def group_of(task: Task) -> str | None:
+    error = task.last_error
+    return None if error is None else error_group(task.handler, error.type, error.message)[0]
+
+
 def holds(where: TaskFilter, task: Task) -> bool:
     """The meaning of a filter, in plain words."""
     return all(
@@ -51,6 +57,8 @@ def holds(where: TaskFilter, task: Task) -> bool:
             where.handler is None or task.handler == where.handler,
             where.error_type is None
             or (task.last_error is not None and task.last_error.type == where.error_type),
+            where.error_group is None
+            or (task.last_error is not None and group_of(task) == where.error_group),
             where.id_prefix is None or task.id.startswith(where.id_prefix),
             where.created_after is None or task.created_at > where.created_after,
             where.created_before is None or task.created_at < where.created_before,
@@ -66,6 +74,7 @@ def filters_over(tasks: list[Task]) -> dict[str, list[object]]:
         "queue": ["mail", "Mail", "nobody"],
         "handler": ["mail", "mail.", "mail.send"],
         "error_type": ["ValueError", "Value", "valueerror"],
+        "error_group": [*sorted({group for task in tasks if (group := group_of(task))})[:2], "0" * 16, ""],
         "id_prefix": [
             "a",
             "a%",

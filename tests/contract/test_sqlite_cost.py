@@ -8,7 +8,7 @@ from typing import Any
 
 import apsw
 import pytest
-from desk import DONE, Desk, OpenDesk, new, settlement
+from desk import DONE, FAILED, Desk, OpenDesk, new, settlement
 
 from jobpipe.storage.sqlite import statements as sql
 
@@ -126,6 +126,22 @@ async def test_an_idle_look_among_future_tasks_reads_nothing(
     meter = Meter(writers[-1])
     await meter.measure(lambda: desk.claim(10))
     assert meter.statements.count(sql.PEEK) == 0
+
+
+async def test_only_unsuccessful_ends_pay_for_their_history(
+    open_desk: OpenDesk, writers: list[apsw.Connection]
+) -> None:
+    desk = await open_desk()
+    meter = Meter(writers[-1])
+    kept: dict[str, int] = {}
+    for name, outcomes in {"good": [DONE] * 50, "mixed": [DONE, FAILED] * 25}.items():
+        await desk.accept(*(f"{name}{i}" for i in range(50)))
+        claims = await desk.claim(50)
+        writes = [settlement(c, outcome, desk.now) for c, outcome in zip(claims, outcomes, strict=True)]
+        await meter.measure(lambda writes=writes: desk.write(*writes))
+        kept[name] = meter.statements.count(sql.KEEP_ATTEMPTS)
+        assert meter.statements.count(sql.SETTLE) == 1
+    assert kept == {"good": 0, "mixed": 1}
 
 
 async def test_a_batch_is_one_statement_however_many_tasks(

@@ -85,6 +85,7 @@ async def test_no_call_on_the_way_of_a_task_scans_the_tasks_or_sorts(desk: Desk,
         await desk.settle(claim)
         await desk.settle(lost, LOST, rescue=True)
         await desk.store.get(["t1", "t2"])
+        await desk.store.attempts("two")
         await desk.cancel("t4", "running")
         await desk.retry("failed")
         await desk.delete("done")
@@ -122,6 +123,22 @@ async def test_an_insert_looks_an_id_up_by_its_own_index(desk: Desk, watch: Watc
 
 def test_the_running_tasks_are_found_at_start_by_the_index_of_rare_statuses(watch: Watch) -> None:
     assert on_tasks(watch.explain(sql.RUNNING)) == ["SEARCH tasks USING INDEX tasks_rare (status=?)"]
+
+
+async def test_the_history_of_a_task_is_found_by_its_key(desk: Desk, watch: Watch) -> None:
+    plans = await watch.plans(lambda: desk.store.attempts("failed"))
+    steps = [step for step in plans[sql.ATTEMPTS] if "attempts" in step or "ORDER BY" in step]
+    assert [step for step in steps if "(task=?)" in step]
+    assert not [step for step in steps if "SCAN attempts" in step or "TEMP B-TREE" in step], steps
+
+
+@pytest.mark.parametrize("method", ["page", "match"])
+async def test_a_group_of_errors_is_listed_by_its_index(desk: Desk, watch: Watch, method: str) -> None:
+    for conditions in ({}, {"status": Status.FAILED}, {"status": Status.QUEUED}, {"queue": "q1"}):
+        where = TaskFilter(error_group="0" * 16, **conditions)
+        for plan in (await listing_plans(desk, watch, method, where)).values():
+            assert [step for step in on_tasks(plan) if "tasks_grouped (error_group=? AND seq" in step], plan
+            assert not [step for step in plan if "TEMP B-TREE FOR ORDER BY" in step], plan
 
 
 @pytest.mark.parametrize("call", ["prune", "next_prunable"])

@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from jobpipe.core.errors import AlreadyFinished, JobpipeError, NotFinished, NotRetryable
 from jobpipe.core.retry import RetryPolicy
+from jobpipe.core.shape import error_group
 from jobpipe.core.task import FINISHED, Status, Task, TaskError
 
 WORKER_LOST = "worker_lost"
@@ -97,7 +98,8 @@ class Policy(Struct, frozen=True):
 class Transition(Struct, frozen=True):
     """What to write for an outcome: the complete new state of everything that a settle may change.
 
-    `error` None leaves the stored last error; `finished_at` and `result` None clear.
+    `error` None leaves the stored last error; `finished_at` and `result` None clear. `error_group` is the group of
+    `error` (core.shape), set whenever that is.
     """
 
     kind: Kind
@@ -109,6 +111,17 @@ class Transition(Struct, frozen=True):
     finished_at: int | None = None
     result: bytes | None = None
     error: TaskError | None = None
+    error_group: str | None = None
+
+    @property
+    def outcome(self) -> str:
+        """The run's outcome as its history has it: whatever became of it, a run that ended cancelled is cancelled."""
+        return (Kind.CANCELLED if self.status is Status.CANCELLED else self.kind).value
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is the end of: a released one is taken back, and was one more."""
+        return self.attempts + (self.kind is Kind.RELEASED and self.status is Status.QUEUED)
 
 
 def decide(task: Task, outcome: Outcome, now: int, policy: Policy, random: Callable[[], float]) -> Transition:
@@ -174,6 +187,7 @@ def _end(
         finished_at=now,
         result=result,
         error=error,
+        error_group=_group(task, error),
     )
 
 
@@ -195,6 +209,7 @@ def _again(
         failures=task.failures if failures is None else failures,
         lost=task.lost if lost is None else lost,
         error=error,
+        error_group=_group(task, error),
     )
 
 
@@ -202,3 +217,7 @@ def _error(task: Task, outcome: Outcome, type_: str, now: int) -> TaskError:
     return TaskError(
         type=type_, message=outcome.message, traceback=outcome.traceback, attempt=task.attempts, at=now
     )
+
+
+def _group(task: Task, error: TaskError | None) -> str | None:
+    return None if error is None else error_group(task.handler, error.type, error.message)[0]

@@ -39,6 +39,20 @@ class TaskError(Struct, frozen=True):
     at: int
 
 
+class Attempt(Struct, frozen=True):
+    """An unsuccessful run of a task: `outcome` is failed, timed_out, lost, cancelled or released.
+
+    `error` is None for what came to no error of its own (cancelled, released).
+    """
+
+    attempt: int
+    outcome: str
+    started_at: int | None
+    ended_at: int
+    worker: str | None
+    error: TaskError | None
+
+
 class NewTask(Struct, frozen=True):
     """A task to be accepted: everything decided but its place in the order of acceptance.
 

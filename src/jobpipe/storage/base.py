@@ -8,17 +8,21 @@ engine is asked from one event loop; it does not decide rules, it writes what `c
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
 from jobpipe.core.errors import JobpipeError, LeaseLost, StorageBroken
 from jobpipe.core.lifecycle import Transition
-from jobpipe.core.task import Claim, NewTask, Status, Task
+from jobpipe.core.task import Attempt, Claim, NewTask, Status, Task
 
 MAX_CLAIM_BYTES = 8 * 1024 * 1024
 """A claim hands out at most this many bytes of payload, but at least one task."""
+MAX_ATTEMPTS = 1000
+"""So many unsuccessful attempts of a task are kept, the newest: one released for ever must not fill the disk."""
+ANNOUNCED_S = 30.0
+"""A server that announced nothing for so long is gone."""
 
 
 class ClaimRequest(Struct, frozen=True):
@@ -110,6 +114,7 @@ class TaskFilter(Struct, frozen=True):
     id_prefix: str | None = None
     created_after: int | None = None
     created_before: int | None = None
+    error_group: str | None = None
     ids: tuple[str, ...] | None = None
 
 
@@ -135,6 +140,14 @@ class QueueCounts(Struct, frozen=True):
     oldest_ready: int | None
 
 
+class Summary(Struct, frozen=True):
+    """What one server did in one minute (minutes since the epoch); `data` is JSON that only the engine reads."""
+
+    minute: int
+    server: str
+    data: bytes
+
+
 class Storage(Protocol):
     """Where tasks live."""
 
@@ -158,7 +171,10 @@ class Storage(Protocol):
         ...
 
     def settle(self, settlements: Sequence[Settlement], now: int) -> Awaitable[list[SettleAnswer]]:
-        """Write each transition whose claim still holds; else answer the earlier Settled, LeaseLost or NotFound."""
+        """Write each transition whose claim still holds; else answer the earlier Settled, LeaseLost or NotFound.
+
+        Each unsuccessful end leaves an Attempt in the same commit; it lives as long as its task, over a retry too.
+        """
         ...
 
     async def extend(self, extensions: Sequence[Extension]) -> list[Extended | LeaseLost]:
@@ -175,6 +191,10 @@ class Storage(Protocol):
 
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
         """Each task as it is now."""
+        ...
+
+    async def attempts(self, id: str) -> list[Attempt] | None:
+        """The unsuccessful attempts of a task, oldest first, at most the newest MAX_ATTEMPTS; None: unknown task."""
         ...
 
     def cancel(self, ids: Sequence[str], now: int) -> Awaitable[list[Cancelled | JobpipeError]]:
@@ -214,6 +234,37 @@ class Storage(Protocol):
 
     async def next_prunable(self) -> tuple[int | None, int | None]:
         """When the oldest done or cancelled task finished, and when the oldest failed one did."""
+        ...
+
+    async def keep_summary(self, summary: Summary, forget_before: int) -> None:
+        """Keep it in place of an earlier one of the same minute and server; forget those of older minutes."""
+        ...
+
+    async def summaries(self, since: int, until: int) -> list[Summary]:
+        """All servers' summaries of the minutes from `since` to before `until`, by minute."""
+        ...
+
+    async def announce(self, server: str, data: bytes) -> None:
+        """Say that `server` is here, with its workers as JSON; takes the place of what it said before."""
+        ...
+
+    async def announced(self) -> list[bytes]:
+        """What each server that shares the store announced last, if that was within ANNOUNCED_S; own ones too."""
+        ...
+
+    def publish(self, data: bytes) -> None:
+        """Tell the other servers' listeners: best effort, at most a few a second; to nobody when there is none.
+
+        Raises nothing, whatever state the store is in.
+        """
+        ...
+
+    def listen(self, tell: Callable[[bytes | None], None]) -> None:
+        """Have `tell` called, on the loop that opened the store, when another server did something.
+
+        With None: tasks may have become claimable, finished, or been asked to cancel: look again. With data: another
+        server published it. A store that only one server can have never calls.
+        """
         ...
 
     async def wait_broken(self) -> StorageBroken:

@@ -6,6 +6,7 @@
   runs.py (claims and settles) and steering.py (cancel, retry, delete, prune)
 - state.py: the connection and its mirror in memory: counts.py (the kept counts), leases.py (the running claims),
   due.py (which task comes next, at a cost that does not grow with what waits)
+- history.py: unsuccessful attempts, and the summaries of minutes
 - listing.py: pages, on a second, read-only connection
 - rows.py: values to rows and back; statements.py: all SQL
 - connection.py, lock.py: opening, refusing, locking, migrating; what an error of SQLite means

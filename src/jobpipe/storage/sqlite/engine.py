@@ -24,8 +24,9 @@ from jobpipe.core.errors import (
     StorageFull,
     StorageRefused,
 )
-from jobpipe.core.task import NewTask, Status, Task
+from jobpipe.core.task import Attempt, NewTask, Status, Task
 from jobpipe.storage.base import (
+    ANNOUNCED_S,
     Cancelled,
     ClaimAnswer,
     ClaimRequest,
@@ -37,9 +38,10 @@ from jobpipe.storage.base import (
     QueueCounts,
     SettleAnswer,
     Settlement,
+    Summary,
     TaskFilter,
 )
-from jobpipe.storage.sqlite import listing
+from jobpipe.storage.sqlite import history, listing
 from jobpipe.storage.sqlite.connection import open_reader, open_writer, refuse_foreign_file, translate
 from jobpipe.storage.sqlite.intake import Limits
 from jobpipe.storage.sqlite.lock import FileLock
@@ -60,6 +62,8 @@ class SqliteStorage:
         self._lock = None if path is None else FileLock(path)
         self._writer = Writer(self._open_store)
         self._reader: apsw.Connection | None = None
+        self._announced: dict[str, tuple[float, bytes]] = {}
+        """What was announced by each server, and when (monotonic seconds); in memory, since a file has one server."""
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="jobpipe-reader")
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -123,6 +127,9 @@ class SqliteStorage:
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
         return await self._ask("get", ids)
 
+    async def attempts(self, id: str) -> list[Attempt] | None:
+        return await self._ask("attempts", id)
+
     def cancel(self, ids: Sequence[str], now: int) -> asyncio.Future[list[Cancelled | JobpipeError]]:
         return self._call("cancel", ids, now)
 
@@ -150,6 +157,28 @@ class SqliteStorage:
     async def next_prunable(self) -> tuple[int | None, int | None]:
         return await self._ask("next_prunable")
 
+    async def keep_summary(self, summary: Summary, forget_before: int) -> None:
+        await self._call("keep_summary", summary, forget_before)
+
+    async def summaries(self, since: int, until: int) -> list[Summary]:
+        return await self._list(history.summaries, since, until)
+
+    async def announce(self, server: str, data: bytes) -> None:
+        self._require_open()
+        self._announced[server] = (self._clock.monotonic(), data)
+
+    async def announced(self) -> list[bytes]:
+        self._require_open()
+        since = self._clock.monotonic() - ANNOUNCED_S
+        self._announced = {server: said for server, said in self._announced.items() if said[0] >= since}
+        return [data for _, data in self._announced.values()]
+
+    def publish(self, data: bytes) -> None:
+        """There is nobody else to tell: a file has one server."""
+
+    def listen(self, tell: Callable[[bytes | None], None]) -> None:
+        """There is nobody else to hear of: a file has one server."""
+
     async def check(self) -> None:
         if self._path is not None and disk_usage(Path(self._path).parent).free < LEAST_FREE:
             raise StorageFull(f"less than {LEAST_FREE} bytes are free for the store")
@@ -157,6 +186,10 @@ class SqliteStorage:
             await self._call("probe")  # the last commit failed: see whether one succeeds now
 
     # --- the threads --------------------------------------------------------------------------------------------
+
+    def _require_open(self) -> None:
+        if not self._writer.is_open:
+            raise StorageError("the store is not open")
 
     def _call(self, group: str, *argument: Any) -> asyncio.Future[Any]:
         return self._writer.call(group, argument, writes=True)

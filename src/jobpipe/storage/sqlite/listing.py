@@ -52,7 +52,8 @@ def _search(
     conditions, arguments = _conditions(where)
     statement = statement.format(conditions=conditions)
     # What an index finds directly needs no windows.
-    window = _END if where.status in _RARE or where.ids is not None else WINDOW
+    indexed = where.status in _RARE or where.ids is not None or where.error_group is not None
+    window = _END if indexed else WINDOW
     found: list[Sized] = []
     top = _newest_below(db, _END if before_seq is None else before_seq)
     while top is not None and len(found) < limit:
@@ -72,8 +73,7 @@ def _conditions(where: TaskFilter) -> tuple[str, list[Any]]:
     """The SQL of a filter, beginning with AND, and its arguments."""
     parts: list[tuple[str, list[Any]]] = []
     if where.status is not None:
-        rare = "status IN (1, 3, 4) AND " if where.status in _RARE else ""
-        parts.append((f"{rare}status = ?", [NUMBER[where.status]]))
+        parts.append((_status_condition(where), [NUMBER[where.status]]))
     if where.ids is not None:
         parts.append(("id IN (SELECT value FROM json_each(?))", [text(where.ids)]))
     if where.id_prefix is not None:
@@ -84,9 +84,16 @@ def _conditions(where: TaskFilter) -> tuple[str, list[Any]]:
         ("queue = ?", where.queue),
         ("handler = ?", where.handler),
         ("last_error->>'type' = ?", where.error_type),
+        ("error_group = ?", where.error_group),
         ("created_at > ?", where.created_after),
         ("created_at < ?", where.created_before),
     ):
         if value is not None:
             parts.append((condition, [value]))
     return "".join(f" AND {sql_}" for sql_, _ in parts), [value for _, values in parts for value in values]
+
+
+def _status_condition(where: TaskFilter) -> str:
+    if where.error_group is not None:
+        return "+status = ?"  # not by an index: the group's own leads to fewer tasks
+    return "status IN (1, 3, 4) AND status = ?" if where.status in _RARE else "status = ?"

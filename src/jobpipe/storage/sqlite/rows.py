@@ -12,6 +12,7 @@ import apsw
 import msgspec
 from msgspec import Struct
 
+from jobpipe.core.lifecycle import Transition
 from jobpipe.core.task import NewTask, Status, Task, TaskError
 from jobpipe.storage.base import Settlement
 
@@ -20,7 +21,7 @@ NUMBER = {status: number for number, status in enumerate(STATUSES)}
 
 encode_json = msgspec.json.Encoder().encode
 decode_json = msgspec.json.Decoder().decode
-_decode_error = msgspec.json.Decoder(TaskError).decode
+decode_error = msgspec.json.Decoder(TaskError).decode
 
 
 class Stored(Struct, frozen=True):
@@ -72,12 +73,17 @@ def settled(settlements: Sequence[tuple[int, Settlement]]) -> tuple[str, bytes]:
         kept = (None, None) if settlement.rescue else (settlement.lease_id, status)
         rows.append(
             (seq, settlement.lease_id, status, to.run_at, to.attempts, to.failures, to.lost, to.finished_at,
-             at, size, error, *kept, int(settlement.cancel_requested))
+             at, size, error, *kept, int(settlement.cancel_requested), to.error_group)
         )  # fmt: skip
         if to.result:
             results.append(to.result)
             at += len(to.result)
     return text(rows), b"".join(results)
+
+
+def attempted(seq: int, to: Transition, now: int) -> tuple[object, ...]:
+    """A row of KEEP_ATTEMPTS: the unsuccessful end of a run, settled at `now`."""
+    return seq, to.attempt, to.outcome, now, None if to.error is None else text(to.error)
 
 
 def stored(db: apsw.Connection, statement: str, keys: str) -> list[Stored]:
@@ -106,6 +112,6 @@ def _stored(row: list[Any], payload: bytes, result: bytes | None) -> Stored:
     columns[6] = STATUSES[row[6]]
     columns[16] = bool(row[16])
     columns[18] = result
-    columns[19] = None if row[19] is None else _decode_error(row[19])
+    columns[19] = None if row[19] is None else decode_error(row[19])
     settled_as = None if row[22] is None else STATUSES[row[22]]
     return Stored(Task(*columns), row[21], settled_as)

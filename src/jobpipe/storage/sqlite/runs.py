@@ -10,6 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from jobpipe.core.errors import LeaseLost, NotFound, StorageBroken
+from jobpipe.core.lifecycle import Kind
 from jobpipe.core.task import Claim, Status
 from jobpipe.storage.base import (
     MAX_CLAIM_BYTES,
@@ -26,7 +27,7 @@ from jobpipe.storage.base import (
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.counts import Standing
 from jobpipe.storage.sqlite.leases import Lease
-from jobpipe.storage.sqlite.rows import STATUSES, decode_json, settled, text
+from jobpipe.storage.sqlite.rows import STATUSES, attempted, decode_json, settled, text
 from jobpipe.storage.sqlite.state import State
 from jobpipe.storage.sqlite.writer import Calls
 
@@ -67,21 +68,24 @@ class Runs:
 
     def settle(self, calls: Calls) -> None:
         """Write all settlements of all calls in one statement; answer beside it those whose claim does not hold."""
-        writes: list[tuple[int, Settlement]] = []
-        moved: Counter[Standing] = Counter()
+        ends = _Ends()
         for call in calls:
-            call.answer = [self._judged(settlement, writes, moved) for settlement in call.argument[0]]
-        if writes:
-            self._s.counts.add_all(moved)
-            self._s.db.execute(sql.SETTLE, settled(writes))
-            if self._s.db.changes() != len(writes):
-                raise StorageBroken("the running claims in memory and in the file disagree")
+            settlements, now = call.argument
+            call.answer = [self._judged(settlement, now, ends) for settlement in settlements]
+        if ends.writes:
+            self._write(ends)
         # After the writing, so that a settle sent twice within one commit gets the same answer twice.
         self._answer_earlier(calls)
 
-    def _judged(
-        self, settlement: Settlement, writes: list[tuple[int, Settlement]], moved: Counter[Standing]
-    ) -> SettleAnswer | None:
+    def _write(self, ends: _Ends) -> None:
+        self._s.counts.add_all(ends.moved)
+        if ends.attempts:  # before SETTLE, which clears when and where a run began
+            self._s.db.execute(sql.KEEP_ATTEMPTS, (text(ends.attempts),))
+        self._s.db.execute(sql.SETTLE, settled(ends.writes))
+        if self._s.db.changes() != len(ends.writes):
+            raise StorageBroken("the running claims in memory and in the file disagree")
+
+    def _judged(self, settlement: Settlement, now: int, ends: _Ends) -> SettleAnswer | None:
         """The answer, the write noted; None when the claim does not hold (any more)."""
         held = self._s.leases.held(settlement.id, settlement.lease_id)
         to = settlement.transition
@@ -91,9 +95,11 @@ class Runs:
         if lease.cancel_requested != settlement.cancel_requested:
             return CancelChanged()
         self._s.leases.end(seq)
-        writes.append((seq, settlement))
-        moved[(lease.queue, lease.priority, Status.RUNNING)] -= 1
-        moved[(lease.queue, lease.priority, to.status)] += 1
+        ends.writes.append((seq, settlement))
+        ends.moved[(lease.queue, lease.priority, Status.RUNNING)] -= 1
+        ends.moved[(lease.queue, lease.priority, to.status)] += 1
+        if to.kind is not Kind.DONE:
+            ends.attempts.append(attempted(seq, to, now))
         if to.status is Status.QUEUED:
             self._s.due.add(lease.queue, lease.priority, to.run_at, seq)
         return Settled(to.status)
@@ -138,6 +144,17 @@ class Runs:
 
     def next_expiry(self) -> float | None:
         return self._s.leases.next_expiry(self._s.clock.monotonic())
+
+
+class _Ends:
+    """What the settles of one commit write: the tasks, the history of unsuccessful runs, the counts."""
+
+    __slots__ = ("attempts", "moved", "writes")
+
+    def __init__(self) -> None:
+        self.writes: list[tuple[int, Settlement]] = []
+        self.attempts: list[tuple[object, ...]] = []
+        self.moved: Counter[Standing] = Counter()
 
 
 def _earlier(settlement: Settlement, row: list[Any] | None) -> SettleAnswer:

@@ -67,16 +67,35 @@ UPDATE tasks SET status = 1, attempts = attempts + 1, started_at = ?2, worker = 
 SETTLE = """
 UPDATE tasks SET status = v.status, run_at = v.run_at, attempts = v.attempts, failures = v.failures, lost = v.lost,
                  finished_at = v.finished_at, result = substr(?2, v.result_at, v.result_len),
-                 last_error = coalesce(v.error, last_error), lease_id = v.keep_lease, settled = v.settled,
+                 last_error = coalesce(v.error, last_error), error_group = coalesce(v.error_group, tasks.error_group), lease_id = v.keep_lease, settled = v.settled,
                  cancel_requested = CASE WHEN v.status = 0 THEN 0 ELSE cancel_requested END,
                  started_at = CASE WHEN v.status = 0 THEN NULL ELSE started_at END,
                  worker = CASE WHEN v.status = 0 THEN NULL ELSE worker END
   FROM (SELECT value->>0 AS seq, value->>1 AS lease_id, value->>2 AS status, value->>3 AS run_at,
                value->>4 AS attempts, value->>5 AS failures, value->>6 AS lost, value->>7 AS finished_at,
                value->>8 AS result_at, value->>9 AS result_len, value->>10 AS error, value->>11 AS keep_lease,
-               value->>12 AS settled, value->>13 AS cancel
+               value->>12 AS settled, value->>13 AS cancel, value->>14 AS error_group
           FROM jsonb_each(?1)) AS v
  WHERE tasks.seq = v.seq AND tasks.status = 1 AND tasks.lease_id = v.lease_id AND tasks.cancel_requested = v.cancel
+"""
+
+# ?1 unsuccessful ends as JSON: seq, attempt, outcome, ended_at, error. Before SETTLE, which clears when and where the
+# run began. A task ends once a commit at most, so that `n` counts right.
+KEEP_ATTEMPTS = """
+INSERT INTO attempts (task, n, attempt, outcome, started_at, ended_at, worker, error)
+SELECT v.seq, 1 + coalesce((SELECT max(n) FROM attempts WHERE task = v.seq), 0), v.attempt, v.outcome, tasks.started_at,
+       v.ended_at, tasks.worker, v.error
+  FROM (SELECT value->>0 AS seq, value->>1 AS attempt, value->>2 AS outcome, value->>3 AS ended_at, value->>4 AS error
+          FROM jsonb_each(?1)) AS v
+  JOIN tasks ON tasks.seq = v.seq
+"""
+
+# The history of the task with the id ?1, oldest first; no row for an unknown task.
+ATTEMPTS = """
+SELECT (SELECT json_group_array(json_array(attempt, outcome, started_at, ended_at, worker, error)) FROM (
+            SELECT attempt, outcome, started_at, ended_at, worker, error FROM attempts
+             WHERE task = tasks.seq ORDER BY n))
+  FROM tasks WHERE id = ?1
 """
 
 # The latest lease of each of the ids ?1, and the status that it was settled with.
@@ -101,6 +120,7 @@ UPDATE tasks SET status = 0, attempts = 0, failures = 0, lost = 0, run_at = ?2, 
 """
 
 DELETE = f"DELETE FROM tasks WHERE seq IN {_SEQS}"
+FORGET_ATTEMPTS = f"DELETE FROM attempts WHERE task IN {_SEQS}"
 
 # ?1 status, ?2 finished before, ?3 how many at most. `status >= 2` is what makes the index usable.
 PRUNABLE = """
@@ -129,6 +149,19 @@ SELECT json_group_array(json_array(seq, octet_length(payload) + coalesce(octet_l
 WINDOW_IDS = """
 SELECT json_group_array(json_array(seq, id)) FROM (
     SELECT seq, id FROM tasks WHERE seq < ? AND seq >= ? {conditions} ORDER BY seq DESC LIMIT ?)
+"""
+
+# ?1 minute, ?2 server, ?3 data.
+KEEP_SUMMARY = """
+INSERT INTO summaries (minute, server, data) VALUES (?1, ?2, ?3)
+    ON CONFLICT (minute, server) DO UPDATE SET data = excluded.data
+"""
+FORGET_SUMMARIES = "DELETE FROM summaries WHERE minute < ?1"
+# The minutes from ?1 to before ?2: their keys and sizes as JSON, and all data in that order.
+SUMMARIES = """
+SELECT json_group_array(json_array(minute, server, octet_length(data))),
+       CAST(group_concat(CAST(data AS TEXT), '') AS BLOB)
+  FROM (SELECT minute, server, data FROM summaries WHERE minute >= ?1 AND minute < ?2 ORDER BY minute, server)
 """
 
 # Writes a page and changes nothing: proof that the store takes a commit.

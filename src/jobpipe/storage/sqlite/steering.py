@@ -79,7 +79,7 @@ class Steering:
                 seqs.append(task.seq)
                 self._s.counts.add(task.queue, task.status, task.priority, -1)
             answers.append(task)
-        self._s.write_seqs(sql.DELETE, seqs)
+        self._forget(seqs)
         return answers
 
     def prune(self, finished_before: int | None, failed_before: int | None, limit: int) -> int:
@@ -92,8 +92,12 @@ class Steering:
             for seq, queue, priority in decode_json(found):
                 pruned.append(seq)
                 self._s.counts.add(queue, status, priority, -1)
-        self._s.write_seqs(sql.DELETE, pruned)
+        self._forget(pruned)
         return len(pruned)
+
+    def _forget(self, seqs: list[int]) -> None:
+        self._s.write_seqs(sql.FORGET_ATTEMPTS, seqs)
+        self._s.write_seqs(sql.DELETE, seqs)
 
     def probe(self) -> None:
         version = self._s.one(sql.VERSION)

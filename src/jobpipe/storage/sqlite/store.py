@@ -12,8 +12,9 @@ from typing import Any
 import apsw
 
 from jobpipe.clock import Clock
-from jobpipe.core.task import Status, Task
-from jobpipe.storage.base import QueueCounts
+from jobpipe.core.task import Attempt, Status, Task
+from jobpipe.storage.base import QueueCounts, Summary
+from jobpipe.storage.sqlite import history
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.intake import Intake, Limits
 from jobpipe.storage.sqlite.rows import NUMBER
@@ -36,6 +37,7 @@ class Store:
             "retry": _each(steering.retry),
             "delete": _each(steering.delete),
             "prune": _each(steering.prune),
+            "keep_summary": _each(self._keep_summary),
             "probe": _each(steering.probe),
             "claim": _each(runs.claim),
         }
@@ -44,6 +46,7 @@ class Store:
             "lost": _each(runs.lost),
             "next_expiry": _each(runs.next_expiry),
             "get": _each(self._get),
+            "attempts": _each(self._attempts),
             "counts": _each(self._count),
             "queues": _each(self._queues),
             "next_prunable": _each(self._next_prunable),
@@ -95,6 +98,12 @@ class Store:
             for status in (Status.DONE, Status.FAILED, Status.CANCELLED)
         )
         return min((at for at in (done, cancelled) if at is not None), default=None), failed
+
+    def _attempts(self, task_id: str) -> list[Attempt] | None:
+        return history.attempts(self._s.db, task_id)
+
+    def _keep_summary(self, summary: Summary, forget_before: int) -> None:
+        history.keep_summary(self._s.db, summary, forget_before)
 
     def _listing(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """A page of an in-memory database, which only this connection sees."""
