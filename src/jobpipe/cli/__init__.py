@@ -1,64 +1,113 @@
-"""The command line: `jobpipe serve`, `jobpipe dev`, `jobpipe worker`, `jobpipe config`.
+"""The command line: one table of commands, and what all of them share: errors as one line, and exit codes.
 
-A command reads its settings, calls one function, and returns its exit code; what it needs is imported when it runs, so
-that `--help` and a mistake are answered at once. Every mistake is one line on stderr and exit code 2.
+A command reads its arguments, calls what does the work, and returns its exit code. Its module is imported when it is
+asked for, and what that needs when it runs, so that `--help` and a mistake are answered at once. A new command is one
+line of COMMANDS. Data goes to stdout, everything said to people to stderr.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
-from cyclopts import App, CoercionError, CycloptsError
+from cyclopts import App, CoercionError, CycloptsError, Group
 from cyclopts.exceptions import UnusedCliTokensError
 
-from jobpipe.cli.config import config_command
-from jobpipe.cli.dev import dev_command
-from jobpipe.cli.serve import serve_command
-from jobpipe.cli.worker import worker_command
+from jobpipe.cli import exits
+from jobpipe.cli.invocation import Invocation, current
+from jobpipe.cli.output import printable
+from jobpipe.core.errors import JobpipeError
 from jobpipe.settings import BadSetting
 from jobpipe.settings_sources import Sources
 
-EXIT_OK = 0
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+
+class Command(NamedTuple):
+    """A command: where its function (or its App of commands) is, and whether it takes a server's settings.
+
+    Settings are read from `.env` and `jobpipe.toml` too; flags of other commands that happen to have the name of a
+    setting are not.
+    """
+
+    target: str
+    settings: bool = False
+
+
+COMMANDS: Final[dict[str, dict[str, Command]]] = {
+    "Serve and work": {
+        "serve": Command("serve:serve_command", settings=True),
+        "dev": Command("dev:dev_command", settings=True),
+        "worker": Command("worker:worker_command", settings=True),
+        "config": Command("config:config_command", settings=True),
+    },
+    "Look and steer, over HTTP": {
+        "task": Command("task:app"),
+        "queue": Command("server_state:queue_app"),
+        "workers": Command("server_state:workers_app"),
+        "errors": Command("server_state:errors_app"),
+        "stats": Command("server_state:stats_command"),
+    },
+}
+"""By the heading that they stand under in `jobpipe --help`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (without the program's name; None for the process's own) and give the exit code."""
     sources = Sources()
     tokens = list(sys.argv[1:] if argv is None else argv)
+    current.set(Invocation(tokens, sources))
     try:
-        code = build(sources, tokens)(
-            tokens,
-            exit_on_error=False,
-            print_error=False,
-            verbose=False,
-            result_action="return_value",
-        )
+        code = _run(tokens, sources)
+        sys.stdout.flush()
     except CycloptsError as error:
-        return _refuse(_usage(error, sources))
+        return _refuse(_usage(error, sources), exits.USAGE)
     except BadSetting as error:
-        return _refuse(str(sources.located(error)))
+        return _refuse(str(sources.located(error)), exits.USAGE)
+    except JobpipeError as error:
+        return _refuse(str(error), exits.code_of(error))
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    return code if isinstance(code, int) else EXIT_OK
+        return exits.INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads on (`| head`): silent, also when the interpreter flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.PIPE_CLOSED
+    return code
 
 
-def build(sources: Sources, tokens: Sequence[str]) -> App:
-    """The command line for `tokens`, with `sources` as what is asked after flags and environment."""
+def build(sources: Sources, *, whole: bool = False) -> App:
+    """The command line, with `sources` as what is asked for settings after flags and environment.
+
+    Commands are imported when they are called, or at once as a `whole`: their own words are what describes them.
+    """
     app = App(
         name="jobpipe",
         help="Jobpipe: a durable task queue server with nothing else to install.",
+        help_epilogue=f"Exit codes:\n{exits.listing()}",
+        help_format="plaintext",
+        help_formatter="default" if sys.stdout.isatty() else "plain",
         version=_version,
-        config=[sources],
         suppress_keyboard_interrupt=False,  # main gives the exit code
     )
-    app.command(serve_command, name="serve")
-    app.command(dev_command(sources, tokens[1:]), name="dev")
-    app.command(worker_command, name="worker")
-    app.command(config_command(sources), name="config")
+    for place, (heading, commands) in enumerate(COMMANDS.items()):
+        group = Group(heading, sort_key=place)
+        for name, command in commands.items():
+            more: dict[str, Any] = {"config": [sources]} if command.settings else {}
+            app.command(f"jobpipe.cli.{command.target}", name=name, group=group, **more)
+            if whole:
+                app[name]  # imports it
     return app
+
+
+def _run(tokens: Sequence[str], sources: Sources) -> int:
+    code = build(sources, whole=tokens[:1] in ([], ["--help"], ["-h"]))(
+        tokens,
+        exit_on_error=False,
+        print_error=False,
+        verbose=False,
+        result_action="return_value",
+    )
+    return code if isinstance(code, int) else exits.OK
 
 
 def _version() -> str:
@@ -70,13 +119,15 @@ def _version() -> str:
 def _usage(error: CycloptsError, sources: Sources) -> str:
     """One line for what cyclopts found; a value that does not convert is told like every other bad setting."""
     if isinstance(error, CoercionError) and error.argument is not None and isinstance(error.msg, str):
-        return str(sources.located(BadSetting(error.msg, error.argument.field_info.name)))
+        name = error.argument.field_info.name
+        if name in sources.given:
+            return str(sources.located(BadSetting(error.msg, name)))
+        return f"{error.argument.tokens[-1].keyword or name}: {error.msg}"
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"unexpected argument {error.unused_tokens[0]!r}"
     return " ".join(str(error).split())
 
 
-def _refuse(line: str) -> int:
-    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    print(f"jobpipe: error: {printable}", file=sys.stderr)  # noqa: T201
-    return EXIT_USAGE
+def _refuse(line: str, code: int) -> int:
+    print(f"jobpipe: error: {printable(line)}", file=sys.stderr)  # noqa: T201
+    return code

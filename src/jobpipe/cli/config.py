@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter
 
+from jobpipe.cli.invocation import current
 from jobpipe.settings import KINDS, Settings
 from jobpipe.settings_kinds import Text
 from jobpipe.settings_sources import Sources
@@ -23,26 +24,22 @@ class Row(NamedTuple):
     source: str
 
 
-def config_command(sources: Sources) -> Callable[..., int]:
-    """The command, bound to the `sources` that its settings are read from."""
-
-    def config(
-        *,
-        output: Annotated[
-            Literal["table", "json"], Parameter(name=["--output", "-o"], help="A table for people, or json.")
-        ] = "table",
-        settings: Settings = Settings(),  # noqa: B008 - frozen, and cyclopts reads the defaults from it
-    ) -> int:
-        """Show each setting, its value and where it comes from, and start nothing."""
-        if output == "json":
-            _print_json(settings, sources)
-        elif sys.stdout.isatty():
-            _print_rich(_rows(settings, sources))
-        else:
-            _print_plain(_rows(settings, sources))
-        return 0
-
-    return config
+def config_command(
+    *,
+    output: Annotated[
+        Literal["table", "json"], Parameter(name=["--output", "-o"], help="A table for people, or json.")
+    ] = "table",
+    settings: Settings = Settings(),  # noqa: B008 - frozen, and cyclopts reads the defaults from it
+) -> int:
+    """Show each setting, its value and where it comes from, and start nothing."""
+    sources = current.get().sources
+    if output == "json":
+        _print_json(settings, sources)
+    elif sys.stdout.isatty():
+        _print_rich(_rows(settings, sources))
+    else:
+        _print_plain(_rows(settings, sources))
+    return 0
 
 
 def _rows(settings: Settings, sources: Sources) -> list[Row]:

@@ -4,48 +4,41 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from jobpipe.cli.apps import check_spec
+from jobpipe.cli.invocation import current
 from jobpipe.settings import Settings
-from jobpipe.settings_sources import DEFAULT, Sources
+from jobpipe.settings_sources import DEFAULT
 
 SERVER = (sys.executable, "-P", "-m", "jobpipe.cli.reloaded")
 
 
-def dev_command(sources: Sources, tokens: Sequence[str]) -> Callable[..., int]:
-    """The command; `tokens` are its arguments as they were given, for each start of the server reads them itself.
+def dev_command(
+    app: Annotated[str, Parameter(help="The handlers: package.module:app. Looked for in this folder first.")],
+    /,
+    *,
+    settings: Settings = Settings(),  # noqa: B008 - frozen, and cyclopts reads the defaults from it
+) -> int:
+    """Serve, and start anew whenever a Python file in this folder changes. Takes the flags of serve.
 
-    `sources` is where its settings are read from.
+    Running tasks get 2 seconds to finish in at a restart, unless --shutdown-grace is given.
     """
+    check_spec(app)
+    from jobpipe.dev.reload import GRACE_S
+    from jobpipe.logs import configure
 
-    def dev(
-        app: Annotated[
-            str, Parameter(help="The handlers: package.module:app. Looked for in this folder first.")
-        ],
-        /,
-        *,
-        settings: Settings = Settings(),  # noqa: B008 - frozen, and cyclopts reads the defaults from it
-    ) -> int:
-        """Serve, and start anew whenever a Python file in this folder changes. Takes the flags of serve.
-
-        Running tasks get 2 seconds to finish in at a restart, unless --shutdown-grace is given.
-        """
-        check_spec(app)
-        from jobpipe.dev.reload import GRACE_S
-        from jobpipe.logs import configure
-
-        configure(settings.log_level, settings.log_format)
-        command = [*SERVER, str(os.getpid()), "serve", *tokens]
-        if sources.origin("shutdown_grace") != DEFAULT:
-            return _watch(app, command, settings.shutdown_grace)
-        return _watch(app, [*command, "--shutdown-grace", str(GRACE_S)], GRACE_S)
-
-    return dev
+    configure(settings.log_level, settings.log_format)
+    tokens, sources = current.get()
+    # Each start of the server reads the arguments itself, as they were given.
+    command = [*SERVER, str(os.getpid()), "serve", *tokens[1:]]
+    if sources.origin("shutdown_grace") != DEFAULT:
+        return _watch(app, command, settings.shutdown_grace)
+    return _watch(app, [*command, "--shutdown-grace", str(GRACE_S)], GRACE_S)
 
 
 def _watch(app: str, command: Sequence[str], grace: float) -> int:

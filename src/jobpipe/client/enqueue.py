@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from jobpipe.client.errors import Refusal, bad_answer
-from jobpipe.client.flow import Call, Caller, Flow, Request, parse
-from jobpipe.client.tasks import get, task_decoder
+from jobpipe.client.flow import Answer, Call, Caller, Flow, Request, parse
+from jobpipe.client.tasks import get, path_of, task_decoder
 from jobpipe.client.values import NewTask, Task, TaskForm, encoded, time_text
 from jobpipe.core.errors import Invalid, JobpipeError, TaskExists, TooLarge
 from jobpipe.wire import MAX_ITEMS, new_id
@@ -52,15 +52,19 @@ _answers: Final = msgspec.json.Decoder(list[_AnswerForm])
 
 def enqueue(caller: Caller, task: NewTask) -> Flow[Task]:
     """One task."""
+    return parse(task_decoder, (yield from enqueue_for_answer(caller, task))).task()
+
+
+def enqueue_for_answer(caller: Caller, task: NewTask) -> Flow[Answer]:
+    """One task, and the server's own words about it."""
     item = _item(caller, task)
     call = Call(caller, Request("POST", "/enqueue", item.body, repeatable=item.ours))
     try:
-        answer = yield from call.run()
+        return (yield from call.run())
     except TaskExists:
         if item.ours and call.unseen:
-            return (yield from get(caller, item.id))
+            return (yield from caller.call(Request("GET", path_of(item.id), repeatable=True)))
         raise
-    return parse(task_decoder, answer).task()
 
 
 def enqueue_many(

@@ -43,7 +43,7 @@ _health: Final = msgspec.json.Decoder(HealthView)
 
 def get(caller: Caller, id: str) -> Flow[Task]:
     """The task as it is now."""
-    answer = yield from caller.call(Request("GET", _path(id), repeatable=True))
+    answer = yield from caller.call(Request("GET", path_of(id), repeatable=True))
     return parse(task_decoder, answer).task()
 
 
@@ -55,7 +55,7 @@ def wait(caller: Caller, id: str, timeout: float | None) -> Flow[Task]:
     while True:
         begin = clock.monotonic()
         seconds = max(0.0, min(MAX_WAIT_S, end - begin))
-        request = Request("GET", f"{_path(id)}?wait={seconds:.3f}", wait=seconds, repeatable=True)
+        request = Request("GET", f"{path_of(id)}?wait={seconds:.3f}", wait=seconds, repeatable=True)
         task = parse(task_decoder, (yield from caller.call(request))).task()
         if task.finished:
             return task
@@ -71,7 +71,7 @@ def wait(caller: Caller, id: str, timeout: float | None) -> Flow[Task]:
 def page(caller: Caller, query: str) -> Flow[tuple[list[Task], str | None]]:
     """The tasks of one page, and the query of the next one."""
     answer = yield from caller.call(Request("GET", f"/tasks?{query}", repeatable=True))
-    return [form.task() for form in parse(_tasks, answer)], _next_query(answer)
+    return [form.task() for form in parse(_tasks, answer)], next_query(answer)
 
 
 def first_query(limit: int | None, filters: Filters) -> str:
@@ -92,7 +92,7 @@ def retry(caller: Caller, id: str) -> Flow[Task]:
 
 def delete(caller: Caller, id: str) -> Flow[None]:
     """Forget a finished task."""
-    yield from caller.call(Request("DELETE", _path(id)))
+    yield from caller.call(Request("DELETE", path_of(id)))
 
 
 def bulk(caller: Caller, action: str, which: Which, filters: Filters) -> Flow[BulkView]:
@@ -120,11 +120,12 @@ def health(caller: Caller) -> Flow[str]:
 
 
 def _steer(caller: Caller, id: str, action: str) -> Flow[Task]:
-    answer = yield from caller.call(Request("POST", f"{_path(id)}/{action}"))
+    answer = yield from caller.call(Request("POST", f"{path_of(id)}/{action}"))
     return parse(task_decoder, answer).task()
 
 
-def _path(id: str) -> str:
+def path_of(id: str) -> str:
+    """The path of a task. Raises Invalid for an id that no path can carry."""
     if id in ("", ".", ".."):
         raise Invalid("no task can have this id", field="id")
     return f"/tasks/{quote(id, safe='')}"
@@ -138,7 +139,7 @@ def _conditions(filters: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _next_query(answer: Answer) -> str | None:
+def next_query(answer: Answer) -> str | None:
     """The next page's query. The path stays the client's own: a proxy may have put its prefix before the server's."""
     match = _NEXT.search(answer.headers.get("link", ""))
     return match[1] if match else None

@@ -1,0 +1,60 @@
+"""One task on the terminal: a field a line, then what is long: payload, result, attempts, traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from jobpipe.cli.output import BOLD, COLOURS, paint, printable, put, shown, time
+from jobpipe.cli.remote import fields
+
+_FIELDS: Final = (
+    "id", "status", "handler", "queue", "priority", "attempts", "failures", "lost", "max_retries", "timeout",
+    "created_at", "run_at", "started_at", "finished_at", "cancel_requested", "worker",
+)  # fmt: skip
+
+
+def put_task(body: bytes, attempts: Sequence[Mapping[str, Any]]) -> None:
+    """Print the task."""
+    task = fields(body, "payload", "result")
+    width = max(map(len, _FIELDS))
+    for name in _FIELDS:
+        value = time(task[name]) if name.endswith("_at") else printable(shown(task[name]))
+        colour = COLOURS.get(value, "") if name == "status" else ""
+        put(f"{name:<{width}}  {paint(value, colour)}")
+    _put_json(body, "payload", "result")
+    _put_attempts(attempts)
+    _put_error(task["last_error"])
+
+
+def _put_json(body: bytes, *names: str) -> None:
+    import msgspec
+
+    raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    for name in names:
+        text = msgspec.json.format(bytes(raw[name]), indent=2).decode()
+        _put_block(name, text.splitlines())
+
+
+def _put_attempts(attempts: Sequence[Mapping[str, Any]]) -> None:
+    if attempts:
+        _put_block("attempts that did not succeed", map(_attempt, attempts))
+
+
+def _attempt(attempt: Mapping[str, Any]) -> str:
+    error = attempt.get("error") or {}
+    why = f"  {error['type']}: {error['message']}" if error else ""
+    return f"{attempt['attempt']}  {time(attempt['ended_at'])}  {attempt['outcome']}{why}"
+
+
+def _put_error(error: Mapping[str, Any] | None) -> None:
+    if error is not None:
+        lines = (error["traceback"] or f"{error['type']}: {error['message']}").splitlines()
+        _put_block(f"last error (attempt {error['attempt']}, {time(error['at'])})", lines)
+
+
+def _put_block(title: str, lines: Iterable[str]) -> None:
+    put("")
+    put(paint(title, BOLD))
+    for line in lines:
+        put(f"  {printable(line)}")
