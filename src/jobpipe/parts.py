@@ -7,17 +7,20 @@ the order `prepare`, `open`, `start`, `drain`, `close`; the last may come after 
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import StorageBroken
+from jobpipe.core.keys import BadKeys, parse_entries
 from jobpipe.core.lifecycle import Policy
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.engine.maintenance import Alarm, Pruner, Rescuer
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.http.app import create_app
 from jobpipe.http.config import HttpConfig
+from jobpipe.http.keys import Keyring
 from jobpipe.own_workers import new_token, own_workers
-from jobpipe.settings import Settings, masked
+from jobpipe.settings import BadSetting, Settings, masked
 from jobpipe.storage import open_storage
 from jobpipe.work.app import App
 
@@ -25,12 +28,14 @@ from jobpipe.work.app import App
 class Parts:
     """`app` is an App to run in this process, or the name of one to run in worker processes.
 
-    None serves the built-in `simulate` alone.
+    None serves the built-in `simulate` alone. Raises BadSetting when the file of API keys cannot be used.
     """
 
     def __init__(self, settings: Settings, app: App | str | None, clock: Clock | None = None) -> None:
         self.settings = settings
         clock = clock or SystemClock()
+        token = new_token()
+        keys = _keyring(settings, clock, token)
         self._storage = open_storage(
             settings.store, capacity=settings.queue_size, max_queues=settings.max_queues, clock=clock
         )
@@ -45,11 +50,10 @@ class Parts:
         pruner = Pruner(self._storage, settings.retention, settings.retention_failed)
         self._rescue = Alarm("rescuer", rescuer.run_once, clock)
         self._prune = Alarm("pruner", pruner.run_once, clock)
-        token = new_token()
         self.workers = own_workers(settings, app, self.queue, clock, token)
         rescuer.on_rescue = self.workers.rescued
         self.queue.workers.own = self.workers.present
-        self.asgi = create_app(self.queue, _http_config(settings, app is not None, clock, token))
+        self.asgi = create_app(self.queue, _http_config(settings, app is not None, clock, token, keys))
 
     async def prepare(self) -> None:
         """Have the app loaded where it is going to run. Raises AppNotFound, LifespanFailed or NotReady."""
@@ -89,7 +93,22 @@ class Parts:
             await self.queue.close()
 
 
-def _http_config(settings: Settings, has_app: bool, clock: Clock, token: str) -> HttpConfig:
+def _keyring(settings: Settings, clock: Clock, token: str) -> Keyring | None:
+    """The API keys that the settings name; None when they name none."""
+    if not (settings.api_keys or settings.api_keys_file):
+        return None
+    name = "api_keys_file" if settings.api_keys_file else "api_keys"
+    rate = None if settings.key_rate == float("inf") else settings.key_rate
+    path = Path(settings.api_keys_file) if settings.api_keys_file else None
+    try:
+        return Keyring(parse_entries(settings.api_keys), path, clock=clock, rate=rate, local=token)
+    except BadKeys as error:
+        raise BadSetting(f"must hold API keys ({error})", name, getattr(settings, name)) from error
+
+
+def _http_config(
+    settings: Settings, has_app: bool, clock: Clock, token: str, keys: Keyring | None
+) -> HttpConfig:
     return HttpConfig(
         version=version("jobpipe"),
         store=masked(settings.store),
@@ -102,5 +121,6 @@ def _http_config(settings: Settings, has_app: bool, clock: Clock, token: str) ->
         queue_size=settings.queue_size,
         lease=settings.lease,
         local_token=token,
+        keys=keys,
         clock=clock,
     )

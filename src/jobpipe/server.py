@@ -57,7 +57,7 @@ class CannotStart(Exception):
 
 
 def run(settings: Settings, app_name: str | None) -> int:
-    """Serve until a signal or a broken store ends it; the process's exit code."""
+    """Serve until a signal or a broken store ends it; the process's exit code. Raises BadSetting."""
     configure(settings.log_level, settings.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
@@ -191,7 +191,7 @@ class Server:
             log.warning(
                 "--processes 0 runs handlers in the server: one that blocks, leaks or crashes takes it along"
             )
-        if host not in ("127.0.0.1", "::1"):
+        if host not in ("127.0.0.1", "::1") and not (settings.api_keys or settings.api_keys_file):
             log.warning("listening beyond this machine without keys: whoever reaches the port may use it")
 
 

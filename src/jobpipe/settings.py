@@ -13,8 +13,21 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from jobpipe.core.keys import MAX_RATE, BadKeys, parse_entries
 from jobpipe.core.task import MAX_DELAY_S, MAX_RETRIES_LIMIT
-from jobpipe.settings_kinds import Auto, Choice, Kind, Names, Number, Size, Switch, Text, Whole, masked
+from jobpipe.settings_kinds import (
+    Auto,
+    Choice,
+    Hidden,
+    Kind,
+    Names,
+    Number,
+    Size,
+    Switch,
+    Text,
+    Whole,
+    masked,
+)
 
 __all__ = ["KINDS", "BadSetting", "Settings", "env_names", "masked"]
 
@@ -46,6 +59,9 @@ KINDS: dict[str, Kind] = {
     "host": Text("an address or a host name", _address),
     "port": Whole(0, 65535),
     "allowed_hosts": Names("host names without a port", _HOST, fold=True),
+    "api_keys_file": Text("the path of a file", lambda path: len(path) < 4096),
+    "api_keys": Hidden("name:scope,scope:sha256-of-the-key, separated by ;", lambda _: True),
+    "key_rate": Number(0, MAX_RATE, unit="requests a second", above=True, infinite=True),
     "store": Text(
         "sqlite:///file.db, sqlite:////absolute/file.db, memory: or postgresql://...", _known_store
     ),
@@ -69,6 +85,9 @@ KINDS: dict[str, Kind] = {
     "simulate_max": _PAUSE,
     "simulate_failures": Number(0, 1, unit=""),
 }
+
+_EMPTY = {"allowed_hosts", "api_keys_file", "api_keys"}
+"""Settings whose default is nothing, which no help text needs to show."""
 
 _SHORT_NAMES = {"workers": "WORKERS", "queue_size": "QUEUE_SIZE"}
 
@@ -116,7 +135,7 @@ def parameter(name: str, help: str) -> Parameter:
         converter=kind.convert,
         negative=None if isinstance(kind, Switch) else (),
         n_tokens=None if isinstance(kind, Switch) else 1,
-        show_default=False if isinstance(kind, Names) and not kind.star else kind.show,
+        show_default=False if name in _EMPTY else kind.show,
         help=help,
     )
 
@@ -157,6 +176,18 @@ class Settings:
         frozenset[str],
         parameter("allowed_hosts", "Host names to answer to, as a,b; addresses and dotless names pass."),
     ] = frozenset()
+    api_keys_file: Annotated[
+        str,
+        parameter(
+            "api_keys_file", "File of API keys, read again when it changes; jobpipe keys new makes them."
+        ),
+    ] = ""
+    api_keys: Annotated[
+        str, parameter("api_keys", "API keys, as name:scope,scope:sha256 with ; between; better as variable.")
+    ] = ""
+    key_rate: Annotated[
+        float, parameter("key_rate", "Requests a second of a key that does not say, or inf.")
+    ] = float("inf")
     store: Annotated[str, parameter("store", "Where tasks live: sqlite:///file.db or memory:")] = (
         "sqlite:///jobpipe.db"
     )
@@ -208,6 +239,10 @@ class Settings:
                 raise BadSetting(str(kind.refusal()), name, _plain(kind, value))
         if self.processes is not None and self.processes > self.workers:
             raise BadSetting(f"must be at most workers ({self.workers})", "processes", str(self.processes))
+        try:
+            parse_entries(self.api_keys)
+        except BadKeys as error:
+            raise BadSetting(str(error), "api_keys") from None
         if self.simulate_min > self.simulate_max:
             low = KINDS["simulate_min"].show(self.simulate_min)
             raise BadSetting(f"must be at least simulate_min ({low})", "simulate_max", str(self.simulate_max))

@@ -45,6 +45,10 @@ class Kind:
         """The text that `parse` would read as `value`, without secrets."""
         return str(value)
 
+    def mask(self, text: str) -> str:
+        """`text` as somebody gave it, for an error message, without secrets."""
+        return masked(text)
+
     def check(self, value: Any) -> None:
         """Raise ValueError unless `value` fits."""
         if not self.fits(value):
@@ -290,6 +294,17 @@ class Text(Kind):
 
     def show(self, value: Any) -> str:
         return masked(value)
+
+
+@dataclass(frozen=True)
+class Hidden(Text):
+    """Text that is never shown."""
+
+    def show(self, value: Any) -> str:
+        return self.mask(value)
+
+    def mask(self, text: str) -> str:
+        return "***" if text else ""
 
 
 def masked(url: str) -> str:

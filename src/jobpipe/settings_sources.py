@@ -57,7 +57,7 @@ class Sources:
         given = self.given.get(error.name)
         if given is None:
             return BadSetting(error.problem, error.name, error.shown, DEFAULT)
-        return BadSetting(error.problem, error.name, masked(given.text), given.origin)
+        return BadSetting(error.problem, error.name, _mask(error.name, given.text), given.origin)
 
     def __call__(self, app: App, commands: Sequence[str], arguments: ArgumentCollection) -> None:
         """Complete `arguments` from the files; called by cyclopts after the flags and the environment."""
@@ -145,8 +145,12 @@ def _text(name: str, native: Any) -> str:
         text = KINDS[name].text_of(native)
     except ValueError as error:
         type_ = _TYPES.get(type(native), "a time")
-        raise BadSetting(str(error), name, masked(_spelt(native)), f"{type_} in {TOML}") from error
+        raise BadSetting(str(error), name, _mask(name, _spelt(native)), f"{type_} in {TOML}") from error
     return text
+
+
+def _mask(name: str, text: str) -> str:
+    return KINDS[name].mask(text) if name in KINDS else masked(text)
 
 
 def _spelt(native: object) -> str:

@@ -121,16 +121,17 @@ def test_every_code_of_the_tree_comes_back_as_its_class() -> None:
         "already_finished": errors.AlreadyFinished, "not_retryable": errors.NotRetryable,
         "lease_lost": errors.LeaseLost, "queue_full": errors.QueueFull, "draining": errors.Draining,
         "too_many_queues": errors.TooManyQueues, "storage_down": errors.StorageError,
-        "storage_full": errors.StorageFull,
+        "storage_full": errors.StorageFull, "unauthorized": errors.Unauthorized,
+        "forbidden": errors.Forbidden, "rate_limited": errors.RateLimited,
     }.items():  # fmt: skip
         error = error_of(409, problem(409, code).body)
         assert (type(error), error.code, error.detail, error.field) == (kind, code, "why", "f")
 
 
 def test_a_code_without_a_class_keeps_its_name_and_status() -> None:
-    error = error_of(401, problem(401, "unauthorized").body)
+    error = error_of(421, problem(421, "wrong_host").body)
     assert isinstance(error, ServerError)
-    assert (error.code, error.status, str(error)) == ("unauthorized", 401, "why")
+    assert (error.code, error.status, str(error)) == ("wrong_host", 421, "why")
     assert ServerError(500, "internal").code == "internal"
 
 

@@ -25,6 +25,9 @@ DEFAULTS: dict[str, object] = {
     "host": "127.0.0.1",
     "port": 8080,
     "allowed_hosts": frozenset(),
+    "api_keys_file": "",
+    "api_keys": "",
+    "key_rate": float("inf"),
     "store": "sqlite:///jobpipe.db",
     "max_queues": 1000,
     "max_retries": 3,
@@ -127,6 +130,9 @@ CHANGED: dict[str, tuple[str, object]] = {
     "host": ("::1", "::1"),
     "port": ("0", 0),
     "allowed_hosts": ("Example.org,b.example", ["b.example", "example.org"]),
+    "api_keys_file": ("/etc/jobpipe/keys", "/etc/jobpipe/keys"),
+    "api_keys": (f"ci:enqueue,read:{'ab' * 32}; ops:admin:{'cd' * 32}:rate=5/s", "***"),
+    "key_rate": ("0.5", 0.5),
     "store": ("memory:", "memory:"),
     "max_queues": ("5", 5),
     "max_retries": ("0", 0),
@@ -173,6 +179,17 @@ def test_each_setting_is_a_line_of_dotenv(name: str, variable: str, config: Conf
     Path(".env").write_text(f'# a comment\nexport {variable}="{text}"\nSOMEBODY_ELSES=1\n')
     ended = config()
     assert (ended.shown(name), ended.source(name)) == (value, ".env")
+
+
+@pytest.mark.parametrize("text", ["hunter2", "ci:read:hunter2", "ci:hunter2:" + "ab" * 32, "hunter2!:read:x"])
+def test_a_key_in_the_place_of_its_hash_is_not_repeated(
+    text: str, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOBPIPE_API_KEYS", text)
+    ended = config()
+    assert ended.code == 2
+    assert "entry 1" in ended.err
+    assert "hunter2" not in ended.err
 
 
 @pytest.mark.parametrize("name", KINDS)

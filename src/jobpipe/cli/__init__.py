@@ -48,6 +48,9 @@ COMMANDS: Final[dict[str, dict[str, Command]]] = {
         "errors": Command("server_state:errors_app"),
         "stats": Command("server_state:stats_command"),
     },
+    "Look after a server": {
+        "keys": Command("keys:app"),
+    },
 }
 """By the heading that they stand under in `jobpipe --help`."""
 

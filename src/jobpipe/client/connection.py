@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, cast
 import httptools
 
 from jobpipe.client.address import Address
-from jobpipe.client.errors import ConnectionFailed
+from jobpipe.client.errors import ConnectionFailed, seconds_of
 
 CONNECT_S: Final = 5.0
 
@@ -24,10 +24,11 @@ def _nothing() -> None:
 
 
 class Reply(NamedTuple):
-    """What came back."""
+    """What came back. `retry_after` is the header in seconds, 0 where it is missing or a date."""
 
     status: int
     body: bytes
+    retry_after: int = 0
 
 
 class Connection:
@@ -120,6 +121,7 @@ class _Protocol(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._waiting: asyncio.Future[Reply] | None = None
         self._body: list[bytes] = []
+        self._retry_after = 0
         self._served = False
         self._answering = False
         self._last = False
@@ -185,6 +187,10 @@ class _Protocol(asyncio.Protocol):
 
     # --- called by the parser ---
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(name) == 11 and name.lower() == b"retry-after":
+            self._retry_after = seconds_of(value)
+
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
 
@@ -198,7 +204,8 @@ class _Protocol(asyncio.Protocol):
             self.abort()  # nobody asked: what comes next on this connection would be taken for another's answer
             return
         self._served = True
-        self._waiting.set_result(Reply(status, body))
+        retry_after, self._retry_after = self._retry_after, 0
+        self._waiting.set_result(Reply(status, body, retry_after))
 
     def _fail(self, reason: str) -> None:
         idle = self._served and not self._answering and self._transport is None

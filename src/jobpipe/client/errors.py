@@ -32,7 +32,7 @@ class ConnectionFailed(JobpipeError):
 
 
 class ServerError(JobpipeError):
-    """A refusal whose `code` has no class of its own (`unauthorized`, `rate_limited`, `internal`, ...).
+    """A refusal whose `code` has no class of its own (`wrong_host`, `internal`, ...).
 
     `status` is the HTTP status. An answer that is not in the words of the contract, a proxy's page for example, has
     the code `bad_answer`.
@@ -64,13 +64,23 @@ class Refusal(Struct, frozen=True):
         return known(self.detail or self.error, field=self.field)
 
 
-def error_of(status: int, body: bytes) -> JobpipeError:
-    """The exception for an answer of 300 or more."""
+def error_of(status: int, body: bytes, retry_after: int = 0) -> JobpipeError:
+    """The exception for an answer of 300 or more; `retry_after` is its header in seconds."""
     try:
         problem = _problem.decode(body)
     except (ValueError, RecursionError):
         return bad_answer(status, body)
-    return problem.as_error(status)
+    error = problem.as_error(status)
+    if isinstance(error, errors.RateLimited):
+        error.retry_after = max(1, retry_after)
+    return error
+
+
+def seconds_of(retry_after: bytes | str | None) -> int:
+    """Retry-After (RFC 9110, 10.2.3) in whole seconds; 0 without one, and for its other form, a date."""
+    if not retry_after or len(retry_after) > 9 or not (retry_after.isascii() and retry_after.isdigit()):
+        return 0
+    return int(retry_after)
 
 
 def bad_answer(status: int, body: bytes) -> ServerError:

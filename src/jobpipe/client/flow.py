@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 from msgspec import Struct
 
-from jobpipe.client.errors import ConnectionFailed, bad_answer, error_of
+from jobpipe.client.errors import ConnectionFailed, bad_answer, error_of, seconds_of
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.retry import RetryPolicy
@@ -132,15 +132,11 @@ class _Failure(Struct, frozen=True):
 
 
 def _judge(answer: Answer) -> _Failure:
-    error = error_of(answer.status, answer.body)
+    least = seconds_of(answer.headers.get("retry-after"))
+    error = error_of(answer.status, answer.body, least)
     refused = error.code in REFUSED
     doubtful = answer.status in UNSURE and not refused
-    return _Failure(error, refused, doubtful, _seconds(answer.headers.get("retry-after")))
-
-
-def _seconds(retry_after: str | None) -> float:
-    """Retry-After in seconds (RFC 9110, 10.2.3); its other form, a date, is a proxy's and not waited for."""
-    return float(retry_after) if retry_after and retry_after.isascii() and retry_after.isdigit() else 0.0
+    return _Failure(error, refused, doubtful, least)
 
 
 def parse(decoder: msgspec.json.Decoder[T], answer: Answer) -> T:

@@ -17,7 +17,8 @@ import msgspec
 from msgspec import Struct
 
 from jobpipe.client.address import Address
-from jobpipe.client.errors import ConnectionFailed, bad_answer, error_of
+from jobpipe.client.connection import Reply
+from jobpipe.client.errors import ConnectionFailed, bad_answer, error_of, seconds_of
 from jobpipe.client.leases import Held, Leases
 from jobpipe.client.outage import Outage, pause
 from jobpipe.clock import Clock
@@ -102,7 +103,8 @@ class Heartbeat:
             self._outage.succeeded("extend")
             return self._interval()
         failures = self._outage.failed("extend", error)
-        return max(LEAST_S, min(self._interval(), pause(failures, self._random), self._certain_for(held)))
+        wait = pause(failures, self._random, error)
+        return max(LEAST_S, min(self._interval(), wait, self._certain_for(held)))
 
     def _run(self) -> None:
         seconds = self._interval()
@@ -137,9 +139,9 @@ class Heartbeat:
         # A server that hangs must not keep this thread from stopping runs in time.
         timeout = max(LEAST_S, min(self._lease_s / 4, self._certain_for(held)))
         sent = self._clock.monotonic()
-        status, body = self._channel.post("/extend", msgspec.json.encode(request), timeout)
+        status, body, retry_after = self._channel.post("/extend", msgspec.json.encode(request), timeout)
         if status != 200:
-            raise error_of(status, body)
+            raise error_of(status, body, retry_after)
         try:
             answers = _answers.decode(body)
         except ValueError:
@@ -182,14 +184,14 @@ class Channel:
         self._ssl = ssl.create_default_context() if address.tls else None
         self._connection: http.client.HTTPConnection | None = None
 
-    def post(self, path: str, body: bytes, timeout: float) -> tuple[int, bytes]:
-        """The answer's status and body; `timeout` bounds each step. Raises ConnectionFailed."""
+    def post(self, path: str, body: bytes, timeout: float) -> Reply:
+        """The answer; `timeout` bounds each step. Raises ConnectionFailed."""
         connection = self._connection = self._open(timeout)
         headers = {"host": self._address.authority, **self._headers}
         try:
             connection.request("POST", self._address.prefix + path, body, headers)
             response = connection.getresponse()
-            return response.status, response.read()
+            return Reply(response.status, response.read(), seconds_of(response.getheader("retry-after")))
         except (OSError, http.client.HTTPException) as error:
             raise ConnectionFailed(f"{self._address}: {error or type(error).__name__}") from error
         finally:

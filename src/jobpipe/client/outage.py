@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from jobpipe.clock import Clock
+from jobpipe.core.errors import RateLimited
 from jobpipe.core.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
@@ -15,12 +16,18 @@ logger = logging.getLogger(__name__)
 BACKOFF: Final = RetryPolicy(base=0.1, jitter=0.0, cap=5.0)
 
 
-def pause(failures: int, random: Callable[[], float]) -> float:
+LONGEST_S: Final = 60.0
+"""The most that a Retry-After is believed."""
+
+
+def pause(failures: int, random: Callable[[], float], error: Exception | None = None) -> float:
     """Seconds to wait after so many failures in a row: up to half of the backoff is left to chance.
 
-    The share, and not a fixed jitter, spreads the return of many workers also when the backoff has grown.
+    The share, and not a fixed jitter, spreads the return of many workers also when the backoff has grown. A server that
+    was asked too often says itself, in the last `error`, how long to wait at least.
     """
-    return BACKOFF.delay(failures, random) * (1 - random() / 2)
+    least = min(error.retry_after, LONGEST_S) if isinstance(error, RateLimited) else 0.0
+    return max(least, BACKOFF.delay(failures, random) * (1 - random() / 2))
 
 
 class Outage:

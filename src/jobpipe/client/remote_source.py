@@ -109,7 +109,7 @@ class RemoteSource:
                 claims = await self._poll(limit)
             except JobpipeError as error:
                 if not self._closed.is_set():
-                    await self._pause(self._outage.failed("lease", error))
+                    await self._pause(self._outage.failed("lease", error), error)
                 continue
             self._outage.succeeded("lease")
             if claims:
@@ -183,9 +183,9 @@ class RemoteSource:
         said = min(timeout, MAX_DELAY_S) if timeout is not None and timeout > 0 else None
         return ExtendLease(claim.task.id, claim.lease_id, said)
 
-    async def _pause(self, failures: int) -> None:
+    async def _pause(self, failures: int, error: JobpipeError | None = None) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._closed.wait(), pause(failures, self._random))
+            await asyncio.wait_for(self._closed.wait(), pause(failures, self._random, error))
 
     def _give_up_poll(self) -> None:
         """Leave a long poll to itself; the next one has another connection."""
@@ -246,7 +246,7 @@ class RemoteSource:
 
 def _read(reply: Reply) -> list[Claim]:
     if reply.status != 200:
-        raise error_of(reply.status, reply.body)
+        raise error_of(*reply)
     try:
         return claims_of(reply.body)
     except (ValueError, RecursionError):

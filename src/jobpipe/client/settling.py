@@ -162,7 +162,7 @@ class Settler:
                 return await self._divide(items, refused.error)
             except JobpipeError as error:
                 self._sent = 0
-                await self._sleep(pause(self._outage.failed("settle", error), self._random))
+                await self._sleep(pause(self._outage.failed("settle", error), self._random, error))
         self._outage.succeeded("settle")
         again = [
             item for item, answer in zip(items, answers, strict=True) if self._is_open(item, answer.code)
@@ -172,9 +172,9 @@ class Settler:
         return None
 
     async def _post(self, body: bytes, count: int) -> list[_Answer]:
-        status, text = await self._connection.post("/settle", body, ANSWER_S, self._written)
+        status, text, retry_after = await self._connection.post("/settle", body, ANSWER_S, self._written)
         if status != 200:
-            error = error_of(status, text)
+            error = error_of(status, text, retry_after)
             raise _Refused(error) if status in _REFUSED else error
         try:
             answers = _answers.decode(text)

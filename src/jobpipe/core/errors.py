@@ -109,6 +109,31 @@ class Draining(JobpipeError):
     sentence = "server is shutting down"
 
 
+class Unauthorized(JobpipeError):
+    """A key is needed, and none was sent that the server knows."""
+
+    code = "unauthorized"
+    sentence = "unauthorized"
+
+
+class Forbidden(JobpipeError):
+    """The sender may not do this."""
+
+    code = "forbidden"
+    sentence = "forbidden"
+
+
+class RateLimited(JobpipeError):
+    """The key asks more often than it may; in `retry_after` seconds (whole, at least 1) it may again."""
+
+    code = "rate_limited"
+    sentence = "too many requests"
+
+    def __init__(self, detail: str | None = None, *, field: str | None = None, retry_after: int = 1) -> None:
+        super().__init__(detail, field=field)
+        self.retry_after = retry_after
+
+
 class StorageError(JobpipeError):
     """The storage could not do what was asked; nothing was acknowledged."""
 

@@ -33,7 +33,8 @@ def create_app(queue: TaskQueue, config: HttpConfig) -> ASGIApp:
         *status.routes(api),
         *workers.routes(api),
     ]
-    return _Edge(Router(routes, redirect_slashes=False, default=no_such_path), Guard(config.allowed_hosts))
+    router = Router(routes, redirect_slashes=False, default=no_such_path)
+    return _Edge(router, Guard(config.allowed_hosts, config.keys))
 
 
 class _Edge:

@@ -1,7 +1,8 @@
 """Who may ask, judged by the head of the request before anything else is done with it.
 
-Without keys the danger is a browser: a page of another site that posts to this server, or a name of an attacker that
-resolves to its address (DNS rebinding). Both are told by headers that a page cannot forge.
+With API keys the key is judged (`keys`), which no page of another site can know. Without them the danger is a browser:
+a page of another site that posts to this server, or a name of an attacker that resolves to its address (DNS rebinding).
+Both are told by headers that a page cannot forge.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import re
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
-from jobpipe.core.errors import Invalid, JobpipeError
+from jobpipe.core.errors import Forbidden, Invalid, JobpipeError
 from jobpipe.http.answers import Scope
-from jobpipe.http.problems import Forbidden, WrongHost
+from jobpipe.http.keys import Keyring
+from jobpipe.http.problems import WrongHost
+from jobpipe.http.routing import raw_path
 
 HEAD = "jobpipe.head"
 """Key of the scope: the headers that the routes look at, by name."""
 
 _WANTED = frozenset({
     b"host",
+    b"authorization",
     b"origin",
     b"sec-fetch-site",
     b"sec-fetch-mode",
@@ -35,30 +39,38 @@ _REMEMBERED = 1000
 
 
 class Guard:
-    """The rules of one server. `allowed_hosts` are lower-case names, without ports."""
+    """The rules of one server. `allowed_hosts` are lower-case names, without ports; without `keys` none is needed."""
 
-    def __init__(self, allowed_hosts: frozenset[str]) -> None:
+    def __init__(self, allowed_hosts: frozenset[str], keys: Keyring | None = None) -> None:
         self._allowed = allowed_hosts
+        self._keys = keys
         self._hosts: dict[bytes, bool] = {}
 
     def judge(self, scope: Scope) -> JobpipeError | None:
-        """Why the request is refused, None when it is not; puts the wanted headers into the scope.
+        """Why the request is refused, None when it is not; puts the wanted headers into the scope."""
+        head = scope[HEAD] = pick(scope["headers"])
+        return self.refusal(scope["method"], raw_path(scope), head, scope["http_version"])
 
-        With API keys the rules for browsers fall away and the key is judged here instead.
-        """
-        head = scope[HEAD] = _pick(scope["headers"])
+    def refusal(
+        self, method: str, path: bytes, head: dict[bytes, bytes], version: str = "1.1"
+    ) -> JobpipeError | None:
+        """The same for a request by its parts: the raw path below the app's root, and the headers that `pick` gives."""
         host = head.get(b"host")
         if host is None:
-            if scope["http_version"] != "1.0":
+            if version != "1.0":
                 return Invalid("the Host header is missing")
-        elif not self._serves(host):
-            return Invalid("more than one Host header") if b"," in host else WrongHost(_UNSERVED)
+        elif b"," in host:
+            return Invalid("more than one Host header")
+        if self._keys is not None:
+            return self._keys.refusal(method, path, head.get(b"authorization"))
+        if host is not None and not self._serves(host):
+            return WrongHost(_UNSERVED)
         site, origin = head.get(b"sec-fetch-site"), head.get(b"origin")
         if site is None and origin is None:
             return None
         if site not in _FOREIGN and (origin is None or _same_origin(origin, host)):
             return None
-        return None if _is_visit(scope, head) else Forbidden("requests from other sites are refused")
+        return None if _is_visit(method, path, head) else Forbidden("requests from other sites are refused")
 
     def _serves(self, host: bytes) -> bool:
         known = self._hosts.get(host)
@@ -79,7 +91,7 @@ class Guard:
 _UNSERVED = "the Host is neither an IP address, nor a name without dots, nor among the allowed hosts"
 
 
-def _pick(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+def pick(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """The wanted headers; one that came twice is joined by a comma, as RFC 9110 (5.3) reads it."""
     head: dict[bytes, bytes] = {}
     for name, value in headers:
@@ -88,10 +100,9 @@ def _pick(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return head
 
 
-def _is_visit(scope: Scope, head: dict[bytes, bytes]) -> bool:
+def _is_visit(method: str, path: bytes, head: dict[bytes, bytes]) -> bool:
     """Somebody followed a link to the front page."""
-    navigates = head.get(b"sec-fetch-mode") == b"navigate"
-    return navigates and scope["method"] == "GET" and scope["path"] == scope.get("root_path", "") + "/"
+    return path == b"/" and method == "GET" and head.get(b"sec-fetch-mode") == b"navigate"
 
 
 def _same_origin(origin: bytes, host: bytes | None) -> bool:

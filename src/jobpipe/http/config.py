@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.engine.queue import TaskQueue
+from jobpipe.http.keys import Keyring
 from jobpipe.wire import Defaults
 
 
@@ -13,6 +14,7 @@ class HttpConfig(Struct, frozen=True):
     """The settings of the edge. Sizes are bytes; `store` is shown to people, its password already masked.
 
     `lease` (seconds) is for workers that do not say. By `local_token` the server knows its own worker processes.
+    Without `keys` whoever reaches the server may use it.
     """
 
     version: str = "0"
@@ -26,6 +28,7 @@ class HttpConfig(Struct, frozen=True):
     queue_size: int = 64
     lease: float = 30.0
     local_token: str | None = None
+    keys: Keyring | None = None
     clock: Clock = SystemClock()
 
 

@@ -17,6 +17,7 @@ from jobpipe.wire import (
     BulkView,
     EnqueueBody,
     HealthView,
+    KeyView,
     Problem,
     QueueView,
     StatsView,
@@ -37,6 +38,7 @@ _STRUCTS = (
     StatsView,
     WorkerView,
     HealthView,
+    KeyView,
     LeaseBody,
     LeasesView,
     SettleBody,
@@ -68,7 +70,12 @@ def document(version: str, enqueue_status: int) -> bytes:
             "description": "A durable task queue over plain HTTP.",
         },
         "paths": {**_inherited(enqueue_status), **_working(), **_tasks(), **_bulk(), **_server()},
-        "components": {"schemas": components},
+        # A server without keys asks for none.
+        "security": [{}, {"key": []}],
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
     }
     return msgspec.json.encode(document)
 
@@ -206,6 +213,9 @@ def _server() -> Json:
         },
         "/livez": {"get": _operation("livez", "Whether the process serves.", alive)},
         "/readyz": {"get": _operation("readyz", "Whether it accepts tasks.", alive, 503, 507)},
+        "/keys/self": {
+            "get": _operation("getKey", "What the sender's key opens.", {"200": _json("it", _ref("KeyView"))})
+        },
         "/openapi.json": {"get": _operation("openapi", "This document.", itself)},
         "/": {"get": _operation("frontPage", "The front page.", page)},
     }
@@ -229,8 +239,8 @@ def _operation(
         ]
     if body is not None:
         operation["requestBody"] = {"required": True, "content": body}
-    # The guard of browsers and hosts can answer any request.
-    refusals = {str(status): _problem(status) for status in sorted({*problems, 400, 403, 421, 500})}
+    # The guard of keys, browsers and hosts can answer any request.
+    refusals = {str(status): _problem(status) for status in sorted({*problems, 400, 401, 403, 421, 429, 500})}
     operation["responses"] = {**answers, **refusals}
     return operation
 

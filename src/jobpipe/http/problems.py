@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
-from jobpipe.core.errors import Draining, Invalid, JobpipeError, NotFound
+from jobpipe.core.errors import Draining, Invalid, JobpipeError, NotFound, RateLimited, Unauthorized
 from jobpipe.wire import Problem, encode_view
 
 Headers = list[tuple[bytes, bytes]]
@@ -84,13 +84,6 @@ class MissingId(Invalid):
     sentence = "missing id parameter"
 
 
-class Forbidden(JobpipeError):
-    """The sender may not do this."""
-
-    code = "forbidden"
-    sentence = "forbidden"
-
-
 class WrongHost(JobpipeError):
     """The Host header names a site that this server does not serve."""
 
@@ -148,10 +141,20 @@ def problem_answer(error: JobpipeError, *, close: bool = False) -> tuple[int, He
         (b"content-length", b"%d" % len(body)),
         *SAFE,
     ]
-    if (seconds := RETRY_AFTER.get(error.code)) is not None:
-        headers.append((b"retry-after", seconds))
-    if isinstance(error, MethodNotAllowed):
-        headers.append((b"allow", error.allow.encode()))
+    headers += _own_headers(error)
     if close or isinstance(error, Draining):
         headers.append(_CLOSE)
     return status_of(error), headers, body
+
+
+def _own_headers(error: JobpipeError) -> Headers:
+    """The headers that belong to the error itself."""
+    if isinstance(error, RateLimited):
+        return [(b"retry-after", b"%d" % error.retry_after)]
+    if (seconds := RETRY_AFTER.get(error.code)) is not None:
+        return [(b"retry-after", seconds)]
+    if isinstance(error, MethodNotAllowed):
+        return [(b"allow", error.allow.encode())]
+    if isinstance(error, Unauthorized):
+        return [(b"www-authenticate", b"Bearer")]  # RFC 6750, 3
+    return []

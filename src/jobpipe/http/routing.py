@@ -35,7 +35,7 @@ class RawRoute(BaseRoute):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http":
             return Match.NONE, {}
-        raw = _raw_path(scope)
+        raw = raw_path(scope)
         match = Match.FULL if scope["method"] in self.endpoints else Match.PARTIAL
         if not self._open:
             return (match, {}) if raw == self._raw else (Match.NONE, {})
@@ -74,7 +74,8 @@ def path_id(scope: Scope) -> str:
         raise NotFound from None
 
 
-def _raw_path(scope: Scope) -> bytes:
+def raw_path(scope: Scope) -> bytes:
+    """The path as it came, below the root under which the app is mounted."""
     raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
     root: str = scope.get("root_path", "")
     return raw[len(root) :] if root and raw.startswith(root.encode()) else raw

@@ -6,13 +6,15 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from jobpipe.core.errors import StorageError
+from jobpipe.core.keys import Scope as Scopes
 from jobpipe.core.task import Status
 from jobpipe.http.answers import Receive, Scope, Send, send_json, send_raw
+from jobpipe.http.browser import HEAD
 from jobpipe.http.config import Api
 from jobpipe.http.openapi import document
 from jobpipe.http.problems import SAFE
 from jobpipe.http.routing import Endpoint, RawRoute
-from jobpipe.wire import QueueView, RatesView, StatsView, WorkersView, encode_view
+from jobpipe.wire import KeyView, QueueView, RatesView, StatsView, WorkersView, encode_view
 
 _OK = b'{"status":"ok"}'
 
@@ -58,6 +60,7 @@ def routes(api: Api) -> list[RawRoute]:
         RawRoute("/queues", GET=of(_queues)),
         RawRoute("/stats", GET=of(_stats)),
         RawRoute("/openapi.json", GET=of(_openapi)),
+        RawRoute("/keys/self", GET=of(_key)),
     ]
 
 
@@ -108,6 +111,16 @@ async def _stats(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _openapi(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     await send_json(scope, send, document(api.config.version, api.config.enqueue_status))
+
+
+async def _key(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    keys = api.config.keys
+    key = None if keys is None else keys.owner(scope[HEAD].get(b"authorization"))
+    if key is None:
+        view = KeyView(keys=False, name=None, scopes=[Scopes.ADMIN])
+    else:
+        view = KeyView(keys=True, name=key.name, scopes=sorted(key.scopes))
+    await send_json(scope, send, encode_view(view))
 
 
 async def _front_page(scope: Scope, receive: Receive, send: Send) -> None:

@@ -154,6 +154,7 @@ class ProcessWorkers:
             max_tasks=settings.max_tasks_per_process,
             simulate=(settings.simulate_min, settings.simulate_max, settings.simulate_failures),
             token=self._token,
+            key=self._token,  # where the server asks for keys, its own workers' is this
             log_level=settings.log_level,
             log_format=settings.log_format,
         )

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from jobpipe.core.keys import Scope
 from jobpipe.core.task import Status, Task, TaskError
 from jobpipe.wire.times import format_time
 
@@ -50,6 +51,14 @@ class TaskView(Struct):
     worker: str | None
     result: Raw
     last_error: ErrorView | None
+
+
+class KeyView(Struct):
+    """The key that the request was sent with. `keys` false: the server asks for none, and everything is allowed."""
+
+    keys: bool
+    name: str | None
+    scopes: list[Scope]
 
 
 class QueueView(Struct):
