@@ -22,7 +22,7 @@ COVERAGE ?=
 RUN_NEEDS := $(RUN_STAMP) $(if $(filter examples%,$(APP)),$(EXAMPLES_STAMP))
 
 .DEFAULT_GOAL := run
-.PHONY: run test test_race coverage vet check format bench build docker-build docker-run clean help
+.PHONY: run test test_race coverage vet check format bench bench-peers build docker-build docker-run clean help
 
 run: $(RUN_NEEDS) ## start a server; APP=package.module:app gives it handlers, ARGS="--port 9000" flags
 	@exec $(BIN)/jobpipe serve $(APP) $(ARGS)
@@ -62,6 +62,9 @@ format: $(DEV_STAMP) ## put the code into shape
 
 bench: $(DEV_STAMP) ## measure; BENCH_ARGS=--quick only shows that every benchmark works
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-peers: $(DEV_STAMP) ## measure other task queues beside Jobpipe (about 20 minutes); BENCH_ARGS="--scale 0.1"
+	$(BIN)/python -m bench.peers --write $(BENCH_ARGS)
 
 build: $(RUN_STAMP) ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

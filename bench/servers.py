@@ -80,9 +80,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def jobpipe(folder: Path, *flags: str, app: str | None = None) -> Iterator[Server]:
-    """A Jobpipe with its store in `folder`; a server started there again goes on with the same tasks."""
-    serve = ["jobpipe", "serve", *filter(None, [app]), "--store", f"sqlite:///{folder / 'jobpipe.db'}"]
+def jobpipe(folder: Path, *flags: str, app: str | None = None, store: str | None = None) -> Iterator[Server]:
+    """A Jobpipe with its `store`, or one in `folder`; a server started there again goes on with the same tasks."""
+    store = store or f"sqlite:///{folder / 'jobpipe.db'}"
+    serve = ["jobpipe", "serve", *filter(None, [app]), "--store", store]
     with _started(folder, [*serve, *flags]) as server:
         yield server
 
@@ -93,6 +94,25 @@ def busy(folder: Path, *flags: str) -> Iterator[Server]:
     sizes = ["--workers", str(WORKERS), "--queue-size", str(QUEUE_SIZE), "--processes", "0"]
     with jobpipe(folder, *sizes, *flags, app="bench.app:app") as server:
         yield server
+
+
+@contextlib.contextmanager
+def worker(server: Server) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process for `server` with the handlers of `bench.app`, as it is run on another machine."""
+    words = ["jobpipe", "worker", "bench.app:app", "--server", f"http://127.0.0.1:{server.port}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words, "--workers", str(WORKERS)],
+        env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 @contextlib.contextmanager
