@@ -27,7 +27,7 @@ MEANINGS: Final = {
     REFUSED: "the server said no, or a task that was waited for did not end as done",
     USAGE: "a flag, an argument or a setting that cannot be",
     APP: "the app does not import",
-    STORE: "the store cannot be served",
+    STORE: "the store cannot be served, or not be copied",
     PORT: "the address cannot be listened on",
     BROKEN: "the disk failed while serving",
     NOT_FOUND: "no task has this id",

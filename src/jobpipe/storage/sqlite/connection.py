@@ -84,7 +84,7 @@ def refuse_foreign_file(path: str) -> None:
     if len(header) < 100 or not header.startswith(_MAGIC):
         raise StorageRefused(f"cannot open {path}: it is not a SQLite database")
     version, application = int.from_bytes(header[60:64], "big"), int.from_bytes(header[68:72], "big")
-    _judge(path, version, application)
+    judge(path, version, application)
 
 
 def _refuse_newer(connection: apsw.Connection, path: str) -> None:
@@ -93,14 +93,15 @@ def _refuse_newer(connection: apsw.Connection, path: str) -> None:
     application = connection.execute("PRAGMA application_id").get
     try:
         if connection.execute("SELECT count(*) FROM sqlite_schema").get:
-            _judge(path, version, application or -1)
+            judge(path, version, application or -1)
     except StorageRefused:
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         connection.close()
         raise
 
 
-def _judge(path: str, version: int, application: int) -> None:
+def judge(path: str, version: int, application: int) -> None:
+    """Raise StorageRefused unless a file with these two numbers in its header is ours, and not of a newer Jobpipe."""
     if application not in (0, APPLICATION_ID) or (application == 0 and version != 0):
         raise StorageRefused(f"cannot open {path}: it is the database of another program")
     newest = len(_scripts())
