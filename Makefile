@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-CODE := src tests $(wildcard bench examples)
+CODE := src tests $(wildcard bench prove examples)
 
 RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
@@ -14,6 +14,9 @@ APP ?=
 ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+PROVE_ARGS ?=
+FULL ?=
+SHORT ?=
 RACE_RUNS ?= 3
 IMAGE ?= jobpipe
 COVERAGE ?=
@@ -22,7 +25,7 @@ COVERAGE ?=
 RUN_NEEDS := $(RUN_STAMP) $(if $(filter examples%,$(APP)),$(EXAMPLES_STAMP))
 
 .DEFAULT_GOAL := run
-.PHONY: run test test_race coverage vet check format bench bench-peers build docker-build docker-run clean help
+.PHONY: run test test_race coverage vet check format bench bench-peers prove build docker-build docker-run clean help
 
 run: $(RUN_NEEDS) ## start a server; APP=package.module:app gives it handlers, ARGS="--port 9000" flags
 	@exec $(BIN)/jobpipe serve $(APP) $(ARGS)
@@ -66,6 +69,9 @@ bench: $(DEV_STAMP) ## measure; BENCH_ARGS=--quick only shows that every benchma
 bench-peers: $(DEV_STAMP) ## measure other task queues beside Jobpipe (about 20 minutes); BENCH_ARGS="--scale 0.1"
 	$(BIN)/python -m bench.peers --write $(BENCH_ARGS)
 
+prove: $(DEV_STAMP) ## make faults and compare; FULL=1 for the record (hours), SHORT=1 in minutes, PROVE_ARGS="--only kill --seed 2"
+	$(BIN)/python -m prove $(if $(FULL),--full)$(if $(SHORT),--short) $(PROVE_ARGS)
+
 build: $(RUN_STAMP) ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
@@ -78,7 +84,7 @@ docker-run: ## run the image on 127.0.0.1:8080, with its data in the volume jobp
 clean: ## remove the environment and everything built; databases stay
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 	    .import_linter_cache
-	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests prove -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile

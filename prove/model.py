@@ -1,0 +1,252 @@
+"""The store as a plain dict: what each call of the Storage contract must answer, without SQL, files or threads.
+
+It is written from the contract alone and as simply as possible, one task after the other, so that it may be believed.
+Lease ids are the engine's to choose: `claim` is told which ones it gave. `seq` is only an order here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from jobpipe.core.errors import JobpipeError, LeaseLost, NotFound, QueueFull, TaskExists, TooManyQueues
+from jobpipe.core.lifecycle import Event, Kind, Transition, refusal
+from jobpipe.core.task import Attempt, NewTask, Status, Task
+from jobpipe.storage.base import CancelChanged, Cancelled, SettleAnswer, Settled, Settlement, TaskFilter
+
+
+@dataclass
+class Lease:
+    """The claim that runs a task. `ends` is on the monotonic clock, None for one that does not expire."""
+
+    lease_id: str
+    lease_s: float | None
+    local: bool
+    ends: float | None
+    orphaned: bool = False
+
+
+@dataclass
+class Row:
+    """A task, its claim, its history, and the lease that settled it last with the answer given."""
+
+    task: Task
+    lease: Lease | None = None
+    settled: tuple[str, Status] | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+
+
+class Model:
+    """All tasks by id. Times are milliseconds (`now`) and monotonic seconds."""
+
+    def __init__(self, capacity: int, max_queues: int) -> None:
+        self._capacity, self._max_queues = capacity, max_queues
+        self.rows: dict[str, Row] = {}
+        self._seq = 0
+
+    # --- entering ---
+
+    def insert(self, new: NewTask, now: int) -> Task | type[JobpipeError]:
+        """Accept one task, or say with which error it is refused."""
+        if new.id in self.rows:
+            return TaskExists
+        queues = {row.task.queue for row in self.rows.values()}
+        if new.queue not in queues and len(queues) >= self._max_queues:
+            return TooManyQueues
+        if sum(row.task.queue == new.queue for row in self._with(Status.QUEUED)) >= self._capacity:
+            return QueueFull
+        self._seq += 1
+        task = Task(
+            seq=self._seq, id=new.id, handler=new.handler, queue=new.queue, payload=new.payload,
+            priority=new.priority, status=Status.QUEUED, attempts=0, failures=0, lost=0,
+            max_retries=new.max_retries, timeout=new.timeout, run_at=max(now, new.run_at or now),
+            created_at=now, traceparent=new.traceparent,
+        )  # fmt: skip
+        self.rows[new.id] = Row(task)
+        return task
+
+    # --- running ---
+
+    def due(self, queues: frozenset[str] | None, now: int) -> list[Task]:
+        """The tasks that a claim takes, in order."""
+        due = [task for task in self.waiting(queues) if task.run_at <= now]
+        return sorted(due, key=lambda task: (-task.priority, task.run_at, task.seq))
+
+    def waiting(self, queues: frozenset[str] | None) -> list[Task]:
+        """All queued tasks of `queues`."""
+        return [row.task for row in self._with(Status.QUEUED) if queues is None or row.task.queue in queues]
+
+    def claim(self, id: str, worker: str, lease: Lease, now: int) -> Task:
+        """The engine took this task, with this lease."""
+        row = self.rows[id]
+        row.task = replace(
+            row.task, status=Status.RUNNING, attempts=row.task.attempts + 1, started_at=now, worker=worker
+        )
+        row.lease, row.settled = lease, None
+        return row.task
+
+    def held(self, id: str, lease_id: str) -> Row | None:
+        """The task, if this claim runs it."""
+        row = self.rows.get(id)
+        return row if row is not None and row.lease is not None and row.lease.lease_id == lease_id else None
+
+    def settle(self, settlement: Settlement, now: int) -> SettleAnswer | type[JobpipeError]:
+        """Write one transition, or answer what was answered before, or how it is refused."""
+        row = self.held(settlement.id, settlement.lease_id)
+        if row is None or settlement.transition is None:
+            return self._earlier(settlement)
+        if row.task.cancel_requested != settlement.cancel_requested:
+            return CancelChanged()
+        to = settlement.transition
+        if to.kind is not Kind.DONE:
+            task = row.task
+            row.attempts.append(Attempt(to.attempt, to.outcome, task.started_at, now, task.worker, to.error))
+        row.task = _written(row.task, to)
+        row.lease = None
+        row.settled = None if settlement.rescue else (settlement.lease_id, to.status)
+        return Settled(to.status)
+
+    def _earlier(self, settlement: Settlement) -> SettleAnswer | type[JobpipeError]:
+        row = self.rows.get(settlement.id)
+        if row is None:
+            return NotFound
+        if row.settled is not None and row.settled[0] == settlement.lease_id:
+            return Settled(row.settled[1], repeated=True)
+        return LeaseLost
+
+    def lost(self, monotonic: float) -> list[str]:
+        """The ids of running tasks whose holder is gone, the longest gone first."""
+        gone = [
+            (float("-inf") if lease.orphaned else lease.ends or 0.0, row.task.seq, row.task.id)
+            for row, lease in self._leases()
+            if lease.orphaned or (lease.ends is not None and lease.ends <= monotonic)
+        ]
+        return [id_ for _, _, id_ in sorted(gone)]
+
+    def next_expiry(self, monotonic: float) -> float | None:
+        """Seconds until the next claim is lost; None when none can be."""
+        if any(lease.orphaned for _, lease in self._leases()):
+            return 0.0
+        ends = [lease.ends for _, lease in self._leases() if lease.ends is not None]
+        return max(0.0, min(ends) - monotonic) if ends else None
+
+    def restart(self, monotonic: float) -> None:
+        """The server died and came again: its own workers are gone, the others get one full fresh lease."""
+        for _, lease in self._leases():
+            lease.orphaned = lease.local or lease.lease_s is None
+            lease.ends = None if lease.lease_s is None else monotonic + lease.lease_s
+
+    def _leases(self) -> list[tuple[Row, Lease]]:
+        return [(row, row.lease) for row in self.rows.values() if row.lease is not None]
+
+    # --- steering ---
+
+    def cancel(self, id: str, now: int) -> Cancelled | type[JobpipeError]:
+        """Cancel a queued task, mark a running one."""
+        row = self._allowed(Event.CANCEL, id)
+        if not isinstance(row, Row):
+            return row
+        if row.lease is None:
+            row.task = replace(row.task, status=Status.CANCELLED, finished_at=now)
+            return Cancelled(row.task)
+        row.task = replace(row.task, cancel_requested=True)
+        return Cancelled(row.task, row.lease.lease_id)
+
+    def retry(self, id: str, now: int) -> Task | type[JobpipeError]:
+        """Queue a failed or cancelled task again."""
+        row = self._allowed(Event.RETRY, id)
+        if not isinstance(row, Row):
+            return row
+        row.task = replace(
+            row.task, status=Status.QUEUED, attempts=0, failures=0, lost=0, run_at=now, started_at=None,
+            finished_at=None, cancel_requested=False, worker=None, result=None,
+        )  # fmt: skip
+        return row.task
+
+    def delete(self, id: str) -> Task | type[JobpipeError]:
+        """Forget a finished task."""
+        row = self._allowed(Event.DELETE, id)
+        if not isinstance(row, Row):
+            return row
+        return self.rows.pop(id).task
+
+    def prunable(self, finished_before: int | None, failed_before: int | None) -> list[str]:
+        """Everything that a prune may take."""
+        return [
+            id_
+            for id_, row in self.rows.items()
+            if row.task.finished
+            and (before := failed_before if row.task.status is Status.FAILED else finished_before) is not None
+            and (row.task.finished_at or 0) < before
+        ]
+
+    def next_prunable(self) -> tuple[int | None, int | None]:
+        """When the oldest done or cancelled task finished, and the oldest failed one."""
+        kinds: tuple[tuple[Status, ...], ...] = ((Status.DONE, Status.CANCELLED), (Status.FAILED,))
+        done, failed = (
+            min((row.task.finished_at or 0 for status in kind for row in self._with(status)), default=None)
+            for kind in kinds
+        )
+        return done, failed
+
+    # --- reading ---
+
+    def matching(self, where: TaskFilter) -> list[Task]:
+        """What a listing shows, newest first."""
+        tasks = [row.task for row in self.rows.values() if _matches(row.task, where)]
+        return sorted(tasks, key=lambda task: -task.seq)
+
+    def counts(self, tasks: Iterable[Task] | None = None) -> dict[Status, int]:
+        """How many tasks have each status."""
+        counts = dict.fromkeys(Status, 0)
+        for task in (row.task for row in self.rows.values()) if tasks is None else tasks:
+            counts[task.status] += 1
+        return counts
+
+    def queues(self) -> dict[str, dict[Status, int]]:
+        """The same by queue."""
+        names = sorted({row.task.queue for row in self.rows.values()})
+        return {name: self.counts(self.matching(TaskFilter(queue=name))) for name in names}
+
+    def oldest_ready(self, queue: str, now: int) -> int | None:
+        """The `run_at` of the task that has been due longest."""
+        return min(
+            (task.run_at for task in self.waiting(frozenset({queue})) if task.run_at <= now), default=None
+        )
+
+    def _allowed(self, event: Event, id: str) -> Row | type[JobpipeError]:
+        row = self.rows.get(id)
+        if row is None:
+            return NotFound
+        no = refusal(event, id, row.task.status)
+        return row if no is None else type(no)
+
+    def _with(self, status: Status) -> Sequence[Row]:
+        return [row for row in self.rows.values() if row.task.status is status]
+
+
+def _written(task: Task, to: Transition) -> Task:
+    queued = to.status is Status.QUEUED
+    return replace(
+        task, status=to.status, run_at=to.run_at, attempts=to.attempts, failures=to.failures, lost=to.lost,
+        finished_at=to.finished_at, result=to.result, last_error=to.error or task.last_error,
+        cancel_requested=task.cancel_requested and not queued,
+        started_at=None if queued else task.started_at, worker=None if queued else task.worker,
+    )  # fmt: skip
+
+
+def _matches(task: Task, where: TaskFilter) -> bool:
+    asked = [
+        where.status is None or task.status is where.status,
+        where.queue is None or task.queue == where.queue,
+        where.handler is None or task.handler == where.handler,
+        where.error_type is None
+        or (task.last_error is not None and task.last_error.type == where.error_type),
+        where.id_prefix is None or task.id.startswith(where.id_prefix),
+        where.created_after is None or task.created_at > where.created_after,
+        where.created_before is None or task.created_at < where.created_before,
+        where.ids is None or task.id in where.ids,
+    ]
+    return all(asked)

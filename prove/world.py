@@ -1,0 +1,352 @@
+"""A store and the model side by side: every verb is asked of both, and the answers are compared.
+
+A driver (Hypothesis, or a seeded random one) chooses the verbs. Claims are remembered for ever, also those that hold no
+more, so that stale ones are tried as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from jobpipe.clock import ManualClock
+from jobpipe.core.errors import JobpipeError, LeaseLost
+from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
+from jobpipe.core.retry import RetryPolicy
+from jobpipe.core.task import Claim, NewTask, Status, Task
+from jobpipe.storage.base import (
+    Cancelled,
+    ClaimRequest,
+    Extended,
+    Extension,
+    Settlement,
+    Storage,
+    TaskFilter,
+)
+from prove.model import Lease, Model
+
+CAPACITY = 6
+MAX_QUEUES = 3
+IDS = 14
+QUEUES = ("q0", "q1", "q2", "q3")
+POLICY = Policy(retry=RetryPolicy(base=1.0, jitter=0.0, cap=8.0), max_lost=3)
+REMEMBERED = 60
+TOLERANCE_S = 0.002
+EVERYTHING = TaskFilter()
+
+Reopen = Callable[[Storage], Awaitable[Storage]]
+"""Let the server die and open its store again; None where a store does not outlive it."""
+
+
+class Difference(AssertionError):
+    """The store and the model disagree."""
+
+
+class Held(Struct, frozen=True):
+    """A claim as its holder knows it: the task as it was claimed."""
+
+    task: Task
+    lease_id: str
+
+
+class World:
+    """One store under one clock. Every method is one step."""
+
+    def __init__(self, store: Storage, clock: ManualClock, reopen: Reopen | None = None) -> None:
+        self.store, self.clock = store, clock
+        self.model = Model(CAPACITY, MAX_QUEUES)
+        self.claims: list[Held] = []
+        self.can_restart = reopen is not None
+        self._reopen = reopen
+        self.steps = 0
+
+    # --- the verbs ---
+
+    async def insert(self, tasks: Sequence[NewTask]) -> None:
+        """Accept a batch."""
+        expected = [self.model.insert(task, self._now) for task in tasks]
+        self._same("insert", await self.store.insert(tasks, self._now), expected)
+
+    async def claim(
+        self, limit: int, queues: frozenset[str] | None, lease_s: float | None, local: bool
+    ) -> None:
+        """Claim; the order is the model's, the lease ids are the store's."""
+        due = self.model.due(queues, self._now)[:limit]
+        answer = await self.store.claim(ClaimRequest(limit, "w", queues, lease_s, local), self._now)
+        self._check(
+            [claim.task.id for claim in answer.claims] == [task.id for task in due], "claim", answer, due
+        )
+        for claim in answer.claims:
+            self._claimed(claim, lease_s, local)
+        if len(answer.claims) < limit:
+            self._check_next_due(answer.next_due, queues)
+
+    def _claimed(self, claim: Claim, lease_s: float | None, local: bool) -> None:
+        ends = None if lease_s is None else self.clock.monotonic() + lease_s
+        task = self.model.claim(claim.task.id, "w", Lease(claim.lease_id, lease_s, local, ends), self._now)
+        self._same("claimed task", [claim.task], [task])
+        until = None if lease_s is None else self._now + round(lease_s * 1000)
+        self._check(claim.lease_until == until, "lease_until", claim.lease_until, until)
+        fresh = all(claim.lease_id != held.lease_id for held in self.claims)
+        self._check(fresh, "a lease id is new", claim.lease_id, None)
+        self.claims = [*self.claims[-REMEMBERED:], Held(task, claim.lease_id)]
+
+    def _check_next_due(self, next_due: int | None, queues: frozenset[str] | None) -> None:
+        """The store may look too early (a cancelled task was the next), never too late, and never at once again."""
+        waiting = [task.run_at for task in self.model.waiting(queues)]
+        in_time = next_due is not None and next_due <= min(waiting, default=next_due)
+        self._check(in_time or not waiting, "next_due is not late", next_due, waiting)
+        self._check(next_due is None or next_due > self._now, "next_due is not now", next_due, self._now)
+
+    async def settle(self, outcomes: Sequence[tuple[Held, Kind, bool]], *, rescue: bool = False) -> None:
+        """Settle claims, as the task is now or (True) as the holder remembers it."""
+        asked = [
+            settlement for settlement in (self._settlement(*item, rescue) for item in outcomes) if settlement
+        ]
+        expected = [self.model.settle(settlement, self._now) for settlement in asked]
+        self._same("settle", await self.store.settle(asked, self._now), expected)
+
+    def _settlement(self, held: Held, kind: Kind, remembered: bool, rescue: bool) -> Settlement | None:
+        row = self.model.rows.get(held.task.id)
+        task = held.task if remembered or row is None else row.task
+        if task.status is not Status.RUNNING:
+            return Settlement(held.task.id, held.lease_id, None)
+        if kind is Kind.CANCELLED and not task.cancel_requested:
+            return None
+        outcome = Outcome(
+            kind, result=b"1.10" if kind is Kind.DONE else None, error_type=f"E{task.attempts % 2}"
+        )
+        to = decide(task, outcome, self._now, POLICY, random.random)
+        return Settlement(held.task.id, held.lease_id, to, task.cancel_requested, rescue)
+
+    async def extend(self, beats: Sequence[tuple[Held, float]]) -> None:
+        """Prolong claims."""
+        expected = [self._extended(held, lease_s) for held, lease_s in beats]
+        asked = [Extension(held.task.id, held.lease_id, lease_s) for held, lease_s in beats]
+        self._same("extend", await self.store.extend(asked), expected)
+
+    def _extended(self, held: Held, lease_s: float) -> Extended | type[JobpipeError]:
+        row = self.model.held(held.task.id, held.lease_id)
+        if row is None or row.lease is None:
+            return LeaseLost
+        if row.lease.ends is None:
+            return Extended(None, row.task.cancel_requested)
+        row.lease.ends = self.clock.monotonic() + lease_s
+        return Extended(self._now + round(lease_s * 1000), row.task.cancel_requested)
+
+    async def rescue(self, limit: int) -> None:
+        """Find what is lost, and settle it as the rescuer does."""
+        lost = await self.store.lost(limit)
+        expected = self.model.lost(self.clock.monotonic())
+        found = [claim.task.id for claim in lost]
+        self._check(
+            len(found) == min(limit, len(expected)) and set(found) <= set(expected), "lost", found, expected
+        )
+        for claim in lost:
+            row = self.model.held(claim.task.id, claim.lease_id)
+            self._check(row is not None and row.lease is not None, "a lost claim holds", claim, row)
+            self._same("lost task", [claim.task], [self.model.rows[claim.task.id].task])
+        await self.settle(
+            [(Held(claim.task, claim.lease_id), Kind.LOST, False) for claim in lost], rescue=True
+        )
+
+    async def cancel(self, ids: Sequence[str]) -> None:
+        """Cancel."""
+        expected = [self.model.cancel(id_, self._now) for id_ in ids]
+        self._same("cancel", await self.store.cancel(ids, self._now), expected)
+
+    async def retry(self, ids: Sequence[str]) -> None:
+        """Queue again by hand."""
+        expected = [self.model.retry(id_, self._now) for id_ in ids]
+        self._same("retry", await self.store.retry(ids, self._now), expected)
+
+    async def delete(self, ids: Sequence[str]) -> None:
+        """Forget."""
+        expected = [self.model.delete(id_) for id_ in ids]
+        self._same("delete", await self.store.delete(ids), expected)
+
+    async def prune(self, done_s: float | None, failed_s: float | None, limit: int) -> None:
+        """Prune what finished so many seconds ago; which of them goes first is the store's to say."""
+        done, failed = (None if age is None else self._now - round(age * 1000) for age in (done_s, failed_s))
+        may_go = self.model.prunable(done, failed)
+        pruned = await self.store.prune(done, failed, limit)
+        self._check(pruned == min(limit, len(may_go)), "pruned", pruned, may_go)
+        left = {
+            task.id
+            for task, id_ in zip(await self.store.get(may_go), may_go, strict=True)
+            if task is not None
+        }
+        self._check(len(left) == len(may_go) - pruned, "left after pruning", left, may_go)
+        for id_ in set(may_go) - left:
+            del self.model.rows[id_]
+
+    async def advance(self, seconds: float) -> None:
+        """Time passes."""
+        self.clock.advance(seconds)
+
+    async def jump(self, seconds: float) -> None:
+        """The wall clock is set, and no lease may care."""
+        self.clock.jump(seconds)
+
+    async def restart(self) -> None:
+        """The server dies without a goodbye, and comes again."""
+        if self._reopen is not None:
+            self.store = await self._reopen(self.store)
+            self.model.restart(self.clock.monotonic())
+            await self.look()
+
+    async def look(self) -> None:
+        """Compare everything that can be seen."""
+        store, model = self.store, self.model
+        ids = [f"t{n}" for n in range(IDS)]
+        rows = [model.rows.get(id_) for id_ in ids]
+        self._same("get", await store.get(ids), [row and row.task for row in rows])
+        histories = await asyncio.gather(*(store.attempts(id_) for id_ in ids))
+        self._check(histories == [row and row.attempts for row in rows], "attempts", histories, rows)
+        kept, by_queue = await asyncio.gather(store.counts(), store.queues(self._now))
+        self._check(kept == model.counts(), "counts", kept, model.counts())
+        queues = {counts.queue: counts.by_status for counts in by_queue}
+        self._check(queues == model.queues(), "queues", queues, model.queues())
+        for counts in by_queue:
+            oldest = model.oldest_ready(counts.queue, self._now)
+            self._check(counts.oldest_ready == oldest, "oldest_ready", counts, oldest)
+        self._check(await store.next_prunable() == model.next_prunable(), "next_prunable", None, None)
+        expiry, expected = await store.next_expiry(), model.next_expiry(self.clock.monotonic())
+        near = expiry is not None and expected is not None and abs(expiry - expected) <= TOLERANCE_S
+        self._check(near or expiry == expected, "next_expiry", expiry, expected)
+
+    async def list(self, where: TaskFilter, limit: int) -> None:
+        """Compare a listing, page by page."""
+        tasks: list[Task] = []
+        ids: list[str] = []
+        before: int | None = None
+        while True:
+            page = await self.store.page(where, limit, before, 1 << 30)
+            matches = await self.store.match(where, limit, before)
+            tasks, ids = tasks + page.tasks, ids + matches.ids
+            self._check(page.next_seq == matches.next_seq, "next_seq", page.next_seq, matches.next_seq)
+            before = page.next_seq
+            if before is None:
+                break
+        expected = self.model.matching(where)
+        self._same("page", tasks, expected)
+        self._check(ids == [task.id for task in expected], "match", ids, expected)
+
+    # --- comparing ---
+
+    @property
+    def _now(self) -> int:
+        return self.clock.now()
+
+    def _same(self, what: str, answers: Sequence[Any], expected: Sequence[Any]) -> None:
+        found = [_plain(answer) for answer in answers]
+        wanted = [_plain(answer) for answer in expected]
+        self._check(found == wanted, what, found, wanted)
+
+    def _check(self, is_so: bool, what: str, found: object, expected: object) -> None:
+        if not is_so:
+            raise Difference(f"step {self.steps}: {what}:\n  store: {found}\n  model: {expected}")
+
+
+def _plain(answer: Any) -> Any:
+    """An answer without what engines may choose: the numbers of their order, and the words of errors."""
+    if isinstance(answer, JobpipeError):
+        return type(answer)
+    if isinstance(answer, Task):
+        return replace(answer, seq=0)
+    if isinstance(answer, Cancelled):
+        return replace(answer, task=_plain(answer.task))
+    return answer
+
+
+class Driver:
+    """Chooses steps from a source of chance; `step` does one."""
+
+    def __init__(self, world: World, source: random.Random) -> None:
+        self._world, self._source = world, source
+        self._verbs: list[Callable[[], Awaitable[None]]] = [
+            *[self._insert] * 5, *[self._claim] * 5, *[self._settle] * 6, *[self._advance] * 3,
+            self._extend, self._extend, self._rescue, self._rescue, self._cancel, self._cancel, self._retry,
+            self._delete, self._prune, self._jump, self._list, world.look,
+        ]  # fmt: skip
+
+    async def step(self) -> None:
+        """One verb, chosen at random; a restart now and then."""
+        self._world.steps += 1
+        if self._world.can_restart and self._source.random() < 0.004:
+            await self._world.restart()
+        else:
+            await self._source.choice(self._verbs)()
+
+    async def _insert(self) -> None:
+        await self._world.insert([self._new() for _ in range(self._source.choice([1, 1, 1, 2, 5]))])
+
+    def _new(self) -> NewTask:
+        pick = self._source.choice
+        return NewTask(
+            self._id(), pick(["h", "g"]), payload=pick([b"null", b'{"n": 1.10}', b'"\xc3\xa9"']), queue=pick(QUEUES),
+            priority=pick([-1, 0, 0, 5]), max_retries=pick([0, 1, 3]), timeout=pick([None, 1.5]),
+            run_at=pick([None, None, self._world.clock.now() + 3000, self._world.clock.now() - 500]),
+            traceparent=pick([None, "00-x"]),
+        )  # fmt: skip
+
+    def _id(self) -> str:
+        return f"t{self._source.randrange(IDS)}"
+
+    def _ids(self) -> list[str]:
+        return [self._id() for _ in range(self._source.choice([1, 1, 3]))]
+
+    async def _claim(self) -> None:
+        queues = self._source.choice([None, None, frozenset(self._source.sample(QUEUES, 2))])
+        lease_s, local = self._source.choice([(None, True), (5.0, False), (9.0, False), (5.0, True)])
+        await self._world.claim(self._source.choice([1, 1, 2, 4]), queues, lease_s, local)
+
+    async def _settle(self) -> None:
+        kinds = [Kind.DONE, Kind.DONE, Kind.FAILED, Kind.TIMED_OUT, Kind.RELEASED, Kind.CANCELLED]
+        pick = self._source.choice
+        await self._world.settle([(held, pick(kinds), self._source.random() < 0.3) for held in self._held()])
+
+    async def _extend(self) -> None:
+        await self._world.extend([(held, self._source.choice([5.0, 8.0])) for held in self._held()])
+
+    def _held(self) -> list[Held]:
+        """Claims, mostly the newest ones."""
+        known = self._world.claims[-6:] if self._source.random() < 0.8 else self._world.claims
+        return [self._source.choice(known) for _ in range(self._source.choice([1, 1, 3]))] if known else []
+
+    async def _rescue(self) -> None:
+        await self._world.rescue(self._source.choice([1, 100]))
+
+    async def _cancel(self) -> None:
+        await self._world.cancel(self._ids())
+
+    async def _retry(self) -> None:
+        await self._world.retry(self._ids())
+
+    async def _delete(self) -> None:
+        await self._world.delete(self._ids())
+
+    async def _prune(self) -> None:
+        pick = self._source.choice
+        await self._world.prune(pick([None, 0, 4]), pick([None, 0, 4]), pick([1, 100]))
+
+    async def _advance(self) -> None:
+        await self._world.advance(self._source.choice([0.001, 0.4, 1.0, 3.0, 6.0]))
+
+    async def _jump(self) -> None:
+        await self._world.jump(self._source.choice([-86400, -3600, -1, 1, 3600, 86400]))
+
+    async def _list(self) -> None:
+        pick, now = self._source.choice, self._world.clock.now()
+        where = TaskFilter(
+            status=pick([None, None, *Status]), queue=pick([None, None, *QUEUES]), handler=pick([None, None, "h"]),
+            error_type=pick([None, None, None, "E0"]), id_prefix=pick([None, None, "t1"]),
+            created_after=pick([None, None, now - 5000]), created_before=pick([None, None, now]),
+            ids=pick([None, None, tuple(self._ids())]),
+        )  # fmt: skip
+        await self._world.list(where, pick([1, 3, 100]))

@@ -1,0 +1,163 @@
+"""Every engine beside a plain dict: whatever is asked in whatever order, both answer the same.
+
+`python -m prove --only model` does the same a million times at random; here Hypothesis finds the shortest way to a
+difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from prove.agreement import Crashes, open_store
+from prove.world import IDS, QUEUES, Difference, Held, World
+
+from jobpipe.clock import ManualClock
+from jobpipe.core.lifecycle import Kind
+from jobpipe.core.task import NewTask, Status
+from jobpipe.storage.base import TaskFilter
+
+IDENTIFIERS = st.integers(0, IDS - 1).map("t{}".format)
+SOME_IDS = st.lists(IDENTIFIERS, min_size=1, max_size=3)
+NEW_TASKS = st.builds(
+    NewTask,
+    IDENTIFIERS,
+    st.just("h"),
+    payload=st.sampled_from([b"null", b'{"n": 1.10}']),
+    queue=st.sampled_from(QUEUES),
+    priority=st.integers(-1, 1),
+    max_retries=st.integers(0, 2),
+)
+AGES = st.sampled_from([None, 0.0, 4.0])
+LEASES = st.sampled_from([(None, True), (5.0, False), (5.0, True)])
+
+
+class Machine(RuleBasedStateMachine):
+    """Each rule is one verb of the world; the world compares."""
+
+    engine: str
+    folder: Path
+    fresh_url: Callable[[Path], str]
+    number = 0
+
+    @initialize()
+    def open(self) -> None:
+        Machine.number += 1
+        self.loop = asyncio.new_event_loop()
+        clock = ManualClock()
+        place = self.folder / str(Machine.number)
+        place.mkdir()
+        crashes = Crashes(place, clock) if self.engine == "sqlite" else None
+        store = open_store(crashes.url if crashes else type(self).fresh_url(place), clock)
+        self.do(store.open())
+        self.world = World(store, clock, crashes and crashes.reopen)
+
+    def do(self, step: Coroutine[Any, Any, None]) -> None:
+        self.loop.run_until_complete(step)
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.do(self.world.store.close())
+            self.loop.close()
+
+    def held(self, data: st.DataObject) -> list[Held]:
+        return data.draw(st.lists(st.sampled_from(self.world.claims), min_size=1, max_size=3))
+
+    @rule(tasks=st.lists(NEW_TASKS, min_size=1, max_size=5))
+    def insert(self, tasks: list[NewTask]) -> None:
+        self.do(self.world.insert(tasks))
+
+    @rule(limit=st.integers(1, 4), queues=st.none() | st.frozensets(st.sampled_from(QUEUES)), lease=LEASES)
+    def claim(self, limit: int, queues: frozenset[str] | None, lease: tuple[float | None, bool]) -> None:
+        self.do(self.world.claim(limit, queues, *lease))
+
+    @precondition(lambda self: self.world.claims)
+    @rule(data=st.data(), kind=st.sampled_from(list(Kind)), remembered=st.booleans())
+    def settle(self, data: st.DataObject, kind: Kind, remembered: bool) -> None:
+        self.do(self.world.settle([(held, kind, remembered) for held in self.held(data)]))
+
+    @precondition(lambda self: self.world.claims)
+    @rule(data=st.data(), lease_s=st.sampled_from([5.0, 8.0]))
+    def extend(self, data: st.DataObject, lease_s: float) -> None:
+        self.do(self.world.extend([(held, lease_s) for held in self.held(data)]))
+
+    @rule(limit=st.sampled_from([1, 100]))
+    def rescue(self, limit: int) -> None:
+        self.do(self.world.rescue(limit))
+
+    @rule(ids=SOME_IDS)
+    def cancel(self, ids: list[str]) -> None:
+        self.do(self.world.cancel(ids))
+
+    @rule(ids=SOME_IDS)
+    def retry(self, ids: list[str]) -> None:
+        self.do(self.world.retry(ids))
+
+    @rule(ids=SOME_IDS)
+    def delete(self, ids: list[str]) -> None:
+        self.do(self.world.delete(ids))
+
+    @rule(done_s=AGES, failed_s=AGES, limit=st.sampled_from([1, 100]))
+    def prune(self, done_s: float | None, failed_s: float | None, limit: int) -> None:
+        self.do(self.world.prune(done_s, failed_s, limit))
+
+    @rule(seconds=st.sampled_from([0.001, 1.0, 6.0]))
+    def advance(self, seconds: float) -> None:
+        self.do(self.world.advance(seconds))
+
+    @rule(seconds=st.sampled_from([-86400, -3600, 3600, 86400]))
+    def jump(self, seconds: float) -> None:
+        self.do(self.world.jump(seconds))
+
+    @precondition(lambda self: self.world.can_restart)
+    @rule()
+    def crash_and_reopen(self) -> None:
+        self.do(self.world.restart())
+
+    @rule()
+    def look(self) -> None:
+        self.do(self.world.look())
+
+    @rule(status=st.none() | st.sampled_from(list(Status)), limit=st.sampled_from([1, 100]))
+    def list(self, status: Status | None, limit: int) -> None:
+        self.do(self.world.list(TaskFilter(status=status), limit))
+
+
+def test_an_engine_answers_as_a_plain_dict_does(
+    engine: str, fresh_url: Callable[[Path], str], tmp_path: Path
+) -> None:
+    made = {"engine": engine, "folder": tmp_path, "fresh_url": staticmethod(fresh_url)}
+    machine = type("Machine", (Machine,), made)
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=15,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+async def test_a_store_that_forgets_a_cancel_is_found_out() -> None:
+    clock = ManualClock()
+    store = open_store("memory:", clock)
+    await store.open()
+    world = World(store, clock)
+    await world.insert([NewTask("t1", "h")])
+    world.model.cancel("t1", clock.now())
+    with pytest.raises(Difference, match="get"):
+        await world.look()
+    await store.close()
