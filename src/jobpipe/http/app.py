@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from jobpipe.core.errors import JobpipeError
 from jobpipe.engine.queue import TaskQueue
-from jobpipe.http import enqueue, history, status, tasks, workers, working
+from jobpipe.http import enqueue, pages, status, tasks, workers, working
 from jobpipe.http.answers import Receive, Scope, Send, send_problem
 from jobpipe.http.bodies import BodyTooLarge, ClientGone
 from jobpipe.http.browser import Guard
@@ -31,8 +31,8 @@ def create_app(queue: TaskQueue, config: HttpConfig) -> ASGIApp:
         *working.routes(api),
         *tasks.routes(api),
         *status.routes(api),
-        *history.routes(api),
         *workers.routes(api),
+        *pages.routes(),
     ]
     router = Router(routes, redirect_slashes=False, default=no_such_path)
     return _Edge(router, Guard(config.allowed_hosts, config.keys))

@@ -1,4 +1,4 @@
-"""What the server says about itself: health, counts, and the front page until there is a dashboard."""
+"""What the server says about itself: health, counts, and its contract."""
 
 from __future__ import annotations
 
@@ -8,41 +8,14 @@ from functools import partial
 from jobpipe.core.errors import StorageError
 from jobpipe.core.keys import Scope as Scopes
 from jobpipe.core.task import Status
-from jobpipe.http.answers import Receive, Scope, Send, send_json, send_raw
+from jobpipe.http.answers import Receive, Scope, Send, send_json
 from jobpipe.http.browser import HEAD
 from jobpipe.http.config import Api
 from jobpipe.http.openapi import document
-from jobpipe.http.problems import SAFE
 from jobpipe.http.routing import Endpoint, RawRoute
 from jobpipe.wire import KeyView, QueueView, RatesView, StatsView, WorkersView, encode_view
 
 _OK = b'{"status":"ok"}'
-
-_PAGE = b"""<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><title>Jobpipe</title><meta name="viewport" content="width=device-width"></head>
-<body>
-<h1>Jobpipe</h1>
-<p>A durable task queue server. It speaks JSON over HTTP:</p>
-<ul>
-<li><a href="/stats">/stats</a>: how it is doing</li>
-<li><a href="/queues">/queues</a>: the queues and what they hold</li>
-<li><a href="/tasks">/tasks</a>: the newest tasks</li>
-<li><a href="/openapi.json">/openapi.json</a>: everything it understands</li>
-</ul>
-</body>
-</html>
-"""
-_PAGE_HEADERS = [
-    (b"content-type", b"text/html; charset=utf-8"),
-    (b"content-length", b"%d" % len(_PAGE)),
-    (
-        b"content-security-policy",
-        b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    (b"referrer-policy", b"no-referrer"),
-    *SAFE,
-]
 
 
 def routes(api: Api) -> list[RawRoute]:
@@ -52,7 +25,6 @@ def routes(api: Api) -> list[RawRoute]:
         return partial(endpoint, api)
 
     return [
-        RawRoute("/", GET=_front_page),
         RawRoute("/healthz", GET=_alive),
         RawRoute("/health", GET=_alive),
         RawRoute("/livez", GET=_alive),
@@ -121,7 +93,3 @@ async def _key(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     else:
         view = KeyView(keys=True, name=key.name, scopes=sorted(key.scopes))
     await send_json(scope, send, encode_view(view))
-
-
-async def _front_page(scope: Scope, receive: Receive, send: Send) -> None:
-    await send_raw(scope, send, 200, _PAGE_HEADERS, _PAGE)

@@ -1,0 +1,219 @@
+// The frame: address to page, what is live, one clock for asking and drawing, keys, theme, and the word that the server
+// is away. A page is {title, resources, view()}, and may have live(delta), keys() and holds(resource).
+import { Away, Problem, introduce, session, useKey, whenRefused } from "./api.js";
+import { closeDialog, dialog, renderDialog } from "./dialogs.js";
+import { h, patch } from "./dom.js";
+import { enqueue } from "./enqueue.js";
+import { errors } from "./errors.js";
+import { Feed } from "./feed.js";
+import { icon } from "./ui.js";
+import { keep } from "./kept.js";
+import { help, listen } from "./keyboard.js";
+import { overview } from "./overview.js";
+import { queues } from "./queues.js";
+import { failure, sentence } from "./resource.js";
+import { task } from "./task.js";
+import { tasks } from "./tasks.js";
+import { workers } from "./workers.js";
+
+const TICK_MS = 250; // also the shortest time between two drawings that the stream asks for
+const AGES_MS = 1000;
+const NOTHING = { counts: null };
+const THEMES = ["auto", "light", "dark"];
+const PAGES = [["", "Overview", overview], ["tasks", "Tasks", tasks], ["errors", "Errors", errors], ["queues", "Queues", queues], ["workers", "Workers", workers], ["enqueue", "Enqueue", enqueue]];
+
+const main = document.getElementById("main");
+let page = null;
+let shown = null;
+let dirty = false;
+let drawn = 0;
+let frame = 0;
+
+const app = {
+  live: NOTHING,
+  // Something that the reader did: drawn with the next frame.
+  render() {
+    frame ||= requestAnimationFrame(draw);
+  },
+  tick,
+  go(hash) {
+    if (location.hash === hash) open();
+    else location.hash = hash;
+  },
+  refresh() {
+    for (const resource of page.resources) resource.renew();
+    tick();
+  },
+};
+
+const feed = new Feed(hear, () => {
+  if (feed.state === "live") {
+    app.live = NOTHING;
+    app.refresh();
+  }
+  app.render();
+});
+
+// --- the address ---
+
+function routeOf(hash) {
+  const [path, query] = hash.replace(/^#\/?/, "").split(/\?(.*)/s);
+  const [name, ...rest] = path.split("/");
+  return { name, id: rest.length ? decoded(rest.join("/")) : null, query: new URLSearchParams(query || "") };
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+function open() {
+  const route = routeOf(location.hash);
+  const found = PAGES.find(([name]) => name === route.name) || PAGES[0];
+  const same = shown !== null && shown.name === route.name && shown.id === route.id;
+  for (const resource of page?.resources || []) resource.renew();
+  page = route.name === "tasks" && route.id !== null ? task(app, route) : found[2](app, route);
+  if (!same) patch(main, []);
+  closeDialog();
+  const first = shown === null;
+  shown = { ...route, nav: found[0] };
+  document.title = `${page.title} · Jobpipe`;
+  draw();
+  tick();
+  if (first || same) return;
+  scrollTo(0, 0);
+  main.querySelector("h1")?.focus({ preventScroll: true });
+}
+
+// --- asking and drawing ---
+
+function hear(type, delta) {
+  app.live = { counts: delta.counts };
+  if (type === "reset") {
+    app.refresh();
+  } else if (page.live) {
+    page.live(delta);
+  } else {
+    for (const resource of page.resources) resource.touch();
+  }
+  dirty = true;
+}
+
+function tick() {
+  if (document.hidden || session.who === null) return;
+  if (feed.state !== "away") {
+    const time = performance.now();
+    for (const resource of page.resources) {
+      if (!page.holds?.(resource) && resource.due(time)) resource.refresh().then(() => (dirty = true));
+    }
+  }
+  if (dirty || performance.now() - drawn >= AGES_MS) draw();
+}
+
+function draw() {
+  cancelAnimationFrame(frame);
+  frame = 0;
+  dirty = false;
+  drawn = performance.now();
+  patch(document.getElementById("nav"), PAGES.map(([name, label]) => h("a", {
+    key: name, href: `#/${name}`, class: name === "enqueue" ? "new" : "", "aria-current": shown.nav === name && "page",
+  }, icon(label.toLowerCase()), h("span", label))));
+  patch(document.getElementById("tools"), tools());
+  patch(document.getElementById("banner"), banner());
+  patch(main, content());
+}
+
+function content() {
+  if (session.who !== null) return viewed();
+  if (!session.refused) return [h("p.empty", { "aria-busy": "true" }, "Loading …")];
+  return [h("div.empty", h("p", "This server asks for a key."), h("button.primary", { onclick: askKey }, icon("key"), "Enter a key"))];
+}
+
+// A page that breaks must not take the frame with it.
+function viewed() {
+  try {
+    return page.view();
+  } catch (error) {
+    console.error(error);
+    return [h("h1", { tabindex: "-1" }, page.title), failure(error)];
+  }
+}
+
+const LINK = { live: "live", connecting: "connecting", away: "away", refused: "not live" };
+
+function tools() {
+  const theme = document.documentElement.dataset.theme || "auto";
+  const next = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
+  return [h("span.link", { class: feed.state, id: "link" }, h("i", { "aria-hidden": "true" }), LINK[feed.state]),
+    (session.who?.keys || session.refused) && h("button.icon-only", { onclick: askKey, "aria-label": session.who ? `Key ${session.who.name}: change it` : "Enter a key", title: session.who?.name || "Key" }, icon("key")),
+    h("button.icon-only", { onclick: () => setTheme(next), "aria-label": `Theme: ${theme}. Change to ${next}`, title: `Theme: ${theme}` }, icon(theme)),
+    h("button.icon-only", { onclick: help, "aria-label": "Keyboard shortcuts", title: "Keyboard shortcuts" }, icon("help"))];
+}
+
+function banner() {
+  if (feed.state !== "away") return [];
+  const s = Math.max(0, Math.ceil((feed.retryAt - Date.now()) / 1000));
+  return [h("div.away", { key: "away" }, icon("errors"), h("span", h("b", "The server is away, trying again."), " What you see is from before."),
+    h("span.soft", { "aria-hidden": "true" }, s ? `in ${s} s` : "now"), h("button", { onclick: () => feed.tryNow() }, "Try now"))];
+}
+
+function setTheme(theme) {
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  keep("localStorage", "theme", theme === "auto" ? null : theme);
+  app.render();
+}
+
+// --- who looks ---
+
+async function enter() {
+  try {
+    await introduce();
+  } catch (error) {
+    if (error instanceof Problem && error.status === 401) return;
+    if (!(error instanceof Problem || error instanceof Away)) throw error;
+    setTimeout(enter, 2000);
+    return;
+  }
+  feed.restart();
+  app.refresh();
+}
+
+async function askKey() {
+  const state = { value: "", error: session.key && session.refused ? "The server does not know this key." : "" };
+  const view = (close) => h("form", { onsubmit: (event) => (event.preventDefault(), close(state.value)) },
+    h("label", h("span", "API key"), h("input", { type: "password", "data-first": true, autocomplete: "off", oninput: (event) => ((state.value = event.target.value.trim()), renderDialog()) })),
+    state.error && h("p.bad", { role: "alert" }, sentence(state.error)),
+    h("p.soft", "It is kept for this tab alone, and sent to this server alone."),
+    h("footer", session.key && h("button", { type: "button", onclick: () => close("") }, "Forget the key"), h("button.primary", { type: "submit", disabled: !state.value }, "Use it")));
+  const key = await dialog("Key", view);
+  if (key === null) return;
+  feed.stop();
+  useKey(key || null);
+  app.live = NOTHING;
+  app.render();
+  await enter();
+}
+
+whenRefused(() => {
+  session.who = null;
+  feed.stop();
+  app.render();
+  void askKey();
+});
+
+// --- the start ---
+
+listen(() => ({ "?": () => void help(), d: () => setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme || "auto") + 1) % 3]), ...(page.keys ? page.keys() : {}) }));
+addEventListener("hashchange", open);
+addEventListener("online", () => feed.tryNow());
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) feed.stop();
+  else if (session.who !== null) feed.restart();
+});
+setInterval(tick, TICK_MS);
+open();
+void enter();

@@ -1,0 +1,94 @@
+// The form that enqueues a task, empty or filled from another. The payload is sent as it was typed.
+import { Problem, can, post } from "./api.js";
+import { copy, toast } from "./dialogs.js";
+import { h } from "./dom.js";
+import { head, hrefOf, icon, taskLink } from "./ui.js";
+import { parse, pretty } from "./json.js";
+import { Resource, failure } from "./resource.js";
+import { body, curl, fieldsOf, python } from "./snippets.js";
+import { complain } from "./steering.js";
+import { readTask } from "./task.js";
+
+const BLANK = { handler: "", queue: "", id: "", priority: "", max_retries: "", timeout: "", delay: "" };
+const NUMBERS = ["priority", "max_retries", "timeout", "delay"];
+
+export function enqueue(app, route) {
+  const from = route.query.get("from");
+  const source = from ? new Resource(`tasks/${encodeURIComponent(from)}`, { idle: Infinity, read: readTask }) : null;
+  const queues = new Resource("queues", { idle: 60000 });
+  const form = { fields: { ...BLANK }, payload: "{}", filled: !from, problem: null, sending: false };
+
+  const send = async (event) => {
+    event.preventDefault();
+    if (form.sending || payloadError(form.payload)) return;
+    form.sending = true;
+    form.problem = null;
+    app.render();
+    try {
+      const task = await post("enqueue", body(fieldsIn(form), form.payload));
+      toast("Enqueued");
+      app.go(hrefOf(task.id));
+    } catch (error) {
+      if (error instanceof Problem) form.problem = error;
+      else complain(error);
+    }
+    form.sending = false;
+    app.render();
+    if (form.problem?.field) document.getElementById(`f-${form.problem.field}`)?.focus();
+  };
+
+  return {
+    title: "Enqueue",
+    resources: source ? [source, queues] : [queues],
+    view() {
+      if (source?.data && !form.filled) fillIn(form, source.data);
+      return [head("Enqueue", from && ["like ", taskLink(from)]),
+        !can("enqueue") ? h("p.empty", "This key may not enqueue.") : source?.error && !form.filled ? failure(source.error) : view(form, queues.data || [], send, app)];
+    },
+  };
+}
+
+function fillIn(form, { task, payload }) {
+  form.filled = true;
+  for (const [name, value] of Object.entries(fieldsOf(task))) if (value !== undefined) form.fields[name] = String(value);
+  form.payload = pretty(payload);
+}
+
+function fieldsIn(form) {
+  const given = Object.entries(form.fields).filter(([, value]) => value !== "");
+  return Object.fromEntries(given.map(([name, value]) => [name, NUMBERS.includes(name) ? Number(value) : value]));
+}
+
+function payloadError(text) {
+  try {
+    parse(text);
+    return null;
+  } catch (error) {
+    return error instanceof SyntaxError ? error.message : String(error);
+  }
+}
+
+function view(form, queues, send, app) {
+  const bad = payloadError(form.payload);
+  const field = (name, label, hint, more = {}) => h("label", { key: name }, h("span", label),
+    h("input", { id: `f-${name}`, value: form.fields[name], autocomplete: "off", spellcheck: "false", "aria-invalid": form.problem?.field === name && "true", "aria-describedby": `h-${name}`,
+      oninput: (event) => ((form.fields[name] = event.target.value.trim()), app.render()), ...more }),
+    h("small", { id: `h-${name}` }, form.problem?.field === name ? h("span.bad", form.problem.detail || form.problem.message) : hint));
+  const number = (name, label, hint, more) => field(name, label, hint, { type: "number", inputmode: "decimal", ...more });
+  return h("form.enqueue", { onsubmit: send },
+    h("div.panel.form", {},
+      field("handler", "Handler", "left out: the server's default"), field("queue", "Queue", "left out: default", { list: "known-queues" }),
+      h("datalist", { id: "known-queues" }, queues.map((q) => h("option", { key: q.queue, value: q.queue }))),
+      number("priority", "Priority", "-100 to 100, higher first", { min: -100, max: 100, step: 1 }), number("delay", "Delay in seconds", "left out: at once", { min: 0, step: "any" }),
+      number("max_retries", "Retries allowed", "left out: the server's setting", { min: 0, max: 1000, step: 1 }), number("timeout", "Time limit in seconds", "for one run", { min: 0, step: "any" }),
+      field("id", "Id", "left out: the server makes one")),
+    h("div.panel.form.wide", h("label", h("span", "Payload, any JSON"),
+      h("textarea.code", { id: "f-payload", rows: 14, spellcheck: "false", value: form.payload, "aria-invalid": bad && "true", "aria-describedby": "h-payload",
+        oninput: (event) => ((form.payload = event.target.value), app.render()) }),
+      h("small", { id: "h-payload", "aria-live": "polite" }, bad ? h("span.bad", `Not JSON yet: ${bad}`) : "sent as it is typed"))),
+    form.problem && !(form.problem.field in form.fields) && h("div", { role: "alert" }, failure(form.problem)),
+    h("div.toolbar", h("button.primary", { type: "submit", disabled: Boolean(bad) || form.sending }, icon("enqueue"), form.sending ? "Enqueueing …" : "Enqueue"),
+      h("span.space"),
+      h("button.quiet", { type: "button", disabled: Boolean(bad), onclick: () => copy(curl(fieldsIn(form), form.payload), "curl command") }, icon("copy"), "curl"),
+      h("button.quiet", { type: "button", disabled: Boolean(bad), onclick: () => copy(python({ handler: null, ...fieldsIn(form) }, parse(form.payload)), "Python") }, icon("copy"), "Python")));
+}

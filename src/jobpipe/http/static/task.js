@@ -1,0 +1,96 @@
+// One task: what it is, what happened to it when, why it failed, and what can be done about it.
+import { Problem, call, can } from "./api.js";
+import { copy } from "./dialogs.js";
+import { h } from "./dom.js";
+import { ago, count, duration, full, shown } from "./format.js";
+import { badge, icon } from "./ui.js";
+import { Tree, member, parse, pretty } from "./json.js";
+import { Resource, shownOf } from "./resource.js";
+import { curl, fieldsOf, python } from "./snippets.js";
+import { VERBS, allowed, steer } from "./steering.js";
+import { errorOf, timeline, totalOf } from "./timeline.js";
+
+export function task(app, route) {
+  const path = `tasks/${encodeURIComponent(route.id)}`;
+  const one = new Resource(path, { every: 400, idle: 10000, read: readTask });
+  const attempts = new Resource(`${path}/attempts`, { every: 400, idle: 15000 });
+  const payload = new Tree(app.render);
+  const result = new Tree(app.render);
+  const open = new Set();
+  const act = async (verb) => {
+    if (!(await steer(verb, one.data.task))) return;
+    if (verb === "delete") app.go("#/tasks");
+    else app.refresh();
+  };
+  const steering = (verb) => () => (one.data && allowed(verb, one.data.task.status) ? void act(verb) : false);
+  const toggle = (key) => {
+    if (!open.delete(key)) open.add(key);
+    app.render();
+  };
+  return {
+    title: route.id,
+    resources: [one, attempts],
+    live(delta) {
+      if (!delta.dropped && !delta.tasks.some((changed) => changed.id === route.id)) return;
+      one.touch();
+      attempts.touch();
+    },
+    keys: () => ({ r: steering("retry"), c: steering("cancel") }),
+    view() {
+      const head = h("div.head.task-head", h("p.crumb", h("a", { href: "#/tasks" }, "Tasks"), " /"),
+        h("h1", { tabindex: "-1" }, h("code", route.id)), one.data && badge(shown(one.data.task)),
+        h("button.icon-only", { onclick: () => copy(route.id, "Id"), "aria-label": "Copy the id" }, icon("copy")));
+      if (one.error instanceof Problem && one.error.status === 404) {
+        return [head, h("p.empty", "There is no such task: it was deleted, or forgotten after its retention.")];
+      }
+      if (!one.data) return [head, shownOf(one)];
+      return [head, actions(one.data, act), facts(one.data.task),
+        h("section.panel", h("header", h("h2", "Timeline"), h("span.soft", `${totalOf(one.data.task)} ${one.data.task.finished_at ? "in all" : "so far"}`)),
+          shownOf(attempts, (list) => timeline(one.data.task, list, open, toggle))),
+        lastError(one.data.task),
+        h("div.two", value("Payload", one.data.payload, payload), one.data.task.status === "done" && value("Result", one.data.result, result))];
+    },
+  };
+}
+
+// The fields as values, payload and result as they were written.
+export async function readTask(path, options) {
+  const { text } = await call(path, options);
+  const node = parse(text);
+  return { task: JSON.parse(text), payload: member(node, "payload"), result: member(node, "result") };
+}
+
+function actions({ task, payload }, act) {
+  const fields = fieldsOf(task);
+  return h("div.toolbar", { role: "group", "aria-label": "This task" },
+    Object.keys(VERBS).filter((verb) => allowed(verb, task.status)).map((verb) =>
+      h("button", { key: verb, class: verb === "delete" ? "danger" : "", onclick: () => act(verb), disabled: verb === "cancel" && task.cancel_requested }, icon(verb), verb === "cancel" && task.cancel_requested ? "Told to stop" : VERBS[verb].name)),
+    can("enqueue") && h("a.button", { href: `#/enqueue?from=${encodeURIComponent(task.id)}` }, icon("clone"), "Clone and edit"),
+    h("span.space"),
+    h("button.quiet", { onclick: () => copy(curl(fields, payload.text), "curl command") }, icon("copy"), "curl"),
+    h("button.quiet", { onclick: () => copy(python(fields, payload), "Python") }, icon("copy"), "Python"));
+}
+
+function facts(task) {
+  const time = (name, value) => fact(name, value ? h("time", { datetime: value, title: full(value) }, full(value), h("small", ` ${ago(value)}`)) : "–");
+  return h("dl.panel.grid", {},
+    fact("Handler", h("a", { href: `#/tasks?handler=${encodeURIComponent(task.handler)}` }, h("code", task.handler))),
+    fact("Queue", h("a", { href: `#/tasks?queue=${encodeURIComponent(task.queue)}` }, h("code", task.queue))),
+    fact("Attempts", [h("b", { "data-count": "attempts" }, count(task.attempts)), h("small", ` ${count(task.failures)} failed, ${count(task.lost)} lost, ${count(task.max_retries)} ${task.max_retries === 1 ? "retry" : "retries"} allowed`)]),
+    fact("Priority", String(task.priority)),
+    time("Created", task.created_at), time(task.status === "queued" ? "Due" : "Was due", task.run_at), time("Started", task.started_at), time("Finished", task.finished_at),
+    fact("Time limit", task.timeout === null ? "the handler's, or the server's" : duration(task.timeout)),
+    fact("Worker", task.worker ? h("code", task.worker) : "–"));
+}
+
+const fact = (name, content) => h("div", { key: name }, h("dt", name), h("dd", content));
+
+function lastError(task) {
+  if (!task.last_error || task.status === "done") return null;
+  return h("section.panel.last-error", h("header", h("h2", "Last error"), h("span.soft", `attempt ${task.last_error.attempt}, ${ago(task.last_error.at)}`)), errorOf(task.last_error));
+}
+
+function value(title, node, tree) {
+  return h("section.panel.value", h("header", h("h2", title), h("span.soft", `${count(new Blob([node.text]).size)} bytes`),
+    h("button.quiet", { onclick: () => copy(pretty(node), title) }, icon("copy"), "Copy", h("span.hidden", ` the ${title.toLowerCase()}`))), tree.view(node));
+}

@@ -1,0 +1,25 @@
+// What pages have in common: icons, statuses, links, heads.
+import { h } from "./dom.js";
+
+// Our own icons are symbols of the shell, drawn in the colour of the text beside them.
+export const icon = (name, cls = "") => h("svg.icon", { class: cls, "aria-hidden": "true" }, h("use", { href: `#i-${name}` }));
+
+// A status as a shape and a word, so that colour says nothing alone.
+export function badge(status) {
+  return h("span.badge", { class: status }, icon(status), status);
+}
+
+export const hrefOf = (id) => `#/tasks/${encodeURIComponent(id)}`;
+export const taskLink = (id) => h("a.id", { href: hrefOf(id) }, id);
+export const queueLink = (name) => h("a.id", { href: `#/tasks?queue=${encodeURIComponent(name)}` }, name);
+
+export const head = (title, facts, ...more) => h("div.head", h("h1", { tabindex: "-1" }, title), h("p.facts", facts), more);
+
+// Links of which one is current: [name, href, content].
+export function segments(label, chosen, links, cls = "") {
+  return h("nav.segments", { "aria-label": label, class: cls }, links.map(([name, href, ...content]) =>
+    h("a", { key: name, href, "aria-current": name === chosen && "true" }, content)));
+}
+
+// What may be wider than the screen is scrolled by itself, by keyboard too.
+export const region = (label, cls, ...kids) => h("div.scroll", { class: cls, tabindex: "0", role: "region", "aria-label": label }, kids);
