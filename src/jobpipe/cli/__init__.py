@@ -49,6 +49,7 @@ COMMANDS: Final[dict[str, dict[str, Command]]] = {
         "stats": Command("server_state:stats_command"),
     },
     "Look after a server": {
+        "doctor": Command("doctor:doctor_command", settings=True),
         "backup": Command("backup:backup_command", settings=True),
         "restore": Command("backup:restore_command", settings=True),
         "keys": Command("keys:app"),

@@ -24,7 +24,7 @@ PIPE_CLOSED: Final = 141
 
 MEANINGS: Final = {
     OK: "it is done",
-    REFUSED: "the server said no, or a task that was waited for did not end as done",
+    REFUSED: "the server said no, a task that was waited for did not end as done, or the doctor found a problem",
     USAGE: "a flag, an argument or a setting that cannot be",
     APP: "the app does not import",
     STORE: "the store cannot be served, or not be copied",

@@ -104,7 +104,7 @@ def judge(path: str, version: int, application: int) -> None:
     """Raise StorageRefused unless a file with these two numbers in its header is ours, and not of a newer Jobpipe."""
     if application not in (0, APPLICATION_ID) or (application == 0 and version != 0):
         raise StorageRefused(f"cannot open {path}: it is the database of another program")
-    newest = len(_scripts())
+    newest = newest_schema()
     if version > newest:
         raise StorageRefused(
             f"cannot open {path}: its schema {version} is newer than this program's {newest}; upgrade jobpipe"
@@ -136,6 +136,11 @@ def _migrate(connection: apsw.Connection) -> None:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}").fetchall()
             connection.execute(f"PRAGMA user_version = {number}").fetchall()
             connection.execute("COMMIT")
+
+
+def newest_schema() -> int:
+    """The schema that this program makes of every older one."""
+    return len(_scripts())
 
 
 def _scripts() -> list[str]:

@@ -1,0 +1,55 @@
+"""`jobpipe doctor`: what is wrong here, or soon will be."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from jobpipe.cli import exits
+from jobpipe.cli.output import paint, printable, put
+from jobpipe.cli.remote import Key
+from jobpipe.core.errors import Invalid
+from jobpipe.settings import BadSetting, Settings
+
+_COLOURS = {"ok": "32", "warning": "33", "problem": "31"}
+
+
+def doctor_command(
+    *,
+    server: Annotated[
+        str | None, Parameter(env_var="JOBPIPE_URL", show_default=False, help="Look at this server too.")
+    ] = None,
+    key: Key = None,
+    full: Annotated[
+        bool, Parameter(negative=(), help="Check indexes against tables too: several times as long.")
+    ] = False,
+    output: Annotated[
+        Literal["table", "json"], Parameter(name=["--output", "-o"], help="Lines for people, or json.")
+    ] = "table",
+    settings: Settings = Settings(),  # noqa: B008 - frozen, and cyclopts reads the defaults from it
+) -> int:
+    """Look at the settings, the store, the machine and a server, and change nothing. Exit code 1: a problem was found.
+
+    A running server is not disturbed, but a large store takes a while to read.
+    """
+    from jobpipe.care.doctor import examine
+    from jobpipe.client.address import authorization, parse_address
+
+    try:
+        address = None if server is None else parse_address(server)
+        authorization(key)
+    except Invalid as error:
+        raise BadSetting(str(error), "key" if error.field == "key" else "server", origin="flag") from error
+    found = []
+    for finding in examine(settings, address, key or None, whole=full):
+        found.append(finding)
+        if output == "table":
+            state = paint(f"{finding.state:<8}", _COLOURS[finding.state])
+            put(f"{state} {finding.check}: {printable(finding.text)}")
+    well = all(finding.state != "problem" for finding in found)
+    if output == "json":
+        findings = [{"check": one.check, "state": one.state, "text": one.text} for one in found]
+        put(json.dumps({"ok": well, "findings": findings}, indent=2))
+    return exits.OK if well else exits.REFUSED
