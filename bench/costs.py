@@ -81,7 +81,9 @@ class Bench:
         self.server = HttpServer(create_app(self.queue, config))
         self.server.config.load()
 
-    async def cost(self, name: str, requests: list[bytes], units: int, connections: int = CONNECTIONS) -> Cost:
+    async def cost(
+        self, name: str, requests: list[bytes], units: int, connections: int = CONNECTIONS
+    ) -> Cost:
         """Have all requests answered, each connection one after the other."""
         answers: list[bytes] = []
         await self._ask(iter(requests[: len(requests) // 10]), answers, connections)
@@ -108,7 +110,9 @@ class Bench:
         config = self.server.config
         for _ in range(connections):
             peer = Peer(requests, done, answers.append)
-            peer.protocol = cast("Any", config.http_protocol_class)(config=config, server_state=state, app_state={})
+            peer.protocol = cast("Any", config.http_protocol_class)(
+                config=config, server_state=state, app_state={}
+            )
             peer.protocol.connection_made(peer)
             asyncio.get_running_loop().call_soon(peer.next)
         await over
@@ -155,7 +159,10 @@ async def measure(folder: Path, n: int, *, fast: bool) -> list[Cost]:
     many = post("/enqueue", [{"payload": PAYLOAD}] * 1000)
     costs.append(await bench.cost("POST /enqueue, 1,000 each", [many] * 50, 50 * 1000, 4))
     named = [
-        post("/enqueue", [{"id": f"{b}-{i}", "handler": "mail", "queue": "q", "payload": PAYLOAD} for i in range(1000)])
+        post(
+            "/enqueue",
+            [{"id": f"{b}-{i}", "handler": "mail", "queue": "q", "payload": PAYLOAD} for i in range(1000)],
+        )
         for b in range(50)
     ]
     costs.append(await bench.cost("the same with ids and names", named, 50 * 1000, 4))
@@ -169,7 +176,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--no-fast-lane", action="store_true")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="jobpipe-bench-") as folder, asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with (
+        tempfile.TemporaryDirectory(prefix="jobpipe-bench-") as folder,
+        asyncio.Runner(loop_factory=loop_factory()) as runner,
+    ):
         costs = runner.run(measure(Path(folder), arguments.requests, fast=not arguments.no_fast_lane))
     print("| CPU time in us, per request (or task, where several) | event loop | storage |\n|---|---|---|")
     for cost in costs:

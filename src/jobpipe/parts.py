@@ -122,5 +122,6 @@ def _http_config(
         lease=settings.lease,
         local_token=token,
         keys=keys,
+        fast_lane=settings.fast_lane,
         clock=clock,
     )

@@ -79,6 +79,7 @@ KINDS: dict[str, Kind] = {
     "max_body": Size(),
     "max_batch_body": Size(),
     "enqueue_status": Choice((202, 200, 201)),
+    "fast_lane": Switch(),
     "log_level": Choice(("DEBUG", "INFO", "WARNING", "ERROR")),
     "log_format": Choice(("text", "json")),
     "simulate_min": _PAUSE,
@@ -219,6 +220,9 @@ class Settings:
     enqueue_status: Annotated[
         int, parameter("enqueue_status", "Status of an accepted task: 202, 200, 201.")
     ] = 202
+    fast_lane: Annotated[
+        bool, parameter("fast_lane", "Answer the hot routes by the short way; off only to compare.")
+    ] = True
     log_level: Annotated[str, parameter("log_level", "DEBUG, INFO, WARNING or ERROR.")] = "INFO"
     log_format: Annotated[str, parameter("log_format", "text or json.")] = "text"
     simulate_min: Annotated[

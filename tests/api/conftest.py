@@ -1,4 +1,4 @@
-"""One suite, two servers: the application called in process, and the same one behind a real socket.
+"""One suite, three servers: the application called in process, behind a real socket, and with the fast lane before it.
 
 `start` makes a server with its own settings, `server` is one with the usual ones. Both use a real queue in memory.
 """
@@ -88,7 +88,7 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 Start = Callable[..., Awaitable[Server]]
 
 
-@pytest.fixture(params=["in process", "live"])
+@pytest.fixture(params=["in process", "live", "fast"])
 def lane(request: pytest.FixtureRequest) -> str:
     """How the application is reached."""
     return str(request.param)
@@ -101,7 +101,7 @@ async def start(lane: str) -> AsyncIterator[Start]:
 
         async def make(*, workers: Callable[[], Sequence[Worker]] = tuple, **settings: Any) -> Server:
             clock = ManualClock()
-            config = HttpConfig(clock=clock, **settings)
+            config = HttpConfig(clock=clock, fast_lane=lane == "fast", **settings)
             queue = TaskQueue(
                 open_storage("memory:", capacity=config.queue_size, max_queues=5, clock=clock), clock=clock
             )

@@ -17,10 +17,10 @@ HOST = b"Host: localhost\r\n"
 OK = b'{"status":"ok"}'
 
 
-@pytest.fixture
-def lane() -> str:
+@pytest.fixture(params=["live", "fast"])
+def lane(request: pytest.FixtureRequest) -> str:
     """Only a live server has a protocol."""
-    return "live"
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)

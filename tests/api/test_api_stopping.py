@@ -20,10 +20,10 @@ from .test_api_protocol import HEALTH, HOST, OK, Wire, connect, post, waiter_for
 GRACE_S = 0.5
 
 
-@pytest.fixture
-def lane() -> str:
+@pytest.fixture(params=["live", "fast"])
+def lane(request: pytest.FixtureRequest) -> str:
     """Only a live server has an end."""
-    return "live"
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ async def test_a_body_that_is_read_when_the_server_stops_stores_nothing(server: 
     assert server.http is not None
     async with connect(server) as wire:
         wire.send(post(b'{"id":"t1"}')[:-3])
-        while not server.http.server_state.tasks:
+        while not any(connection.cycle for connection in server.http.server_state.connections):
             await asyncio.sleep(0.001)
         server.http.stop()
         await wire.closed()

@@ -43,6 +43,7 @@ DEFAULTS: dict[str, object] = {
     "max_body": 1024 * 1024,
     "max_batch_body": 16 * 1024 * 1024,
     "enqueue_status": 202,
+    "fast_lane": True,
     "log_level": "INFO",
     "log_format": "text",
     "simulate_min": 0.1,
@@ -148,6 +149,7 @@ CHANGED: dict[str, tuple[str, object]] = {
     "max_body": ("64KiB", 65536),
     "max_batch_body": ("1 gib", 1024**3),
     "enqueue_status": ("201", 201),
+    "fast_lane": ("false", False),
     "log_level": ("warning", "WARNING"),
     "log_format": ("JSON", "json"),
     "simulate_min": ("0", 0.0),
@@ -159,7 +161,8 @@ CHANGED: dict[str, tuple[str, object]] = {
 @pytest.mark.parametrize("name", KINDS)
 def test_each_setting_is_a_flag(name: str, config: Config) -> None:
     text, value = CHANGED[name]
-    ended = config("--no-pool") if name == "pool" else config("--" + name.replace("_", "-"), text)
+    flag = name.replace("_", "-")
+    ended = config(f"--no-{flag}") if value is False else config(f"--{flag}", text)
     assert (ended.shown(name), ended.source(name)) == (value, "flag")
 
 
@@ -196,9 +199,13 @@ def test_a_key_in_the_place_of_its_hash_is_not_repeated(
 def test_each_setting_is_a_key_of_the_toml(name: str, config: Config) -> None:
     text, value = CHANGED[name]
     bare = isinstance(value, (int, float)) and name not in ("max_body", "max_batch_body", "max_rss")
-    native = {"pool": "false", "timeout": "inf", "retention": "inf", "retry_cap": "0.5"}.get(
-        name, text if bare else json.dumps(text)
-    )
+    native = {
+        "pool": "false",
+        "fast_lane": "false",
+        "timeout": "inf",
+        "retention": "inf",
+        "retry_cap": "0.5",
+    }.get(name, text if bare else json.dumps(text))
     Path("jobpipe.toml").write_text(f"{name} = {native}\n")
     ended = config()
     assert (ended.shown(name), ended.source(name)) == (value, "jobpipe.toml")

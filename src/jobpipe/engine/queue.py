@@ -20,6 +20,7 @@ from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import Draining, JobpipeError, LeaseLost
 from jobpipe.core.lifecycle import Kind, Outcome, Policy
 from jobpipe.core.task import Claim, NewTask, Status, Task
+from jobpipe.engine.arrivals import Arrivals
 from jobpipe.engine.carrying import carried_out
 from jobpipe.engine.ends import Ends
 from jobpipe.engine.heartbeats import Heartbeats
@@ -85,6 +86,7 @@ class TaskQueue:
             policy=self._policy, clock=self._clock, random=random, forget=self._forget, observers=self._observers,
         )  # fmt: skip
         self._heartbeats = Heartbeats(storage, self._running)
+        self._arrivals = Arrivals(self._insert)
         self.workers = Workers(storage, self._running, self._clock)
         """Who works, for operators."""
 
@@ -130,10 +132,20 @@ class TaskQueue:
 
         Raises Draining, and StorageError when nothing could be stored.
         """
+        return await self._insert(tasks)
+
+    def enqueue_soon(self, task: NewTask, tell: Callable[[Task | Exception], None]) -> None:
+        """As `enqueue` for one task, together with the others of this turn of the event loop.
+
+        `tell` hears in a later turn what became of it: what `enqueue` raises, too.
+        """
+        self._arrivals.add(task, tell)
+
+    def _insert(self, tasks: Sequence[NewTask]) -> asyncio.Future[list[Task | JobpipeError]]:
         if self._draining:
             raise Draining()
         now = self._clock.now()
-        return await carried_out(self._storage.insert(tasks, now), partial(self._accepted, now))
+        return carried_out(self._storage.insert(tasks, now), partial(self._accepted, now))
 
     def _accepted(self, now: int, answers: Sequence[Task | JobpipeError]) -> None:
         ready: dict[str, int] = {}

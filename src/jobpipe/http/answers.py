@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobpipe.core.errors import JobpipeError
 from jobpipe.http.problems import SAFE, Headers, problem_answer
@@ -13,14 +13,38 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_JSON: Headers = [(b"content-type", b"application/json"), *SAFE]
+JSON = ((b"content-type", b"application/json"), *SAFE)
+
+
+class Reply(NamedTuple):
+    """An answer, whichever lane sends it. `headers` are the same for many answers, `more` this one's own.
+
+    Content-Length, Date and Connection are added by who sends it.
+    """
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = JSON
+    more: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def problem_reply(error: JobpipeError, *, close: bool = False) -> Reply:
+    """The error as problem details."""
+    status, headers, body = problem_answer(error, close=close)
+    return Reply(status, body, tuple(header for header in headers if header[0] != b"content-length"))
+
+
+async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:
+    """Answer."""
+    length = (b"content-length", b"%d" % len(reply.body))
+    await send_raw(scope, send, reply.status, [length, *reply.headers, *reply.more], reply.body)
 
 
 async def send_json(
     scope: Scope, send: Send, body: bytes, status: int = 200, *more: tuple[bytes, bytes]
 ) -> None:
     """Answer with JSON bytes."""
-    await send_raw(scope, send, status, [(b"content-length", b"%d" % len(body)), *_JSON, *more], body)
+    await send_reply(scope, send, Reply(status, body, more=more))
 
 
 async def send_problem(scope: Scope, send: Send, error: JobpipeError, *, close: bool = False) -> None:

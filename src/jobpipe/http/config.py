@@ -29,6 +29,7 @@ class HttpConfig(Struct, frozen=True):
     lease: float = 30.0
     local_token: str | None = None
     keys: Keyring | None = None
+    fast_lane: bool = True
     clock: Clock = SystemClock()
 
 

@@ -9,14 +9,19 @@ from __future__ import annotations
 import asyncio
 from typing import Any, ClassVar
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from jobpipe.core.errors import JobpipeError
 from jobpipe.http.cycle import STATUS_LINE, Cycle
+from jobpipe.http.fastcycle import FastCycle
 from jobpipe.http.problems import TooSlow, problem_answer
 
 BETWEEN, HEAD, BODY = 0, 1, 2
 """What is arriving: nothing that has begun, a request's head, or its body."""
+
+
+Exchange = Cycle | FastCycle
+"""A request and its answer, whichever lane they take."""
 
 
 class Connection(HttpToolsProtocol):
@@ -26,13 +31,14 @@ class Connection(HttpToolsProtocol):
     BODY_DEADLINE_S: ClassVar[float] = 30.0
     LINGER_S: ClassVar[float] = 2.0
 
-    cycle: Cycle
+    cycle: Exchange  # type: ignore[assignment]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._arriving = BETWEEN
-        self._running: RequestResponseCycle | None = None
-        """The request that the application works on, or worked on last; `cycle` is the one that came last."""
+        self._running: Exchange | None = None
+        """The request that is worked on, or was last; `cycle` is the one that came last."""
+        self._idle_since = 0.0
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_of = BETWEEN
         self._unfed = b""
@@ -46,7 +52,7 @@ class Connection(HttpToolsProtocol):
     def _busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _due(self) -> list[RequestResponseCycle]:
+    def _due(self) -> list[Exchange]:
         """The requests that wait for their answers or for the end of them, the oldest first."""
         running = self._running
         begun = [] if running is None or running.response_complete else [running]
@@ -61,7 +67,7 @@ class Connection(HttpToolsProtocol):
             return False
         due = self._due()
         for cycle in due:
-            cycle.client_closed()  # type: ignore[attr-defined]
+            cycle.client_closed()
         if self._deaf or self._unfed:
             return bool(due or self._unfed)
         return self._take_no_more()
@@ -87,8 +93,7 @@ class Connection(HttpToolsProtocol):
         self._deaf = True
         self._unfed = b""
         for cycle in self._due():  # uvicorn tells the newest alone
-            cycle.disconnected = True
-            cycle.message_event.set()
+            cycle.client_gone()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         if self._lost is not None and not self._lost.done():
@@ -139,6 +144,25 @@ class Connection(HttpToolsProtocol):
         else:
             self._refuse(TooSlow("the head or the body did not arrive in time"))
 
+    def _rest(self) -> None:
+        """Nothing is under way: close when that stays so for long."""
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def timeout_keep_alive_handler(self) -> None:
+        # One timer for many requests: setting it anew for each would cost more than parsing one.
+        self.timeout_keep_alive_task = None
+        if self._arriving != BETWEEN or self._busy or self.transport.is_closing():
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            self.transport.close()
+
     # --- refusing -----------------------------------------------------------------------------------------------
 
     def _refuse(self, error: JobpipeError) -> None:
@@ -157,8 +181,7 @@ class Connection(HttpToolsProtocol):
         elif self.cycle.response_started:
             self.transport.close()
         else:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+            self.cycle.client_gone()
             self._say(error)
 
     def _say(self, error: JobpipeError) -> None:

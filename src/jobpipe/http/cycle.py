@@ -38,6 +38,11 @@ class Cycle(RequestResponseCycle):
         self._half_closed = True
         self.message_event.set()
 
+    def client_gone(self) -> None:
+        """The connection is lost."""
+        self.disconnected = True
+        self.message_event.set()
+
     async def run_asgi(self, app: Any) -> None:
         """uvicorn's own, but silent when a server that stops cancels it."""
         try:

@@ -58,7 +58,7 @@ RETRY_AFTER = {"queue_full": b"1", "too_many_queues": b"1", "draining": b"5", "s
 SAFE: Headers = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 """On every answer: browsers guess no types, and nobody keeps what may change in the next millisecond."""
 
-_CLOSE = (b"connection", b"close")
+CLOSE = (b"connection", b"close")
 
 
 class NoSuchPath(NotFound):
@@ -143,7 +143,7 @@ def problem_answer(error: JobpipeError, *, close: bool = False) -> tuple[int, He
     ]
     headers += _own_headers(error)
     if close or isinstance(error, Draining):
-        headers.append(_CLOSE)
+        headers.append(CLOSE)
     return status_of(error), headers, body
 
 

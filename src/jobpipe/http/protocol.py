@@ -14,9 +14,12 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 
 from jobpipe.core.errors import Invalid, JobpipeError
-from jobpipe.http.connection import BETWEEN, BODY, HEAD, Connection
+from jobpipe.http.answers import JSON, Reply
+from jobpipe.http.connection import BETWEEN, BODY, HEAD, Connection, Exchange
 from jobpipe.http.cycle import Cycle
-from jobpipe.http.problems import BadHttp, HeadersTooLarge
+from jobpipe.http.fastcycle import FastCycle
+from jobpipe.http.fastlane import FastLane, Hot
+from jobpipe.http.problems import CLOSE, BadHttp, HeadersTooLarge
 from jobpipe.http.request_line import foreign_method, without_upgrade
 
 _SLICE = 8 * 1024
@@ -49,6 +52,10 @@ class JobpipeProtocol(Connection):
         self._refusal: JobpipeError | None = None
         self._foreign: str | None = None
         self._upgrading = False
+        self._lane: FastLane | None = getattr(self.app, "lane", None)
+        self._begun = 0
+        """Requests that began in what is being parsed."""
+        self._held: tuple[FastCycle, Reply] | None = None
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
@@ -69,16 +76,48 @@ class JobpipeProtocol(Connection):
 
     def on_response_complete(self) -> None:
         """An answer is out: go on with what waits, or say what was held back for the end."""
-        last = not self.pipeline
-        if not last:
-            self._running = self.pipeline[-1][0]
-        super().on_response_complete()
+        self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        if last and self._last_words is not None:
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._running, app = self.pipeline.pop()  # type: ignore[assignment]
+            self._start_asgi_task(self._running, app)  # type: ignore[arg-type]
+        elif self._last_words is not None:
             self._say(self._last_words)
-        elif self._unfed and not self.pipeline:
+            return
+        else:
+            self._rest()
+        if self._unfed and not self.pipeline:
             self.loop.call_soon(self._feed_rest)
+
+    def _start_asgi_task(self, cycle: Exchange, app: Any) -> None:  # type: ignore[override]
+        if isinstance(cycle, Cycle):
+            super()._start_asgi_task(cycle, app)
+        elif cycle.more_body:
+            self.flow.resume_reading()
+        else:
+            self.loop.call_soon(cycle.begin)
+
+    def answer(self, cycle: FastCycle, reply: Reply) -> None:
+        """Write the answer of a request of the fast lane, once the client reads."""
+        if self.flow.write_paused and not cycle.disconnected:
+            self._held = cycle, reply
+            return
+        cycle.response_complete = True
+        if cycle.disconnected or self.transport.is_closing() or self._lane is None:
+            return
+        close = not cycle.keep_alive or (reply.headers is not JSON and CLOSE in reply.headers)
+        self.transport.write(self._lane.written(reply, close=close))
+        if close:
+            self.transport.close()
+        self.on_response_complete()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        held, self._held = self._held, None
+        if held is not None:
+            self.answer(*held)
 
     # --- receiving ----------------------------------------------------------------------------------------------
 
@@ -88,7 +127,8 @@ class JobpipeProtocol(Connection):
         if self.pipeline or self._unfed:
             self._put_aside(data)
             return
-        self._unset_keepalive_if_required()
+        if self._lane is not None and self._arriving == BETWEEN and self._begin_known(data):
+            return
         if len(data) <= _SLICE:
             self._feed(data)
         else:
@@ -101,7 +141,6 @@ class JobpipeProtocol(Connection):
         rest, self._unfed = self._unfed, b""
         if self._deaf:
             return
-        self._unset_keepalive_if_required()
         self._feed_slices(rest)
         if self._client_ended:
             if not (self._deaf or self._unfed or self._take_no_more()):
@@ -127,12 +166,36 @@ class JobpipeProtocol(Connection):
         if len(self._unfed) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
 
+    def _begin_known(self, data: bytes) -> bool:
+        """Whether `data` is one whole request for the fast lane with a head that was parsed before, byte for byte."""
+        end = data.find(b"\r\n\r\n") + 4
+        lane = self._lane
+        hot = None if lane is None else lane.known.get(data[:end])
+        if lane is None or hot is None or end + hot.length != len(data) or self._busy or not lane.admits(hot):
+            return False
+        if self._deadline is not None:
+            self._disarm()
+        cycle = self.cycle = self._running = FastCycle(self, hot, keep_alive=True)
+        cycle.begin_with(data[end:])
+        return True
+
+    def _remember(self, data: bytes) -> None:
+        """Know the head again that was all of `data` but the body: then the parser need not read it a second time."""
+        cycle = self.cycle
+        if isinstance(cycle, FastCycle) and cycle.keep_alive and self._lane is not None:
+            size = len(data) - cycle.hot.length
+            if data.find(b"\r\n\r\n") + 4 == size:
+                self._lane.remember(data[:size], cycle.hot)
+
     def _feed(self, data: bytes) -> None:
         if self._arriving != BODY:
             self._head += data
+        fresh, self._begun = self._arriving == BETWEEN, 0
         self._parse(data)
         if self._arriving == BETWEEN:
             self._head = b""
+            if fresh and self._begun == 1 and not self._deaf:
+                self._remember(data)
         elif (
             len(self._head) > self.HEAD_LIMIT
             and self._arriving == HEAD
@@ -192,9 +255,12 @@ class JobpipeProtocol(Connection):
     # --- called by the parser -----------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        self._begun += 1
         self._arriving = HEAD
         self._codings = b""
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._arriving != HEAD:  # the trailers of a chunked body are nobody's headers
@@ -216,23 +282,52 @@ class JobpipeProtocol(Connection):
         if self.parser.should_upgrade():
             self._upgrading = True
             return
-        self._begin_cycle()
+        version = self.parser.get_http_version()
+        keep_alive = version != "1.0" and self._foreign is None and self.parser.should_keep_alive()
+        hot = self._hot(version)
+        cycle = self._cycle(version, keep_alive) if hot is None else FastCycle(self, hot, keep_alive)
         self._arriving = BODY
+        waiting, self.cycle = self._busy, cycle
+        if self._client_ended:
+            cycle.client_closed()
+        if waiting:
+            self.pipeline.appendleft((cycle, self.app))  # type: ignore[arg-type]
+        else:
+            self._running = cycle
+            self._start_asgi_task(cycle, self.app)
 
-    def _begin_cycle(self) -> None:
-        """uvicorn's own `on_headers_complete`, with our Cycle and nothing for websockets."""
-        scope, version = self.scope, self.parser.get_http_version()
+    def _hot(self, version: str) -> Hot | None:
+        """The request as the fast lane takes it, None when it is not for it."""
+        unusual = self._foreign or self._codings or self.expect_100_continue or version != "1.1"
+        if self._lane is None or unusual:
+            return None
+        return self._lane.read(self.parser.get_method(), self.url, self.headers)
+
+    def _scope(self, version: str) -> Any:
+        """What uvicorn tells an application, without what is for websockets."""
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
-        scope["method"] = self._foreign or self.parser.get_method().decode("ascii")
-        scope["http_version"] = version
-        scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
-        scope["raw_path"] = self.root_path.encode("ascii") + url.path
-        scope["query_string"] = url.query or b""
-        waiting = self._busy
-        self.cycle = Cycle(
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+            "method": self._foreign or self.parser.get_method().decode("ascii"),
+            "path": self.root_path + (unquote(path) if "%" in path else path),
+            "raw_path": self.root_path.encode("ascii") + url.path,
+            "query_string": url.query or b"",
+        }
+
+    def _cycle(self, version: str, keep_alive: bool) -> Cycle:
+        """A request for the application."""
+        return Cycle(
             linger=self._linger,
-            scope=scope,
+            scope=self._scope(version),
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
@@ -241,20 +336,15 @@ class JobpipeProtocol(Connection):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self._foreign is None and self.parser.should_keep_alive(),
+            keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
-        if self._client_ended:
-            self.cycle.client_closed()
-        if waiting:
-            self.pipeline.appendleft((self.cycle, self.app))
-        else:
-            self._running = self.cycle
-            self._start_asgi_task(self.cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
-        if not cycle.response_complete:
+        if isinstance(cycle, FastCycle):
+            cycle.received.append(body)
+        elif not cycle.response_complete:
             cycle.body += body
             if len(cycle.body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
@@ -265,9 +355,13 @@ class JobpipeProtocol(Connection):
         self._head = b""
         if self._upgrading:
             return
-        self.cycle.more_body = False
-        if not self.cycle.response_complete:
-            self.cycle.message_event.set()
+        cycle = self.cycle
+        cycle.more_body = False
+        if isinstance(cycle, FastCycle):
+            if cycle is self._running:
+                cycle.begin()
+        elif not cycle.response_complete:
+            cycle.message_event.set()
         if self._foreign is not None:
             self._foreign = None
             self._hear_no_more()  # who speaks another dialect gets this one answer

@@ -67,9 +67,14 @@ async def no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def path_id(scope: Scope) -> str:
-    """The id in the path. Raises NotFound for bytes that are no UTF-8: no task can have such an id."""
+    """The id in the path. Raises NotFound."""
+    return segment_id(scope["path_params"]["id"])
+
+
+def segment_id(segment: bytes) -> str:
+    """The id that a segment of a path stands for. Raises NotFound for no UTF-8: no task can have such an id."""
     try:
-        return unquote_to_bytes(scope["path_params"]["id"]).decode()
+        return unquote_to_bytes(segment).decode()
     except UnicodeDecodeError:
         raise NotFound from None
 

@@ -12,7 +12,7 @@ from jobpipe.core.errors import Invalid, JobpipeError, NotFound
 from jobpipe.core.task import Status, Task
 from jobpipe.engine import MAX_CLAIM_BYTES, TaskFilter
 from jobpipe.engine.bulk import Action, bulk
-from jobpipe.http.answers import Receive, Scope, Send, send_json, send_raw
+from jobpipe.http.answers import Receive, Reply, Scope, Send, send_json, send_raw, send_reply
 from jobpipe.http.bodies import ClientGone, read_body, while_connected
 from jobpipe.http.config import Api
 from jobpipe.http.problems import SAFE, MissingId
@@ -51,23 +51,33 @@ def routes(api: Api) -> list[RawRoute]:
     ]
 
 
-async def _get_by_query(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
-    task_id = parse_query(scope["query_string"]).get("id", "")
+def queried_id(query: bytes) -> str:
+    """The id in a query string. Raises MissingId."""
+    task_id = parse_query(query).get("id", "")
     if not task_id:
         raise MissingId(field="id")
-    await _answer_with(scope, send, (await api.queue.get([task_id]))[0])
+    return task_id
+
+
+async def found(api: Api, task_id: str) -> Reply:
+    """The task as it is now. Raises NotFound."""
+    return _reply((await api.queue.get([task_id]))[0])
+
+
+async def _get_by_query(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    await send_reply(scope, send, await found(api, queried_id(scope["query_string"])))
 
 
 async def _get(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     task_id = path_id(scope)
     wait = _seconds(parse_query(scope["query_string"]).get("wait", "0"))
     if not wait:
-        await _answer_with(scope, send, (await api.queue.get([task_id]))[0])
+        await send_reply(scope, send, await found(api, task_id))
         return
     task, connected = await while_connected(receive, api.queue.wait_finished(task_id, wait))
     if not connected:
         raise ClientGone
-    await _answer_with(scope, send, task)
+    await send_reply(scope, send, _reply(task))
 
 
 async def _list(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,10 +116,10 @@ async def _bulk(api: Api, action: Action, scope: Scope, receive: Receive, send: 
     await send_json(scope, send, encode_view(BulkView(answer.matched, answer.changed)))
 
 
-async def _answer_with(scope: Scope, send: Send, task: Task | None) -> None:
+def _reply(task: Task | None) -> Reply:
     if task is None:
         raise NotFound
-    await send_json(scope, send, encode_task(task))
+    return Reply(200, encode_task(task))
 
 
 def _seconds(text: str) -> float:

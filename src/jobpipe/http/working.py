@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 
@@ -14,7 +15,7 @@ from jobpipe.core.task import Claim
 from jobpipe.engine import MAX_CLAIM_BYTES, Extended, Settled
 from jobpipe.engine.values import Heartbeat, Report
 from jobpipe.engine.workers import Sign
-from jobpipe.http.answers import Receive, Scope, Send, send_json
+from jobpipe.http.answers import Receive, Reply, Scope, Send, send_reply
 from jobpipe.http.bodies import read_body, while_connected
 from jobpipe.http.browser import HEAD
 from jobpipe.http.config import Api
@@ -54,17 +55,12 @@ def routes(api: Api) -> list[RawRoute]:
 
 async def _lease(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     wish = parse_lease(await read_body(scope, receive, api.config.max_body))
-    local = _is_local(api, scope)
-    if not local:
-        api.queue.workers.asked(_sign(api, wish))
-    claims = await _claim(api, wish, local, receive)
-    body, sent = encode_leases(claims, MAX_CLAIM_BYTES)
-    if sent < len(claims):
-        await api.queue.release(claims[sent:])
+    claims = await _claim(api, wish, is_local(api, scope[HEAD]), receive)
+    reply, sent = await handed_out(api, claims)
     try:
-        await send_json(scope, send, body)
+        await send_reply(scope, send, reply)
     except Exception:
-        await api.queue.release(claims[:sent])
+        await api.queue.release(sent)
         raise
 
 
@@ -74,7 +70,19 @@ async def _claim(api: Api, wish: LeaseBody, local: bool, receive: Receive) -> Se
     One that ended its own side has left too: a worker that gives up a poll does so, and listens only for what was on
     its way by then.
     """
-    claiming = api.queue.claim(
+    claims, connected = await while_connected(receive, claiming(api, wish, local), both_ways=True)
+    if not connected:
+        api.queue.workers.hung_up(wish.worker_id)
+        if claims:
+            await api.queue.release(claims)
+    return claims if claims and connected else []
+
+
+def claiming(api: Api, wish: LeaseBody, local: bool) -> Coroutine[Any, Any, list[Claim]]:
+    """The claim that a worker asks for; it waits for as long as the worker wants to."""
+    if not local:
+        api.queue.workers.asked(_sign(api, wish))
+    return api.queue.claim(
         wish.worker_id,
         wish.max or 1,
         queues=queues_of(wish),
@@ -82,12 +90,14 @@ async def _claim(api: Api, wish: LeaseBody, local: bool, receive: Receive) -> Se
         local=local,
         wait=wish.wait or 0.0,
     )
-    claims, connected = await while_connected(receive, claiming, both_ways=True)
-    if not connected:
-        api.queue.workers.hung_up(wish.worker_id)
-        if claims:
-            await api.queue.release(claims)
-    return claims if claims and connected else []
+
+
+async def handed_out(api: Api, claims: Sequence[Claim]) -> tuple[Reply, Sequence[Claim]]:
+    """The answer with the claims, and those that are in it: what does not fit is released."""
+    body, sent = encode_leases(claims, MAX_CLAIM_BYTES)
+    if sent < len(claims):
+        await api.queue.release(claims[sent:])
+    return Reply(200, body), claims[:sent]
 
 
 def _sign(api: Api, wish: LeaseBody) -> Sign:
@@ -104,7 +114,13 @@ def _sign(api: Api, wish: LeaseBody) -> Sign:
 
 
 async def _settle(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
-    items = parse_settles(await read_body(scope, receive, api.config.max_batch_body), api.config.max_body)
+    body = await read_body(scope, receive, api.config.max_batch_body)
+    await send_reply(scope, send, await settled(api, body))
+
+
+async def settled(api: Api, body: bytes) -> Reply:
+    """Settle what the body reports. Raises InvalidJson or Invalid for the whole."""
+    items = parse_settles(body, api.config.max_body)
     reports = [Report(item.id, item.lease_id, item.outcome) for item in items if isinstance(item, SettleItem)]
     if reports:  # all of one request are one worker's
         api.queue.workers.settles(reports[0].id, reports[0].lease_id)
@@ -113,7 +129,7 @@ async def _settle(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
         _refused(item.id, item.error) if isinstance(item, RefusedSettle) else _settled(item.id, next(answers))
         for item in items
     ]
-    await send_json(scope, send, _encode(views))
+    return Reply(200, _encode(views))
 
 
 def _settled(id: str, answer: Settled | JobpipeError) -> SettledView:
@@ -127,14 +143,20 @@ def _refused(id: str | None, error: JobpipeError) -> SettledView:
 
 
 async def _extend(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
-    body = parse_extend(await read_body(scope, receive, api.config.max_batch_body))
-    lease_s = api.config.lease if body.lease is None else body.lease
-    if not _is_local(api, scope):
-        api.queue.workers.beat(body.worker_id, lease_s)
-    beats = [Heartbeat(lease.id, lease.lease_id, lease_s, lease.timeout) for lease in body.leases]
+    body = await read_body(scope, receive, api.config.max_batch_body)
+    await send_reply(scope, send, await extended(api, body, is_local(api, scope[HEAD])))
+
+
+async def extended(api: Api, body: bytes, local: bool) -> Reply:
+    """Prolong the leases that the body names. Raises InvalidJson or Invalid with the field."""
+    wish = parse_extend(body)
+    lease_s = api.config.lease if wish.lease is None else wish.lease
+    if not local:
+        api.queue.workers.beat(wish.worker_id, lease_s)
+    beats = [Heartbeat(lease.id, lease.lease_id, lease_s, lease.timeout) for lease in wish.leases]
     answers = await api.queue.extend(beats) if beats else []
     views = [_extended(beat.id, answer) for beat, answer in zip(beats, answers, strict=True)]
-    await send_json(scope, send, _encode(views))
+    return Reply(200, _encode(views))
 
 
 def _extended(id: str, answer: Extended | JobpipeError) -> ExtendedView:
@@ -144,9 +166,9 @@ def _extended(id: str, answer: Extended | JobpipeError) -> ExtendedView:
     return ExtendedView(id, True, until, answer.cancel_requested)
 
 
-def _is_local(api: Api, scope: Scope) -> bool:
+def is_local(api: Api, head: dict[bytes, bytes]) -> bool:
     """Whether one of the server's own worker processes asks. Digests are compared: any bytes, in constant time."""
-    token, given = api.config.local_token, scope[HEAD].get(LOCAL)
+    token, given = api.config.local_token, head.get(LOCAL)
     if token is None or given is None:
         return False
     return hmac.compare_digest(sha256(token.encode()).digest(), sha256(given).digest())

@@ -1,0 +1,190 @@
+"""The fast lane: the hot routes, answered by the protocol itself without ASGI between.
+
+It reads and answers by the same functions as the routes that Starlette serves, and lets pass only what is as usual: a
+request that is malformed, refused by its head, sent in an odd way, or may wait for long goes the other way. So nothing
+is decided here but which way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from functools import partial
+
+from msgspec import Struct
+
+from jobpipe.core.errors import JobpipeError
+from jobpipe.core.task import NewTask, Task
+from jobpipe.http import tasks, working
+from jobpipe.http.answers import Reply
+from jobpipe.http.browser import Guard, pick
+from jobpipe.http.config import Api
+from jobpipe.http.cycle import STATUS_LINE
+from jobpipe.http.enqueue import Enqueue
+from jobpipe.http.fastcycle import FastCycle
+from jobpipe.http.routing import segment_id
+from jobpipe.wire.working import parse_lease
+
+REMEMBERED = 1_000
+LONGEST_HEAD = 2_048
+"""Heads that are remembered, and their bytes, at most: 2 MB in all."""
+
+_TASK = b"/task?"
+_TASKS = b"/tasks/"
+_LENGTH_DIGITS = 9
+
+Begin = Callable[[FastCycle, bytes], None]
+"""Works on a request whose body has come. Raises JobpipeError, or sees to it that the cycle is answered."""
+
+
+class Hot(Struct):
+    """A request of the fast lane, as its head tells it: the wanted headers, and the length of its body in bytes."""
+
+    begin: Begin
+    method: str
+    url: bytes
+    head: dict[bytes, bytes]
+    length: int
+    refused_at_once: bool
+
+
+class FastLane:
+    """The hot routes of one server. `known` are whole heads, as bytes, that were read before and found usual.
+
+    Clients send the same head with each request of a length: looking it up costs a tenth of parsing it.
+    """
+
+    def __init__(self, api: Api, guard: Guard) -> None:
+        self._api = api
+        self._guard = guard
+        self._intake = Enqueue(api)
+        self._most = min(api.config.max_body, api.config.max_batch_body)
+        self._posts: dict[bytes, Begin] = {
+            b"/enqueue": self._enqueue,
+            b"/lease": self._lease,
+            b"/settle": self._settle,
+            b"/extend": self._extend,
+        }
+        self.known: dict[bytes, Hot] = {}
+        self._second = 0
+        self._starts: dict[tuple[object, ...], bytes] = {}
+
+    # --- which way ----------------------------------------------------------------------------------------------
+
+    def read(self, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> Hot | None:
+        """The request by its head, None when it is not for this lane."""
+        begin = self._route(method, url)
+        if begin is None:
+            return None
+        head = pick(headers)
+        given = head.get(b"content-length")
+        if b"content-encoding" in head or (given is None) is not (method == b"GET"):
+            return None
+        if given is not None and not (given.isdigit() and len(given) <= _LENGTH_DIGITS):
+            return None
+        length = int(given or 0)
+        draining = begin == self._enqueue
+        hot = Hot(begin, method.decode(), url, head, length, draining)
+        return hot if length <= self._most and self.admits(hot) else None
+
+    def admits(self, hot: Hot) -> bool:
+        """Whether nothing is against the request now; what refuses it is answered on the other way."""
+        if hot.refused_at_once and self._api.queue.draining:
+            return False
+        return self._guard.refusal(hot.method, hot.url.partition(b"?")[0], hot.head) is None
+
+    def remember(self, head: bytes, hot: Hot) -> None:
+        """The same head will mean the same again."""
+        if len(head) <= LONGEST_HEAD:
+            if len(self.known) >= REMEMBERED:
+                self.known.clear()
+            self.known[head] = hot
+
+    def _route(self, method: bytes, url: bytes) -> Begin | None:
+        if method == b"POST":
+            return self._posts.get(url)
+        if method != b"GET" or b"#" in url or not url.isascii():
+            return None
+        if url.startswith(_TASK):
+            return self._get_by_query
+        segment = url[len(_TASKS) :]
+        plain = url.startswith(_TASKS) and segment and not (b"/" in segment or b"?" in segment)
+        return self._get if plain else None
+
+    # --- the routes ---------------------------------------------------------------------------------------------
+
+    def _enqueue(self, cycle: FastCycle, body: bytes) -> None:
+        asked = self._intake.parse(cycle.hot.head, body)
+        if isinstance(asked, NewTask):
+            self._api.queue.enqueue_soon(asked, partial(self._accepted, cycle))
+        else:
+            cycle.run(self._intake.batch(asked))
+
+    def _accepted(self, cycle: FastCycle, answer: Task | Exception) -> None:
+        if isinstance(answer, Task | JobpipeError):
+            cycle.send(self._intake.answer(answer))
+        else:
+            cycle.fail(answer)
+
+    def _get(self, cycle: FastCycle, body: bytes) -> None:
+        cycle.run(tasks.found(self._api, segment_id(cycle.hot.url[len(_TASKS) :])))
+
+    def _get_by_query(self, cycle: FastCycle, body: bytes) -> None:
+        cycle.run(tasks.found(self._api, tasks.queried_id(cycle.hot.url[len(_TASK) :])))
+
+    def _settle(self, cycle: FastCycle, body: bytes) -> None:
+        cycle.run(working.settled(self._api, body))
+
+    def _extend(self, cycle: FastCycle, body: bytes) -> None:
+        cycle.run(working.extended(self._api, body, working.is_local(self._api, cycle.hot.head)))
+
+    def _lease(self, cycle: FastCycle, body: bytes) -> None:
+        cycle.run(self._leased(cycle, body))
+
+    async def _leased(self, cycle: FastCycle, body: bytes) -> Reply:
+        """As the other way: a client that leaves, or only ends its side, gets none."""
+        wish = parse_lease(body)
+        if cycle.gone:
+            return (await working.handed_out(self._api, ()))[0]
+        cycle.ends_with_client = True
+        try:
+            claims = await working.claiming(
+                self._api, wish, working.is_local(self._api, cycle.hot.head)
+            )  # cancelled, it gives back what it claimed
+        except asyncio.CancelledError:
+            if not cycle.left:
+                raise
+            self._api.queue.workers.hung_up(wish.worker_id)
+            claims = []
+        cycle.ends_with_client = False
+        reply, sent = await working.handed_out(self._api, claims)
+        if sent and cycle.gone:
+            await self._api.queue.release(sent)
+            reply, _ = await working.handed_out(self._api, ())
+        return reply
+
+    # --- answers ------------------------------------------------------------------------------------------------
+
+    def written(self, reply: Reply, *, close: bool) -> bytes:
+        """The answer as it goes out."""
+        status, body, headers, more = reply
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._starts.clear()
+        start = self._starts.get((status, headers, close))
+        if start is None:
+            start = self._start(status, headers, close)
+        if more:
+            start += b"".join([b"%b: %b\r\n" % header for header in more])
+        return b"%bcontent-length: %d\r\n\r\n%b" % (start, len(body), body)
+
+    def _start(self, status: int, headers: tuple[tuple[bytes, bytes], ...], close: bool) -> bytes:
+        """The status line and the headers that all such answers of this second have."""
+        date = (b"date", formatdate(self._second, usegmt=True).encode())
+        ends = ((b"connection", b"close"),) if close and (b"connection", b"close") not in headers else ()
+        lines = [b"%b: %b\r\n" % header for header in (date, *headers, *ends)]
+        start = self._starts[(status, headers, close)] = b"".join([STATUS_LINE[status], *lines])
+        return start
