@@ -9,6 +9,7 @@ import apsw
 import pytest
 from desk import Desk, OpenDesk, OpenStore
 
+import postgres
 from jobpipe.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Storage
@@ -17,6 +18,7 @@ from jobpipe.storage.sqlite import engine as sqlite_engine
 ENGINES: dict[str, Callable[[Path], str]] = {
     "sqlite": lambda folder: f"sqlite:///{folder / 'jobpipe.db'}",
     "memory": lambda _: "memory:",
+    "postgres": lambda _: postgres.empty_store(),
 }
 """How to make the URL of a fresh store: a new engine is one line here."""
 
@@ -38,8 +40,10 @@ def fresh_url(engine: str) -> Callable[[Path], str]:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
+def clock(request: pytest.FixtureRequest) -> ManualClock:
+    """The store's time. A test that names no `url` has none that could be a database's."""
+    url = request.getfixturevalue("url") if "url" in request.fixturenames else ""
+    return postgres.shared_cluster().clock() if url.startswith("postgresql:") else ManualClock()
 
 
 @pytest.fixture

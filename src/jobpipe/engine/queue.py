@@ -151,10 +151,12 @@ class TaskQueue:
         ready: dict[str, int] = {}
         accepted = [answer for answer in answers if isinstance(answer, Task)]
         for answer in accepted:
-            if answer.run_at <= now:
+            # What the task was told to wait: a store may go by a clock of its own.
+            delay = answer.run_at - answer.created_at
+            if delay <= 0:
                 ready[answer.queue] = ready.get(answer.queue, 0) + 1
             else:
-                self._waiters.later(answer.queue, answer.run_at)
+                self._waiters.later(answer.queue, now + delay)
         for queue, n in ready.items():
             self._waiters.ready(queue, n)
         if accepted:

@@ -1,0 +1,186 @@
+"""The other servers of a database: saying that this one is here, and hearing when another did something.
+
+News travel as an empty NOTIFY, at most a few hundred a second however much happens, in a transaction of their own: a
+NOTIFY makes commits wait for each other. Because it can be lost (a pooler, a connection that broke), a server that has
+company also looks once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+import random
+import zlib
+from collections.abc import Awaitable, Callable
+
+from jobpipe.core.errors import StorageError
+from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres.link import Link, Refused
+from jobpipe.storage.postgres.shared import Shared
+
+log = logging.getLogger("jobpipe.storage")
+
+BEAT_S = 5.0
+ALIVE_S = 15.0
+"""Without a sign for so long, a server's own workers have lost their claims."""
+FORGOTTEN_S = 60.0
+"""After so long its name is forgotten, and its share of the counts folded into the rest."""
+POLL_S = 1.0
+PAUSE_S = 0.004
+"""Between two NOTIFY: what happens in between is told by the second."""
+MANY_ROWS = 1000
+"""So many rows of counts are folded before their time."""
+PAYLOAD = 7900
+"""Bytes of a NOTIFY, at most (PostgreSQL: 8000)."""
+
+Tell = Callable[[bytes | None], None]
+
+
+class Company:
+    """One server among others. `upkeep` is what is to be done now and then, over this connection."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        channel: str,
+        connect: Callable[[], Awaitable[Link]],
+        upkeep: Callable[[Link], Awaitable[None]],
+    ) -> None:
+        self._s = shared
+        self._channel = channel
+        self._connect = connect
+        self._upkeep = upkeep
+        self._link: Link | None = None
+        self._tells: list[Tell] = []
+        self._bell = asyncio.Event()
+        self._news = False
+        self._published: list[str] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._beaten = 0.0
+
+    async def join(self) -> None:
+        """Say that this server is here, and begin to listen. Raises StorageError."""
+        await self._meet()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._keep()), loop.create_task(self._notify())]
+
+    async def leave(self) -> None:
+        """Take leave: the others need not wait for this server's leases to end."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks = []
+        link, self._link = self._link, None
+        if link is not None:
+            with contextlib.suppress(StorageError, Refused):
+                await link.rows(sql.FOLD, self._s.counts.writers)
+                await link.rows(sql.LEAVE, self._s.server)
+                await link.rows(sql.FOLD_GONE)
+                await link.rows(sql.NOTIFY, self._channel, "")
+            await link.close()
+
+    def listen(self, tell: Tell) -> None:
+        """Have `tell(None)` called when others did something, `tell(data)` when they published."""
+        self._tells.append(tell)
+
+    def news(self) -> None:
+        """Something was committed that others may wait for."""
+        if self._s.others:
+            self._news = True
+            self._bell.set()
+
+    def publish(self, data: bytes) -> None:
+        """Tell the others' listeners, unless it is too long for that."""
+        text = base64.b85encode(zlib.compress(data, 1)).decode()
+        if self._s.others and self._tasks and len(text) < PAYLOAD:
+            self._published = [*self._published[-8:], text]
+            self._bell.set()
+
+    async def beat(self, link: Link) -> None:
+        """Prolong this server's life, with the writers it has now, and see who else is here."""
+        counts = self._s.counts
+        row = await link.row(
+            sql.BEAT, self._s.server, counts.writers, round(ALIVE_S * 1000), round(FORGOTTEN_S * 1000)
+        )
+        self._s.others = row["others"]
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    async def _meet(self) -> Link:
+        link = await self._connect()
+        try:
+            await link.listen(self._channel, self._heard)
+            await self.beat(link)
+            if self._s.others:
+                await link.rows(sql.NOTIFY, self._channel, "!")
+        except (StorageError, Refused) as error:
+            link.cut()
+            raise StorageError(str(error)) from error
+        self._link = link
+        self._look_again()  # what was said while nobody listened
+        return link
+
+    def _heard(self, pid: int, payload: str) -> None:
+        if self._link is not None and pid == self._link.pid:
+            return
+        if payload in ("", "!"):
+            if payload:
+                self._s.others = max(1, self._s.others)
+            self._look_again()
+            return
+        try:
+            data = zlib.decompress(base64.b85decode(payload))
+        except (ValueError, zlib.error):
+            log.debug("a notification that is none of ours")
+            return
+        for tell in self._tells:
+            tell(data)
+
+    def _look_again(self) -> None:
+        self._s.levels.distrust()
+        for tell in self._tells:
+            tell(None)
+
+    async def _notify(self) -> None:
+        while True:
+            await self._bell.wait()
+            self._bell.clear()
+            said, self._published = self._published, []
+            if self._news:
+                self._news = False
+                said.append("")
+            link = self._link
+            with contextlib.suppress(StorageError, Refused):  # the others' poll is the net
+                for payload in said:
+                    if link is not None and link.alive:
+                        await link.rows(sql.NOTIFY, self._channel, payload)
+            await asyncio.sleep(PAUSE_S)
+
+    async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
+        beaten = loop.time()
+        while True:
+            busy = self._s.others or self._s.counts.written
+            await asyncio.sleep(POLL_S if busy else BEAT_S)
+            try:
+                link = self._link if self._link is not None and self._link.alive else await self._meet()
+                if loop.time() - beaten >= BEAT_S:
+                    beaten = loop.time()
+                    await self.beat(link)
+                    await self._upkeep(link)
+                await self._fold(link)
+                if self._s.others:
+                    self._look_again()
+            except (StorageError, Refused) as error:
+                log.debug("the other servers cannot be reached: %s", error)
+                await asyncio.sleep(POLL_S * random.random())
+            except Exception:
+                log.exception("keeping company failed; trying again")
+
+    async def _fold(self, link: Link) -> None:
+        if self._s.counts.written:
+            self._s.counts.written = 0
+            await link.rows(sql.FOLD, self._s.counts.writers)

@@ -1,0 +1,131 @@
+"""The kept counts over all servers: how many tasks each queue, status and priority has, without ever counting rows.
+
+Each writing connection is a writer of its own, whose share it knows exactly; the others' shares are read when they are
+older than a tenth of a second. A connection that is lost takes its writer along: what that wrote, and whether, is read
+from then on like everybody else's, so that no outcome must be guessed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from jobpipe.core.task import Status
+from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres.link import Link
+from jobpipe.storage.postgres.rows import NUMBER, STATUSES
+
+FRESH_S = 0.1
+"""The others' share may be this old."""
+
+_K = TypeVar("_K")
+Key = tuple[str, int, int]
+"""Queue, status number, priority."""
+Standing = tuple[str, int, Status]
+"""Queue, priority and status of tasks that are counted together."""
+
+
+class Counts:
+    """The sums, and what of them each writer of this server added."""
+
+    def __init__(self) -> None:
+        self._mine: dict[int, dict[Key, int]] = {}
+        self._lanes: dict[str, int] = {}
+        self._read_at = float("-inf")
+        self._n: dict[Key, int] = {}
+        self._queued: dict[str, int] = {}
+        self._total: dict[str, int] = {}
+        self.written = 0
+        """Rows that were added since they were folded."""
+
+    @property
+    def writers(self) -> list[int]:
+        """The writers of this server's connections."""
+        return list(self._lanes.values())
+
+    def writer(self, lane: str) -> int:
+        """Under which a lane writes."""
+        return self._lanes[lane]
+
+    def enter(self, lane: str, writer: int) -> None:
+        """A lane has a new connection; what its last one wrote is the others' from now on."""
+        self._mine.pop(self._lanes.get(lane, 0), None)
+        self._lanes[lane] = writer
+        self._mine[writer] = {}
+        self._read_at = float("-inf")
+
+    async def freshen(self, link: Link) -> None:
+        """Read the others' share unless it is fresh."""
+        loop = asyncio.get_running_loop()
+        while loop.time() - self._read_at > FRESH_S:
+            began, writers = loop.time(), self.writers
+            rows = await link.rows(sql.OTHERS, writers)
+            if writers == self.writers:
+                self._read_at = began
+                self._load([((row["queue"], row["status"], row["priority"]), row["n"]) for row in rows])
+
+    def add_all(self, lane: str, rises: Mapping[Standing, int]) -> None:
+        """A commit of this lane changed so many tasks."""
+        mine = self._mine[self._lanes[lane]]
+        for (queue, priority, status), n in rises.items():
+            key = (queue, NUMBER[status], priority)
+            _bump(mine, key, n)
+            self._add(key, n)
+        self.written += len(rises)
+
+    def queued(self, queue: str) -> int:
+        """How many tasks of `queue` are queued, future ones included."""
+        return self._queued.get(queue, 0)
+
+    @property
+    def queues(self) -> dict[str, int]:
+        """All queue names that hold tasks, with the number of their tasks of any status."""
+        return self._total
+
+    def by_status(self) -> dict[Status, int]:
+        """The sums by status, over all queues."""
+        sums = [0] * len(STATUSES)
+        for (_, status, _), n in self._n.items():
+            sums[status] += n
+        return dict(zip(STATUSES, sums, strict=True))
+
+    def by_queue(self) -> dict[str, dict[Status, int]]:
+        """The sums by status of every queue."""
+        sums = {queue: dict.fromkeys(STATUSES, 0) for queue in sorted(self._total)}
+        for (queue, status, _), n in self._n.items():
+            if queue in sums:
+                sums[queue][STATUSES[status]] += n
+        return sums
+
+    def _load(self, others: Iterable[tuple[Key, int]]) -> None:
+        self._n, self._queued, self._total = {}, {}, {}
+        for key, n in others:
+            self._add(key, n)
+        for mine in self._mine.values():
+            for key, n in mine.items():
+                self._add(key, n)
+
+    def _add(self, key: Key, n: int) -> None:
+        _bump(self._n, key, n)
+        _bump(self._total, key[0], n)
+        if key[1] == 0:
+            _bump(self._queued, key[0], n)
+
+
+def columns(rises: Mapping[Standing, int]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+    """Rises as the arguments of KEEP_COUNTS."""
+    return (
+        [queue for queue, _, _ in rises],
+        [NUMBER[status] for _, _, status in rises],
+        [priority for _, priority, _ in rises],
+        list(rises.values()),
+    )
+
+
+def _bump(counter: dict[_K, int], key: _K, n: int) -> None:
+    left = counter.get(key, 0) + n
+    if left:
+        counter[key] = left
+    else:
+        counter.pop(key, None)

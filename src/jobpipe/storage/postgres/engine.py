@@ -1,0 +1,302 @@
+"""PostgresStorage: the Storage contract over a few connections to one database that many servers share.
+
+This file only carries calls to the right lane: accepting, runs (claims, settles and what people ask), questions,
+and upkeep (listing and pruning), so that a long one holds up only its like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from jobpipe.clock import Clock
+from jobpipe.core.errors import JobpipeError, LeaseLost, StorageBroken, StorageError, StorageRefused
+from jobpipe.core.task import Attempt, NewTask, Status, Task
+from jobpipe.storage.base import (
+    ANNOUNCED_S,
+    MAX_ATTEMPTS,
+    Cancelled,
+    ClaimAnswer,
+    ClaimRequest,
+    Extended,
+    Extension,
+    LostClaim,
+    Matches,
+    Page,
+    QueueCounts,
+    SettleAnswer,
+    Settlement,
+    Summary,
+    TaskFilter,
+)
+from jobpipe.storage.postgres import intake, listing, migrations, pruning, rows, runs
+from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres.address import Address, parse
+from jobpipe.storage.postgres.company import Company
+from jobpipe.storage.postgres.intake import Intake, Limits
+from jobpipe.storage.postgres.lane import Call, Calls, Lane, Serve
+from jobpipe.storage.postgres.leases import Leases
+from jobpipe.storage.postgres.link import Again, Gone, Link, Refused, connect
+from jobpipe.storage.postgres.partitions import Partitions
+from jobpipe.storage.postgres.pruning import Pruning
+from jobpipe.storage.postgres.runs import Runs
+from jobpipe.storage.postgres.shared import Shared
+from jobpipe.storage.postgres.steering import Steering
+
+TRIES = 2
+"""So often a call that was rolled back, or only asks, is sent again."""
+
+
+class PostgresStorage:
+    """Tasks in a PostgreSQL database. See `storage.base.Storage` for the promises."""
+
+    def __init__(self, url: str, *, capacity: int, max_queues: int, clock: Clock) -> None:
+        self._address: Address = parse(url)
+        self._s = Shared(clock)
+        self._runs = Runs(self._s)
+        self._partitions = Partitions()
+        door = Intake(self._s, Limits(capacity, max_queues))
+        steering, leases = Steering(self._s), Leases(self._s)
+        prune = Pruning(self._s, self._partitions)
+        self._intake = self._lane(intake.LANE, {"insert": door.insert}, counts=True)
+        self._work = self._lane(
+            runs.LANE,
+            {
+                "settle": self._runs.settle,
+                "cancel": _each(steering.cancel),
+                "retry": _each(steering.retry),
+                "delete": _each(steering.delete),
+                "claim": self._runs.claim,
+            },
+            counts=True,
+        )
+        self._questions = self._lane(
+            "questions",
+            {
+                "get": _together(_get),
+                "extend": _together(leases.extend),
+                "ask": _each(_asked, again=True),
+                "lost": _each(leases.lost, again=True),
+                "next_expiry": _each(leases.next_expiry, again=True),
+            },
+        )
+        self._upkeep = self._lane(
+            pruning.LANE,
+            {
+                "prune": _each(prune.prune),
+                "next_prunable": _each(prune.next_prunable),
+                "list": _each(_asked, again=True),
+            },
+            counts=True,
+        )
+        self._company = Company(self._s, self._address.channel, self._direct, self._tidy)
+        self._s.news = self._company.news
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Reach the database, bring its schema up to date, and begin. Raises StorageRefused."""
+        try:
+            link = await connect(self._address, direct=True, bare=True)
+            try:
+                await migrations.refuse_unsafe(link, self._address)
+                await migrations.migrate(link, self._address)
+                self._s.time.observe(await link.value(sql.NOW))
+                await self._partitions.prepare(link, self._s.time.now())
+            finally:
+                await link.close()
+            await asyncio.gather(*(lane.start() for lane in self._lanes()))
+            await self._company.join()
+        except StorageRefused:
+            await self.close()
+            raise
+        except (StorageError, Refused) as error:
+            await self.close()
+            raise StorageRefused(str(error)) from error
+
+    async def close(self) -> None:
+        """Finish what was called, and close; safe when called twice or never opened."""
+        await asyncio.gather(*(lane.stop() for lane in self._lanes()))
+        await self._company.leave()
+
+    async def wait_broken(self) -> StorageBroken:
+        """Sleep for ever: a database that is away comes back, and what it holds can be trusted then."""
+        for_ever: asyncio.Future[StorageBroken] = asyncio.get_running_loop().create_future()
+        return await for_ever
+
+    # --- the contract -------------------------------------------------------------------------------------------
+
+    def insert(self, tasks: Sequence[NewTask], now: int) -> Awaitable[list[Task | JobpipeError]]:
+        return self._intake.call("insert", tasks, now)
+
+    def claim(self, request: ClaimRequest, now: int) -> Awaitable[ClaimAnswer]:
+        return self._work.call("claim", request, now)
+
+    def settle(self, settlements: Sequence[Settlement], now: int) -> Awaitable[list[SettleAnswer]]:
+        return self._work.call("settle", settlements, now)
+
+    async def extend(self, extensions: Sequence[Extension]) -> list[Extended | LeaseLost]:
+        return await self._questions.call("extend", extensions)
+
+    async def lost(self, limit: int) -> list[LostClaim]:
+        return await self._questions.call("lost", limit)
+
+    async def next_expiry(self) -> float | None:
+        return await self._questions.call("next_expiry")
+
+    async def get(self, ids: Sequence[str]) -> list[Task | None]:
+        return await self._questions.call("get", ids)
+
+    async def attempts(self, id: str) -> list[Attempt] | None:
+        found = await self._questions.call("ask", _rows, sql.ATTEMPTS, rows.searchable(id), MAX_ATTEMPTS)
+        return rows.attempts(found)
+
+    def cancel(self, ids: Sequence[str], now: int) -> Awaitable[list[Cancelled | JobpipeError]]:
+        return self._work.call("cancel", ids, now)
+
+    def retry(self, ids: Sequence[str], now: int) -> Awaitable[list[Task | JobpipeError]]:
+        return self._work.call("retry", ids, now)
+
+    async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
+        return await self._work.call("delete", ids)
+
+    async def page(self, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int) -> Page:
+        return await self._upkeep.call("list", listing.page, where, limit, before_seq, max_bytes)
+
+    async def match(self, where: TaskFilter, limit: int, before_seq: int | None) -> Matches:
+        return await self._upkeep.call("list", listing.match, where, limit, before_seq)
+
+    async def counts(self) -> dict[Status, int]:
+        await self._questions.call("ask", self._s.counts.freshen)
+        return self._s.counts.by_status()
+
+    async def queues(self, now: int) -> list[QueueCounts]:
+        return await self._questions.call("ask", self._queues)
+
+    async def prune(self, finished_before: int | None, failed_before: int | None, limit: int) -> int:
+        return await self._upkeep.call("prune", finished_before, failed_before, limit)
+
+    async def next_prunable(self) -> tuple[int | None, int | None]:
+        return await self._upkeep.call("next_prunable")
+
+    async def keep_summary(self, summary: Summary, forget_before: int) -> None:
+        await self._upkeep.call("list", _rows, sql.KEEP_SUMMARY, summary.minute, summary.server, summary.data)
+        await self._upkeep.call("list", _rows, sql.FORGET_SUMMARIES, forget_before)
+
+    async def summaries(self, since: int, until: int) -> list[Summary]:
+        found = await self._upkeep.call("list", _rows, sql.SUMMARIES, since, until)
+        return [Summary(row["minute"], row["server"], row["data"]) for row in found]
+
+    async def announce(self, server: str, data: bytes) -> None:
+        await self._upkeep.call("list", _rows, sql.ANNOUNCE, server, data)
+        await self._upkeep.call("list", _rows, sql.FORGET_ANNOUNCED, round(ANNOUNCED_S * 1000))
+
+    async def announced(self) -> list[bytes]:
+        found = await self._upkeep.call("list", _rows, sql.ANNOUNCED, round(ANNOUNCED_S * 1000))
+        return [row["data"] for row in found]
+
+    def publish(self, data: bytes) -> None:
+        self._company.publish(data)
+
+    def listen(self, tell: Callable[[bytes | None], None]) -> None:
+        self._company.listen(tell)
+
+    async def cancelling(self) -> list[Cancelled]:
+        found = await self._questions.call("ask", _rows, sql.CANCELLING, self._s.server)
+        return [Cancelled(rows.task_of(row), row["lease_id"]) for row in found]
+
+    async def check(self) -> None:
+        for lane in self._lanes():
+            if lane.failure is not None:
+                await lane.call("ask" if lane is self._questions else "list", _probe)
+        if (await self._questions.call("ask", _rows, sql.PROBE))[0][0]:
+            raise StorageError("the database is read-only: it is a standby, or was told so")
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _lanes(self) -> tuple[Lane, ...]:
+        return self._intake, self._work, self._questions, self._upkeep
+
+    def _lane(self, name: str, groups: dict[str, Serve], *, counts: bool = False) -> Lane:
+        async def enter(link: Link) -> None:
+            """A lane that writes counts is a new writer, known to all before it writes."""
+            self._s.counts.enter(name, await link.value(sql.NEW_WRITER))
+            await self._company.beat(link)
+
+        return Lane(name, lambda: connect(self._address), groups, enter if counts else None)
+
+    async def _direct(self) -> Link:
+        return await connect(self._address, direct=True)
+
+    async def _tidy(self, link: Link) -> None:
+        """What is to be done now and then, whoever of the servers comes first."""
+        await link.rows(sql.FOLD_GONE)
+        await self._runs.give_back_doubtful(link)
+        await self._partitions.prepare(link, self._s.time.now())
+
+    async def _queues(self, link: Link) -> list[QueueCounts]:
+        await self._s.counts.freshen(link)
+        levels = self._s.levels.levels()
+        queues, priorities = [queue for queue, _ in levels], [priority for _, priority in levels]
+        found = await link.rows(sql.OLDEST_READY, queues, priorities) if levels else []
+        oldest = {row["queue"]: row["run_at"] for row in found}
+        return [
+            QueueCounts(queue, counts, self._s.time.here(oldest.get(queue)))
+            for queue, counts in self._s.counts.by_queue().items()
+        ]
+
+
+def _each(answer: Callable[..., Awaitable[Any]], *, again: bool = False) -> Serve:
+    """Serve the calls of a group one by one; `again` those that may be sent twice, when the connection ended."""
+
+    async def one(lane: Lane, call: Call) -> Any:
+        for _ in range(TRIES):
+            with contextlib.suppress(Again, *((Gone,) if again else ())):
+                return await answer(await lane.link(), *call.argument)
+        return await answer(await lane.link(), *call.argument)
+
+    async def serve(lane: Lane, calls: Calls) -> None:
+        for call in calls:
+            try:
+                call.answer = await one(lane, call)
+            except StorageError as error:
+                call.answer = error  # not raised: those before it are served
+            except (Refused, ValueError, OverflowError) as error:
+                call.answer = StorageError(f"{type(error).__name__}: {error}")
+
+    return serve
+
+
+def _together(answer: Callable[[Link, Sequence[Any]], Awaitable[list[Any]]]) -> Serve:
+    """Serve all calls of a group by one statement, which may be sent twice."""
+
+    async def serve(lane: Lane, calls: Calls) -> None:
+        items = [item for call in calls for item in call.argument[0]]
+        try:
+            answers = iter(await answer(await lane.link(), items) if items else [])
+        except Gone:
+            answers = iter(await answer(await lane.link(), items))
+        for call in calls:
+            call.answer = [next(answers) for _ in call.argument[0]]
+
+    return serve
+
+
+async def _asked(link: Link, question: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    return await question(link, *arguments)
+
+
+async def _rows(link: Link, statement: str, *arguments: Any) -> Any:
+    return await link.rows(statement, *arguments)
+
+
+async def _probe(link: Link) -> None:
+    await link.rows(sql.PROBE)
+
+
+async def _get(link: Link, ids: Sequence[str]) -> list[Task | None]:
+    wanted = [id_ for id_ in set(ids) if "\0" not in id_]
+    found = {row["id"]: rows.task_of(row) for row in await link.rows(sql.BY_ID, wanted)} if wanted else {}
+    return [found.get(id_) for id_ in ids]

@@ -1,0 +1,179 @@
+"""Accepting tasks: one statement when all surely fit, item by item near a bound or when an id is taken."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from jobpipe.core.errors import JobpipeError, QueueFull, StorageError, TaskExists, TooManyQueues
+from jobpipe.core.task import NewTask, Status, Task
+from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres.counts import Standing
+from jobpipe.storage.postgres.lane import Calls, Lane
+from jobpipe.storage.postgres.link import STATEMENT_S, Gone, Link
+from jobpipe.storage.postgres.rows import STATUSES, accepted, delay
+from jobpipe.storage.postgres.shared import Shared
+
+LANE = "intake"
+RACES = 10
+"""So often a batch is decided anew when ids of it were taken or freed by others in between."""
+
+
+class Limits(Struct, frozen=True):
+    """Queued tasks a queue, and queue names that hold tasks, at most."""
+
+    capacity: int
+    max_queues: int
+
+
+Item = tuple[NewTask, int]
+"""A task to be accepted, and its delay in ms from the caller's now."""
+
+
+class Intake:
+    """The door of the store."""
+
+    def __init__(self, shared: Shared, limits: Limits) -> None:
+        self._s = shared
+        self._limits = limits
+
+    async def insert(self, lane: Lane, calls: Calls) -> None:
+        """Accept all tasks of all calls in one statement; each call gets its own slice of the answers."""
+        items = [(new, delay(new.run_at, call.argument[1])) for call in calls for new in call.argument[0]]
+        answers = await self._inserted(lane, items) if items else []
+        at = 0
+        for call in calls:
+            end = at + len(call.argument[0])
+            call.answer = answers[at:end]
+            at = end
+        if any(isinstance(answer, Task) for answer in answers):
+            self._s.news()
+
+    async def _inserted(self, lane: Lane, items: Sequence[Item]) -> list[Task | JobpipeError]:
+        await self._s.counts.freshen(await lane.link())
+        if self._fits_surely(items) and (tasks := await self._write(lane, items)) is not None:
+            return list(tasks)
+        for _ in range(RACES):
+            answers = await self._admitted(lane, items)
+            if answers is not None:
+                return answers
+        raise StorageError("the ids of this batch change too fast")
+
+    def _fits_surely(self, items: Sequence[Item]) -> bool:
+        """Whether all would be accepted if no id were taken: no bound is reached, and no id comes twice."""
+        counts, wanted = self._s.counts, Counter(new.queue for new, _ in items)
+        names = sum(queue not in counts.queues for queue in wanted)
+        return (
+            all(counts.queued(queue) + n <= self._limits.capacity for queue, n in wanted.items())
+            and len(counts.queues) + names <= self._limits.max_queues
+            and len({new.id for new, _ in items}) == len(items)
+        )
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    async def _write(self, lane: Lane, items: Sequence[Item]) -> list[Task] | None:
+        """Store all and count them; None, and nothing stored, when an id of them is taken."""
+        accept = secrets.randbits(63)
+        link = await lane.link()
+        try:
+            return await self._put(link, items, accept)
+        except Gone:
+            written = await self._written(lane, link.pid, items, accept)
+            return written if written is not None else await self._put(await lane.link(), items, accept)
+
+    async def _put(self, link: Link, items: Sequence[Item], accept: int) -> list[Task] | None:
+        rises: Counter[Standing] = Counter((new.queue, new.priority, Status.QUEUED) for new, _ in items)
+        row = await link.row(
+            sql.INSERT,
+            [new.id for new, _ in items],
+            [new.handler for new, _ in items],
+            [new.queue for new, _ in items],
+            [new.payload for new, _ in items],
+            [new.priority for new, _ in items],
+            [new.max_retries for new, _ in items],
+            [new.timeout for new, _ in items],
+            [late for _, late in items],
+            [new.traceparent for new, _ in items],
+            accept,
+            [queue for queue, _, _ in rises],
+            [priority for _, priority, _ in rises],
+            list(rises.values()),
+            self._s.counts.writer(LANE),
+        )
+        now = row["now"]
+        self._s.time.observe(now)
+        if row["seqs"] is None:
+            return None
+        self._s.counts.add_all(LANE, rises)
+        tasks = [
+            accepted(new, seq, now + late, now) for (new, late), seq in zip(items, row["seqs"], strict=True)
+        ]
+        for task in tasks:
+            self._s.levels.add(task.queue, task.priority, task.run_at)
+        return tasks
+
+    async def _written(self, lane: Lane, pid: int, items: Sequence[Item], accept: int) -> list[Task] | None:
+        """What a writing of unknown outcome stored: all or, once its backend is certainly gone, nothing (None)."""
+        link = await lane.link()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + STATEMENT_S
+        while True:
+            # In this order: what it wrote before it went is seen by the look that follows.
+            gone = not await link.value(sql.STILL_THERE, pid) if pid else loop.time() > end
+            rows = await link.rows(sql.WRITTEN, [new.id for new, _ in items], accept)
+            if rows:
+                found = {row["id"]: row for row in rows}
+                return [
+                    accepted(new, row["seq"], row["run_at"], row["created_at"])
+                    for new, row in ((new, found[new.id]) for new, _ in items)
+                ]
+            if gone:
+                return None
+            if loop.time() > end:
+                raise StorageError("whether the tasks were stored is not known yet")
+            await asyncio.sleep(0.05)
+
+    # --- deciding item by item ----------------------------------------------------------------------------------
+
+    async def _admitted(self, lane: Lane, items: Sequence[Item]) -> list[Task | JobpipeError] | None:
+        """Decide each, in order, and write those accepted; None when somebody took or freed one of the ids."""
+        taken = await self._taken(await lane.link(), [new.id for new, _ in items])
+        room: dict[str, int] = {}
+        refused: dict[int, JobpipeError] = {}
+        for i, (new, _) in enumerate(items):
+            if new.id in taken:
+                refused[i] = TaskExists(f"a task with id '{new.id}' exists ({taken[new.id]})", field="id")
+            elif (no := self._no_room(new.queue, room)) is not None:
+                refused[i] = no
+            else:
+                room[new.queue] -= 1
+                taken[new.id] = Status.QUEUED
+        chosen = [item for i, item in enumerate(items) if i not in refused]
+        tasks = await self._write(lane, chosen) if chosen else []
+        if tasks is None:
+            return None
+        left = iter(tasks)
+        return [refused[i] if i in refused else next(left) for i in range(len(items))]
+
+    async def _taken(self, link: Link, ids: Sequence[str]) -> dict[str, Status]:
+        """Which of the ids have a task; those that only seem to are made free."""
+        rows = await link.rows(sql.TAKEN, list(set(ids)))
+        free = sorted((row["id"], row["seq"]) for row in rows if row["status"] is None)
+        if free:
+            await link.rows(sql.FREE, [id_ for id_, _ in free], [seq for _, seq in free])
+        return {row["id"]: STATUSES[row["status"]] for row in rows if row["status"] is not None}
+
+    def _no_room(self, queue: str, room: dict[str, int]) -> JobpipeError | None:
+        counts = self._s.counts
+        if queue not in room:
+            new_names = sum(name not in counts.queues for name in room)
+            if queue not in counts.queues and len(counts.queues) + new_names >= self._limits.max_queues:
+                return TooManyQueues(f"{self._limits.max_queues} queues hold tasks already")
+            room[queue] = self._limits.capacity - counts.queued(queue)
+        if room[queue] <= 0:
+            return QueueFull(f"queue '{queue}' holds {self._limits.capacity} waiting tasks")
+        return None

@@ -1,0 +1,236 @@
+"""One connection, and what an error of the driver means for Jobpipe: nothing of asyncpg leaves this file.
+
+Three kinds of failure: the database refused the statement (nothing happened), it refused all statements for now, or the
+connection is gone and nobody knows what became of the last one (`Gone`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import asyncpg
+
+from jobpipe.core.errors import StorageError, StorageFull
+from jobpipe.storage.postgres.address import Address
+
+CONNECT_S = 5.0
+CALL_S = 15.0
+"""A call takes no longer; what holds it up is a lock of somebody else's, or a network that is dead."""
+STATEMENT_S = 12.0
+"""The server's own limit for a statement: shorter, so that it is known that a cancelled one did nothing."""
+
+Row = asyncpg.Record
+
+# Plans must not depend on how large a table was when they were made; JIT costs more than any of our statements.
+_PLANNING = {
+    "jit": "off",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
+_SESSION = {
+    "synchronous_commit": "on",
+    "statement_timeout": str(int(STATEMENT_S * 1000)),
+    "idle_in_transaction_session_timeout": str(int(CALL_S * 1000)),
+    "client_min_messages": "warning",
+    **_PLANNING,
+}
+_PROLOGUE = "BEGIN; " + "; ".join(
+    f"SET LOCAL {name} = '{value}'" for name, value in _SESSION.items() if name != "client_min_messages"
+)
+
+
+class Gone(StorageError):
+    """The connection ended while a statement was under way: whether it was carried out is not known."""
+
+
+class Again(StorageError):
+    """The statement was rolled back for the sake of another one, and may be sent again."""
+
+
+class Refused(Exception):
+    """The statement cannot be carried out as it is: a value that the database does not take. Nothing happened."""
+
+
+class Link:
+    """A connection. `pooled` ones keep no state: each statement brings its settings along in its transaction."""
+
+    def __init__(self, connection: asyncpg.Connection[Row], address: Address) -> None:
+        self._connection = connection
+        self._address = address
+        self._named: dict[str, str] = {}
+        self._transaction = False
+        self.pid = 0 if address.pooled else connection.get_server_pid()
+        """The backend's process, 0 behind a pooler."""
+
+    @property
+    def alive(self) -> bool:
+        return not self._connection.is_closed()
+
+    async def rows(self, statement: str, *arguments: Any, timeout: float = CALL_S) -> list[Row]:
+        """Run a statement; its rows. Raises Gone, Refused and StorageError."""
+        if self._address.pooled and not self._transaction:
+            async with self.transaction():
+                return await self.rows(statement, *arguments, timeout=timeout)
+        with self._translated():
+            return await self._connection.fetch(self.named(statement), *arguments, timeout=timeout)
+
+    async def row(self, statement: str, *arguments: Any) -> Row:
+        """The one row of a statement that always has one."""
+        return (await self.rows(statement, *arguments))[0]
+
+    async def value(self, statement: str, *arguments: Any) -> Any:
+        """The one value of a statement that always has one."""
+        return (await self.row(statement, *arguments))[0]
+
+    async def script(self, text: str) -> None:
+        """Run SQL without arguments, several statements at once."""
+        with self._translated():
+            await self._connection.execute(self.named(text))
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """All statements within are one commit. Gone out of the commit itself leaves its outcome unknown."""
+        await self.script(_PROLOGUE if self._address.pooled else "BEGIN")
+        self._transaction = True
+        try:
+            yield
+        except BaseException:
+            self._transaction = False
+            if self.alive:
+                with contextlib.suppress(StorageError, Refused):
+                    await self.script("ROLLBACK")
+            raise
+        self._transaction = False
+        await self.script("COMMIT")
+
+    async def listen(self, channel: str, tell: Callable[[int, str], None]) -> None:
+        """Have `tell(pid, payload)` called for each NOTIFY of `channel`, as long as the link lives."""
+
+        def told(_: object, pid: int, __: str, payload: object) -> None:
+            tell(pid, str(payload))
+
+        with self._translated():
+            await self._connection.add_listener(channel, told)
+
+    def on_end(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called when the link ends."""
+        self._connection.add_termination_listener(lambda _: tell())
+
+    def cut(self) -> None:
+        """End it at once, whatever is under way."""
+        self._connection.terminate()
+
+    async def close(self) -> None:
+        """End it in order."""
+        try:
+            await self._connection.close(timeout=2.0)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            self._connection.terminate()
+
+    def named(self, statement: str) -> str:
+        """The statement over the schema of this store."""
+        if self._address.schema == "jobpipe":
+            return statement
+        if statement not in self._named:
+            self._named[statement] = in_schema(statement, self._address.schema)
+        return self._named[statement]
+
+    @contextlib.contextmanager
+    def _translated(self) -> Any:
+        try:
+            yield
+        except asyncio.CancelledError:
+            self.cut()  # half a call is none: the next one must not meet its answer
+            raise
+        except Exception as error:
+            raise self._meaning(error) from error
+
+    def _meaning(self, error: Exception) -> Exception:
+        if _ends_link(error) or not self.alive:
+            self.cut()
+            return Gone(f"the database is away: {_line(error)}")
+        if isinstance(error, asyncpg.InsufficientResourcesError):
+            return StorageFull(f"the database has no room: {_line(error)}")
+        if isinstance(error, asyncpg.DeadlockDetectedError):
+            return Again(f"the database does not take this now: {_line(error)}")
+        if isinstance(error, _NOT_NOW):
+            return StorageError(f"the database does not take this now: {_line(error)}")
+        if isinstance(error, StorageError | Refused):
+            return error
+        return Refused(_line(error))
+
+
+_NOT_NOW = (
+    asyncpg.QueryCanceledError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.UndefinedTableError,
+    asyncpg.PostgresSystemError,
+    asyncpg.InternalServerError,
+    asyncpg.InvalidTransactionStateError,
+)
+
+
+def _ends_link(error: Exception) -> bool:
+    # A timeout too: over a dead network the connection would stay "open", and so would every call after it.
+    gone = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError,
+            asyncpg.CrashShutdownError, asyncpg.CannotConnectNowError, asyncpg.ReadOnlySQLTransactionError,
+            asyncpg.IdleInTransactionSessionTimeoutError)  # fmt: skip
+    if isinstance(error, asyncpg.InterfaceError):
+        return not isinstance(error, asyncpg.DataError | ValueError)
+    return isinstance(error, gone)
+
+
+async def connect(address: Address, *, direct: bool = False, bare: bool = False) -> Link:
+    """Open a link. Raises StorageError.
+
+    `direct` goes around a pooler where the URL says how; a `bare` one has the server's settings, not ours.
+    """
+    dsn = address.direct if direct and address.direct else address.dsn
+    pooled = address.pooled and not (direct and address.direct)
+    try:
+        connection = await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_S,
+            command_timeout=CALL_S,
+            statement_cache_size=0 if pooled else 200,
+            max_cacheable_statement_size=0,
+            server_settings={"application_name": "jobpipe"} | ({} if pooled or bare else _SESSION),
+        )
+    except (
+        OSError,
+        TimeoutError,
+        ssl.SSLError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        ValueError,
+    ) as error:
+        raise StorageError(f"cannot reach {address.shown}: {_line(error)}") from error
+    return Link(connection, address if pooled == address.pooled else _unpooled(address))
+
+
+def in_schema(text: str, schema: str) -> str:
+    """SQL of the schema `jobpipe` for another one."""
+    return text.replace("jobpipe.", f"{schema}.")
+
+
+def _unpooled(address: Address) -> Address:
+    return Address(address.direct or address.dsn, address.schema, False, None, address.allow_unsafe)
+
+
+def _line(error: BaseException) -> str:
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def arrays(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
+    """Rows as columns, for `unnest`."""
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]

@@ -1,0 +1,221 @@
+"""Runs of tasks: claiming and settling."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate
+
+from jobpipe.core.errors import LeaseLost, NotFound
+from jobpipe.core.task import Claim, Status
+from jobpipe.storage.base import (
+    MAX_CLAIM_BYTES,
+    CancelChanged,
+    ClaimAnswer,
+    ClaimRequest,
+    SettleAnswer,
+    Settled,
+    Settlement,
+)
+from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres.counts import Standing
+from jobpipe.storage.postgres.lane import Call, Calls, Lane
+from jobpipe.storage.postgres.leases import seq_of
+from jobpipe.storage.postgres.link import Gone, Link, Row, arrays
+from jobpipe.storage.postgres.rows import NUMBER, STATUSES, settled, task_of
+from jobpipe.storage.postgres.shared import Shared
+
+LANE = "runs"
+
+
+class Runs:
+    """Claims and their ends. A lease id is `server.claim.seq`: new at every claim, and it leads back to its row."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._s = shared
+        self._claims = 0
+        self.doubtful: list[str] = []
+        """What the lease ids of claims of unknown outcome begin with: nobody was given them."""
+
+    # --- claiming -----------------------------------------------------------------------------------------------
+
+    async def claim(self, lane: Lane, calls: Calls) -> None:
+        """Serve all calls that ask for the same queues by one statement, in the order of the calls."""
+        await self._s.levels.look(await lane.link(), shared=self._s.others > 0)
+        groups: dict[frozenset[str] | None, list[Call]] = {}
+        for call in calls:
+            groups.setdefault(call.argument[0].queues, []).append(call)
+        for queues, group in groups.items():
+            await self._claim_group(lane, queues, group)
+
+    async def _claim_group(self, lane: Lane, queues: frozenset[str] | None, calls: list[Call]) -> None:
+        left = calls
+        while left:
+            claims, upto, cut = await self._claimed(lane, queues, [call.argument[0] for call in left])
+            again: list[Call] = []
+            at = 0
+            for call, end in zip(left, upto, strict=True):
+                mine = [claim for n, claim in claims if at < n <= end]
+                at = end
+                if cut and not mine and claims and call.argument[0].limit > 0:
+                    again.append(call)  # the bytes of one claim were used up before it: it gets its own
+                else:
+                    call.answer = ClaimAnswer(mine, None)
+            left = again
+        for call in calls:
+            call.answer = ClaimAnswer(call.answer.claims, self._s.time.here(self._s.levels.next_due(queues)))
+
+    async def _claimed(
+        self, lane: Lane, queues: frozenset[str] | None, requests: Sequence[ClaimRequest]
+    ) -> tuple[list[tuple[int, Claim]], list[int], bool]:
+        """Numbered claims, up to which number each request gets them, and whether bytes ended it early."""
+        upto = list(accumulate(max(0, request.limit) for request in requests))
+        leases = [None if r.lease_s is None else round(r.lease_s * 1000) for r in requests]
+        due = self._s.levels.due(queues)
+        if not due or not upto[-1]:
+            return [], upto, False
+        try:
+            rows = await self._take(await lane.link(), due, upto, leases, requests)
+        except Gone:
+            rows = await self._take(await lane.link(), due, upto, leases, requests)
+        taken = [row for row in rows if row["n"] > 0]
+        here = self._s.clock.now()
+        claims = []
+        for row in taken:
+            lease_ms = next(ms for end, ms in zip(upto, leases, strict=True) if row["n"] <= end)
+            until = None if lease_ms is None else here + lease_ms
+            claims.append((row["n"], Claim(task_of(row, 1), row["lease_id"], until)))
+        return claims, upto, self._learn(due, rows, len(taken), upto[-1])
+
+    async def _take(
+        self,
+        link: Link,
+        due: list[tuple[str, int, int]],
+        upto: list[int],
+        leases: list[int | None],
+        requests: Sequence[ClaimRequest],
+    ) -> list[Row]:
+        self._claims += 1
+        prefix = f"{self._s.server}.{self._claims}."
+        self._s.levels.watch()
+        try:
+            return await link.rows(
+                sql.CLAIM, *arrays(due, 3), upto[-1], upto, [request.worker for request in requests], leases,
+                [request.local for request in requests], self._s.counts.writer(LANE), prefix, self._s.server,
+                MAX_CLAIM_BYTES,
+            )  # fmt: skip
+        except Gone:
+            self.doubtful.append(prefix)
+            self._s.levels.distrust()
+            raise
+
+    def _learn(self, due: list[tuple[str, int, int]], rows: list[Row], taken: int, limit: int) -> bool:
+        """Take over what a claim saw of counts, levels and time; whether bytes ended it before the limit."""
+        end = next(row for row in rows if row["n"] < 0)
+        cut = bool(end["seq"] > taken)
+        self._s.time.observe(end["now"])
+        heads = [row for row in rows if row["n"] == 0]
+        self._s.levels.correct(due, heads, end["now"], left_locked=taken < limit and not cut)
+        moved: Counter[Standing] = Counter()
+        for row in rows:
+            if row["n"] > 0:
+                moved[(row["queue"], row["priority"], Status.QUEUED)] -= 1
+                moved[(row["queue"], row["priority"], Status.RUNNING)] += 1
+        self._s.counts.add_all(LANE, moved)
+        return cut
+
+    async def give_back_doubtful(self, link: Link) -> None:
+        """Queue again what was claimed by statements whose answer never came."""
+        for prefix in self.doubtful[:]:
+            await link.rows(sql.UNCLAIM, self._s.server, prefix)
+            self._s.levels.distrust()
+
+    # --- settling -----------------------------------------------------------------------------------------------
+
+    async def settle(self, lane: Lane, calls: Calls) -> None:
+        """Write all settlements of all calls in one statement; answer beside it those whose claim does not hold."""
+        writes: dict[int, tuple[Settlement, int]] = {}
+        for call in calls:
+            settlements, now = call.argument
+            call.answer = [self._noted(settlement, now, writes) for settlement in settlements]
+        written: dict[str, Settled] = {}
+        doubted = False
+        if writes:
+            try:
+                written = await self._write(await lane.link(), writes)
+            except Gone:  # what was written then is answered as written now: a settle is written once
+                written = await self._write(await lane.link(), writes)
+                doubted = True
+        for call in calls:
+            call.answer = [
+                None if settlement is None else written.pop(settlement.lease_id, None)
+                for settlement in call.answer
+            ]
+        await self._answer_earlier(await lane.link(), calls, doubted)
+
+    def _noted(
+        self, settlement: Settlement, now: int, writes: dict[int, tuple[Settlement, int]]
+    ) -> Settlement | None:
+        """The settlement, if it is to be written; of several for one task the first is, the others are answered."""
+        seq = seq_of(settlement.lease_id)
+        if settlement.transition is None or seq < 0 or seq in writes or "\0" in settlement.id:
+            return None
+        writes[seq] = (settlement, now)
+        return settlement
+
+    async def _write(self, link: Link, writes: dict[int, tuple[Settlement, int]]) -> dict[str, Settled]:
+        # By seq, as every lock of rows, so that no two servers wait for each other.
+        rows = [
+            settled(seq, settlement, settlement.transition, now)
+            for seq, (settlement, now) in sorted(writes.items())
+            if settlement.transition is not None
+        ]
+        held = await link.rows(sql.SETTLE, *arrays(rows, 17), self._s.counts.writer(LANE))
+        moved: Counter[Standing] = Counter()
+        answers: dict[str, Settled] = {}
+        for row in held:
+            settlement, now = writes[row["seq"]]
+            to = settlement.transition
+            if to is None:
+                continue
+            queue, priority = row["queue"], row["priority"]
+            answers[settlement.lease_id] = Settled(to.status)
+            moved[(queue, priority, Status.RUNNING)] -= 1
+            moved[(queue, priority, to.status)] += 1
+            if to.status is Status.QUEUED:
+                self._s.levels.add(queue, priority, row["now"] + max(0, to.run_at - now))
+        if held:
+            self._s.time.observe(held[0]["now"])
+            self._s.counts.add_all(LANE, moved)
+            self._s.news()
+        return answers
+
+    async def _answer_earlier(self, link: Link, calls: Calls, doubted: bool) -> None:
+        """What a lease's settle got before; lost when another claim, or the rescuer, came between."""
+        ids = {
+            settlement.id
+            for call in calls
+            for settlement, answer in zip(call.argument[0], call.answer, strict=True)
+            if answer is None and "\0" not in settlement.id
+        }
+        if not ids:
+            return
+        rows = {row["id"]: row for row in await link.rows(sql.SETTLED_AS, list(ids))}
+        for call in calls:
+            call.answer = [
+                _earlier(settlement, rows.get(settlement.id), doubted) if answer is None else answer
+                for settlement, answer in zip(call.argument[0], call.answer, strict=True)
+            ]
+
+
+def _earlier(settlement: Settlement, row: Row | None, doubted: bool) -> SettleAnswer:
+    if row is None:
+        return NotFound(f"no task has the id '{settlement.id}'")
+    if row["lease_id"] == settlement.lease_id:
+        if row["settled"] is not None:
+            status, to = STATUSES[row["settled"]], settlement.transition
+            # Sent twice by this lane because the connection ended within it: for its caller it is the first.
+            return Settled(status, repeated=not (doubted and to is not None and to.status is status))
+        if row["status"] == NUMBER[Status.RUNNING] and settlement.transition is not None:
+            return CancelChanged()
+    return LeaseLost(f"task '{settlement.id}' is no longer claimed with this lease")

@@ -1,0 +1,419 @@
+"""All SQL of the PostgreSQL engine, by name.
+
+Rows go in as arrays (`unnest`), one statement for a batch. `jobpipe.` stands for the schema that the URL names. Joins
+to `tasks` are LATERAL with a row lock: such a subquery cannot be turned into a hash join over the whole table, which a
+plan made while the table was small would do to a large one. `(SELECT now FROM t)` is the database's time, read once.
+"""
+
+from __future__ import annotations
+
+BEGIN = "BEGIN"
+COMMIT = "COMMIT"
+ROLLBACK = "ROLLBACK"
+
+_T = "t AS MATERIALIZED (SELECT jobpipe.now_ms() AS now)"
+
+# $1-$9 a row a task, in the order of acceptance; $10 the accept id of this writing; $11-$13 rises of queued tasks by
+# queue and priority, $14 the writer of counts. Either all are stored or, when an id is taken, none: then `seqs` is NULL,
+# and what `ids` got is free for whoever asks, since no task stands behind it. Sorted by id, so that two servers that
+# write the same ids wait for each other in one direction.
+INSERT = f"""
+WITH {_T},
+new AS MATERIALIZED (
+    SELECT nextval('jobpipe.seqs') AS seq, v.*
+      FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::bigint[], $7::float8[],
+                  $8::bigint[], $9::text[]) WITH ORDINALITY
+           AS v(id, handler, queue, payload, priority, max_retries, timeout, delay, traceparent, n)),
+taken AS (
+    INSERT INTO jobpipe.ids (id, seq, accept) SELECT id, seq, $10::bigint FROM new ORDER BY id
+        ON CONFLICT (id) DO NOTHING RETURNING 1),
+judged AS MATERIALIZED (SELECT (SELECT count(*) FROM taken) = cardinality($1::text[]) AS whole),
+put AS (
+    INSERT INTO jobpipe.tasks (seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries,
+                               timeout, run_at, created_at, traceparent)
+    SELECT seq, id, handler, queue, payload, priority, 0, 0, 0, 0, max_retries, timeout, t.now + greatest(delay, 0),
+           t.now, traceparent
+      FROM new, t WHERE (SELECT whole FROM judged)),
+counted AS (
+    INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
+    SELECT $14::bigint, c.queue, 0, c.priority, c.n
+      FROM unnest($11::text[], $12::bigint[], $13::bigint[]) AS c(queue, priority, n) WHERE (SELECT whole FROM judged))
+SELECT CASE WHEN (SELECT whole FROM judged) THEN (SELECT array_agg(seq ORDER BY n) FROM new) END AS seqs,
+       (SELECT now FROM t) AS now
+"""
+
+# Who has each of the ids $1: a NULL status says that no task stands behind the id.
+TAKEN = """
+SELECT i.id, i.seq, k.status
+  FROM jobpipe.ids i
+  LEFT JOIN LATERAL (SELECT status FROM jobpipe.tasks WHERE seq = i.seq
+                     UNION ALL SELECT status FROM jobpipe.finished WHERE seq = i.seq LIMIT 1) k ON true
+ WHERE i.id = ANY($1::text[])
+"""
+FREE = """
+DELETE FROM jobpipe.ids i USING unnest($1::text[], $2::bigint[]) AS v(id, seq) WHERE i.id = v.id AND i.seq = v.seq
+"""
+
+# What a writing of unknown outcome left: the tasks of the accept id $2 among the ids $1, and whether the backend $3
+# that wrote may still be at it.
+WRITTEN = """
+SELECT i.id, i.seq, k.run_at, k.created_at
+  FROM jobpipe.ids i
+ CROSS JOIN LATERAL (SELECT run_at, created_at FROM jobpipe.tasks WHERE seq = i.seq
+                     UNION ALL SELECT run_at, created_at FROM jobpipe.finished WHERE seq = i.seq LIMIT 1) k
+ WHERE i.id = ANY($1::text[]) AND i.accept = $2::bigint
+"""
+STILL_THERE = (
+    "SELECT count(*) FROM pg_stat_activity WHERE pid = $1::int AND pg_terminate_backend(pid) IS NOT NULL"
+)
+
+# The first waiting task of each queue and priority that has one, future ones too: one seek each.
+LEVELS = """
+WITH RECURSIVE level AS (
+    (SELECT queue, priority, run_at FROM jobpipe.tasks WHERE status = 0
+      ORDER BY queue, priority, run_at, seq LIMIT 1)
+    UNION ALL
+    SELECT next.* FROM level CROSS JOIN LATERAL (
+        SELECT queue, priority, run_at FROM jobpipe.tasks
+         WHERE status = 0 AND (queue, priority) > (level.queue, level.priority)
+         ORDER BY queue, priority, run_at, seq LIMIT 1) next)
+SELECT array_agg(queue) AS queues, array_agg(priority) AS priorities, array_agg(run_at) AS heads,
+       jobpipe.now_ms() AS now FROM level
+"""
+
+# Whole tasks: the columns in the order of core.task.Task, then what is kept of the latest claim.
+_HEAD = """
+seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries, timeout, run_at, created_at,
+started_at"""
+_HOT = f"""{_HEAD}, NULL::bigint AS finished_at, cancel_requested, worker, NULL::bytea AS result, last_error, traceparent,
+lease_id, settled"""
+_COLD = f"{_HEAD}, finished_at, cancel_requested, worker, result, last_error, traceparent, lease_id, settled"
+BY_ID = f"""
+SELECT k.* FROM jobpipe.ids i
+ CROSS JOIN LATERAL (SELECT {_HOT} FROM jobpipe.tasks WHERE seq = i.seq
+                     UNION ALL SELECT {_COLD} FROM jobpipe.finished WHERE seq = i.seq LIMIT 1) k
+ WHERE i.id = ANY($1::text[])
+"""
+# The same, locked for steering, in the order of seq as every other lock of rows.
+HOT_FOR_UPDATE = f"""
+SELECT {_HOT} FROM jobpipe.tasks WHERE seq = ANY(ARRAY(SELECT seq FROM jobpipe.ids WHERE id = ANY($1::text[])))
+ ORDER BY seq FOR UPDATE
+"""
+COLD_FOR_UPDATE = f"""
+SELECT {_COLD} FROM jobpipe.finished WHERE seq = ANY(ARRAY(SELECT seq FROM jobpipe.ids WHERE id = ANY($1::text[])))
+ ORDER BY seq FOR UPDATE
+"""
+
+# $1-$3 the levels that may be due, each with a time before which none of its tasks is due: rows that are gone but
+# cannot be vacuumed yet are not walked again. $4 how many in all; $5-$9 the calls, in order: up to which number each
+# takes, worker, lease in ms (NULL: as long as the server lives), local; $10 what the lease ids begin with, $11 this
+# server, $12 bytes at most, $13 the writer of counts.
+#
+# `seen` decides without locks how many each level gives; `locked` takes that many of those nobody else has locked.
+# Answers what was claimed (n > 0), the next row of each level (n = 0), and how many were locked for it (n = -1).
+CLAIM = f"""
+WITH {_T},
+level AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS l(queue, priority, floor)),
+seen AS MATERIALIZED (
+    SELECT s.*, l.floor FROM level l CROSS JOIN LATERAL (
+        SELECT seq, queue, priority, run_at FROM jobpipe.tasks k
+         WHERE k.status = 0 AND k.queue = l.queue AND k.priority = l.priority AND k.run_at >= l.floor
+         ORDER BY k.run_at, k.seq LIMIT $4::bigint + 1) s),
+wanted AS MATERIALIZED (
+    SELECT queue, priority, floor, count(*) AS n FROM (
+        SELECT queue, priority, floor FROM seen WHERE run_at <= (SELECT now FROM t)
+         ORDER BY priority DESC, run_at, seq LIMIT $4::bigint) w
+     GROUP BY queue, priority, floor),
+locked AS MATERIALIZED (
+    SELECT k.* FROM wanted w CROSS JOIN LATERAL (
+        SELECT seq, priority, run_at, octet_length(payload) AS size FROM jobpipe.tasks k
+         WHERE k.status = 0 AND k.queue = w.queue AND k.priority = w.priority AND k.run_at >= w.floor
+           AND k.run_at <= (SELECT now FROM t)
+         ORDER BY k.run_at, k.seq LIMIT w.n FOR UPDATE SKIP LOCKED) k),
+picked AS MATERIALIZED (
+    SELECT seq, row_number() OVER o AS n, sum(size) OVER o AS bytes FROM locked
+    WINDOW o AS (ORDER BY priority DESC, run_at, seq ROWS UNBOUNDED PRECEDING)),
+claimed AS (
+    UPDATE jobpipe.tasks SET status = 1, attempts = attempts + 1, started_at = (SELECT now FROM t), worker = c.worker,
+           lease_id = $10::text || tasks.seq, lease_until = (SELECT now FROM t) + c.lease_ms, server = $11::text,
+           local = c.local, settled = NULL
+      FROM picked p CROSS JOIN LATERAL (
+          SELECT * FROM unnest($5::bigint[], $6::text[], $7::bigint[], $8::bool[]) AS v(upto, worker, lease_ms, local)
+           WHERE v.upto >= p.n ORDER BY v.upto LIMIT 1) c
+     WHERE tasks.seq = p.seq AND (p.n = 1 OR p.bytes <= $12::bigint)
+    RETURNING p.n, tasks.*),
+counted AS (
+    INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
+    SELECT $9::bigint, queue, to_status, priority, count(*) * rise
+      FROM claimed, (VALUES (0, -1), (1, 1)) AS m(to_status, rise) GROUP BY queue, priority, to_status, rise)
+SELECT n, {_HOT}, (SELECT now FROM t) AS now FROM claimed
+UNION ALL
+SELECT 0, 0, '', '', h.queue, NULL, h.priority, 0, 0, 0, 0, 0, NULL, h.run_at, 0, NULL, NULL, false, NULL, NULL, NULL,
+       NULL, NULL, NULL, (SELECT now FROM t)
+  FROM (SELECT DISTINCT ON (queue, priority) queue, priority, run_at FROM seen
+         WHERE seq NOT IN (SELECT seq FROM claimed) ORDER BY queue, priority, run_at, seq) h
+UNION ALL
+SELECT -1, (SELECT count(*) FROM locked), '', '', '', NULL, 0, 0, 0, 0, 0, 0, NULL, 0, 0, NULL, NULL, false, NULL, NULL, NULL, NULL, NULL, NULL, now
+  FROM t
+"""
+
+# Claims that a lost connection left without a holder: $1 this server, $2 what their lease ids begin with.
+UNCLAIM = """
+WITH back AS (
+    UPDATE jobpipe.tasks SET status = 0, attempts = attempts - 1, started_at = NULL, worker = NULL, lease_id = NULL,
+           lease_until = NULL, server = NULL, local = false, cancel_requested = false
+     WHERE status = 1 AND server = $1::text AND starts_with(lease_id, $2::text) AND NOT cancel_requested
+    RETURNING queue, priority),
+counted AS (
+    INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
+    SELECT 0, queue, to_status, priority, count(*) * rise
+      FROM back, (VALUES (0, 1), (1, -1)) AS m(to_status, rise) GROUP BY queue, priority, to_status, rise)
+SELECT count(*) FROM back
+"""
+
+# A row a settlement, by seq: $1 seq, $2 id, $3 lease id, $4 cancel flag, $5 status, $6 run_at and $7 finished_at in ms
+# from now, $8 attempts, $9 failures, $10 lost, $11 result, $12 error, $13 its type, $14 its group, $15 whether the lease
+# id is kept, $16 outcome and $17 attempt of an unsuccessful run (else NULL); $18 the writer of counts. The condition on
+# the lease is the fence against stale workers; it is judged again when the row was locked by somebody else meanwhile.
+SETTLE = f"""
+WITH {_T},
+held AS MATERIALIZED (
+    SELECT k.*, v.* FROM unnest(
+        $1::bigint[], $2::text[], $3::text[], $4::bool[], $5::smallint[], $6::bigint[], $7::bigint[], $8::bigint[],
+        $9::bigint[], $10::bigint[], $11::bytea[], $12::text[], $13::text[], $14::text[], $15::bool[], $16::text[],
+        $17::bigint[])
+        AS v(at_seq, at_id, at_lease, at_cancel, to_status, to_delay, to_finished, to_attempts, to_failures, to_lost,
+             to_result, to_error, to_type, to_group, keeps, outcome, attempt)
+    CROSS JOIN LATERAL (
+        SELECT * FROM jobpipe.tasks WHERE seq = v.at_seq AND status = 1 AND lease_id = v.at_lease AND id = v.at_id
+           AND cancel_requested = v.at_cancel FOR UPDATE) k),
+gone AS (
+    DELETE FROM jobpipe.tasks USING held WHERE tasks.seq = held.seq AND held.to_status >= 2),
+finished AS (
+    INSERT INTO jobpipe.finished (seq, id, handler, queue, payload, priority, status, attempts, failures, lost,
+        max_retries, timeout, run_at, created_at, started_at, cancel_requested, worker, last_error, error_type,
+        error_group, traceparent, lease_id, settled, finished_at, result)
+    SELECT seq, id, handler, queue, payload, priority, to_status, to_attempts, to_failures, to_lost, max_retries, timeout,
+           run_at, created_at, started_at, cancel_requested, worker, coalesce(to_error, last_error),
+           coalesce(to_type, error_type), coalesce(to_group, error_group), traceparent,
+           CASE WHEN keeps THEN lease_id END, CASE WHEN keeps THEN to_status END, (SELECT now FROM t) + to_finished,
+           to_result
+      FROM held WHERE to_status >= 2),
+again AS (
+    UPDATE jobpipe.tasks SET status = 0, run_at = (SELECT now FROM t) + greatest(to_delay, 0), attempts = to_attempts,
+           failures = to_failures, lost = to_lost, last_error = coalesce(to_error, tasks.last_error),
+           error_type = coalesce(to_type, tasks.error_type), error_group = coalesce(to_group, tasks.error_group),
+           lease_id = CASE WHEN keeps THEN tasks.lease_id END, settled = CASE WHEN keeps THEN to_status END,
+           cancel_requested = false, started_at = NULL, worker = NULL, lease_until = NULL, server = NULL, local = false
+      FROM held WHERE tasks.seq = held.seq AND held.to_status = 0),
+kept AS MATERIALIZED (
+    SELECT seq, 1 + coalesce((SELECT max(n) FROM jobpipe.attempts a WHERE a.seq = held.seq), 0) AS n, attempt, outcome,
+           started_at, (SELECT now FROM t) AS ended_at, worker, to_error FROM held WHERE outcome IS NOT NULL),
+told AS (
+    INSERT INTO jobpipe.attempts (seq, n, attempt, outcome, started_at, ended_at, worker, error) SELECT * FROM kept),
+bounded AS (DELETE FROM jobpipe.attempts a USING kept WHERE a.seq = kept.seq AND a.n <= kept.n - 1000),
+counted AS (
+    INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
+    SELECT $18::bigint, queue, s, priority, sum(rise)
+      FROM held, LATERAL (VALUES (1::smallint, -1), (to_status, 1)) AS m(s, rise) GROUP BY queue, priority, s)
+SELECT seq, queue, priority, (SELECT now FROM t) AS now FROM held
+"""
+
+# The latest lease of each of the ids $1, and what became of it.
+SETTLED_AS = """
+SELECT i.id, k.lease_id, k.settled, k.status FROM jobpipe.ids i
+ CROSS JOIN LATERAL (SELECT lease_id, settled, status FROM jobpipe.tasks WHERE seq = i.seq
+                     UNION ALL SELECT lease_id, settled, status FROM jobpipe.finished WHERE seq = i.seq LIMIT 1) k
+ WHERE i.id = ANY($1::text[])
+"""
+
+# $1 seq, $2 id, $3 lease id, $4 new length in ms. A claim that lasts as long as its server has no end of its own.
+EXTEND = f"""
+WITH {_T},
+held AS MATERIALIZED (
+    SELECT k.*, v.ms FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[]) AS v(seq, id, lease_id, ms)
+    CROSS JOIN LATERAL (
+        SELECT seq, id, lease_id, lease_until IS NULL AS endless, cancel_requested FROM jobpipe.tasks k
+         WHERE k.seq = v.seq AND status = 1 AND k.lease_id = v.lease_id AND k.id = v.id FOR UPDATE) k),
+put AS (
+    UPDATE jobpipe.tasks SET lease_until = (SELECT now FROM t) + held.ms FROM held
+     WHERE tasks.seq = held.seq AND NOT held.endless)
+SELECT id, lease_id, endless, cancel_requested FROM held
+"""
+
+# Claims whose holder is gone, the longest gone first; $1 this server, which lives, $2 how many.
+_ENDS = """
+SELECT k.seq, coalesce(k.lease_until, s.alive_until, 0) AS ends
+  FROM jobpipe.tasks k LEFT JOIN jobpipe.servers s ON k.lease_until IS NULL AND s.server = k.server
+ WHERE k.status = 1 AND (k.lease_until IS NOT NULL OR k.server <> $1::text)
+"""
+LOST = f"""
+SELECT {_HOT}, lease_until IS NULL AS orphaned FROM jobpipe.tasks
+  JOIN ({_ENDS} ORDER BY ends, seq LIMIT $2::bigint) gone USING (seq)
+ WHERE gone.ends <= jobpipe.now_ms() ORDER BY gone.ends, seq
+"""
+NEXT_EXPIRY = f"SELECT min(ends) - jobpipe.now_ms() FROM ({_ENDS}) e"
+
+# $1 seqs. The first moves a waiting task out, the second marks a running one.
+CANCEL_QUEUED = f"""
+WITH {_T},
+moved AS (DELETE FROM jobpipe.tasks WHERE seq = ANY($1::bigint[]) RETURNING *)
+INSERT INTO jobpipe.finished (seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries,
+    timeout, run_at, created_at, started_at, cancel_requested, worker, last_error, error_type, error_group, traceparent,
+    lease_id, settled, finished_at)
+SELECT seq, id, handler, queue, payload, priority, 4, attempts, failures, lost, max_retries, timeout, run_at, created_at,
+       started_at, cancel_requested, worker, last_error, error_type, error_group, traceparent, lease_id, settled,
+       (SELECT now FROM t)
+  FROM moved RETURNING finished_at AS at
+"""
+CANCEL_RUNNING = "UPDATE jobpipe.tasks SET cancel_requested = true WHERE seq = ANY($1::bigint[])"
+
+RETRY = f"""
+WITH {_T},
+moved AS (DELETE FROM jobpipe.finished WHERE seq = ANY($1::bigint[]) RETURNING *)
+INSERT INTO jobpipe.tasks (seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries,
+    timeout, run_at, created_at, last_error, error_type, error_group, traceparent, lease_id, settled)
+SELECT seq, id, handler, queue, payload, priority, 0, 0, 0, 0, max_retries, timeout, (SELECT now FROM t), created_at,
+       last_error, error_type, error_group, traceparent, lease_id, settled
+  FROM moved RETURNING run_at AS at
+"""
+
+DELETE = """
+WITH gone AS (DELETE FROM jobpipe.finished WHERE seq = ANY($1::bigint[]) RETURNING id, seq),
+freed AS (DELETE FROM jobpipe.ids i USING gone WHERE i.id = gone.id AND i.seq = gone.seq)
+DELETE FROM jobpipe.attempts WHERE seq = ANY($1::bigint[])
+"""
+
+# $1 status, $2 finished before, $3 how many at most; another server's pruner takes others.
+PRUNABLE = """
+SELECT seq, queue, priority FROM jobpipe.finished WHERE status = $1::smallint AND finished_at < $2::bigint
+ ORDER BY finished_at LIMIT $3::bigint FOR UPDATE SKIP LOCKED
+"""
+PRUNABLE_REST = PRUNABLE.replace("jobpipe.finished ", "jobpipe.finished_rest ")
+OLDEST_FINISHED = "SELECT min(finished_at) FROM jobpipe.finished WHERE status = $1::smallint"
+
+NOW = "SELECT jobpipe.now_ms()"
+PARTITIONS = """
+SELECT c.relname::text AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+ WHERE i.inhparent = 'jobpipe.finished_ended'::regclass AND c.relname LIKE 'ended\\_%'
+"""
+COUNT_PARTITION = (
+    "SELECT queue, status, priority, count(*) AS n FROM jobpipe.{name} GROUP BY queue, status, priority"
+)
+# Partitions that were taken out, and their size.
+SWEPT = """
+SELECT relname::text AS name, pg_relation_size(oid) / current_setting('block_size')::bigint AS blocks FROM pg_class
+ WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'jobpipe.finished'::regclass)
+   AND relkind = 'r' AND relname LIKE 'swept\\_%' ORDER BY relname LIMIT 1
+"""
+# The pages from $1 to before $2. Done twice it does nothing: an id that was taken again has another seq.
+SWEEP = """
+WITH old AS MATERIALIZED (
+    SELECT id, seq FROM jobpipe.{name} WHERE ctid >= $1::text::tid AND ctid < $2::text::tid),
+freed AS (DELETE FROM jobpipe.ids i USING old WHERE i.id = old.id AND i.seq = old.seq)
+DELETE FROM jobpipe.attempts a USING old WHERE a.seq = old.seq
+"""
+
+ATTEMPTS = """
+SELECT i.seq, a.attempt, a.outcome, a.started_at, a.ended_at, a.worker, a.error
+  FROM jobpipe.ids i
+ CROSS JOIN LATERAL (SELECT 1 FROM jobpipe.tasks WHERE seq = i.seq
+                     UNION ALL SELECT 1 FROM jobpipe.finished WHERE seq = i.seq LIMIT 1) k
+  LEFT JOIN LATERAL (SELECT * FROM jobpipe.attempts WHERE seq = i.seq ORDER BY n DESC LIMIT $2::bigint) a ON true
+ WHERE i.id = $1::text ORDER BY a.n
+"""
+
+# $1 writer, $2-$5 rises.
+KEEP_COUNTS = """
+INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
+SELECT $1::bigint, v.* FROM unnest($2::text[], $3::smallint[], $4::bigint[], $5::bigint[]) AS v
+"""
+# What all but the writers $1 have counted.
+OTHERS = """
+SELECT queue, status, priority, sum(n)::bigint AS n FROM jobpipe.counts WHERE writer <> ALL($1::bigint[])
+ GROUP BY queue, status, priority HAVING sum(n) <> 0
+"""
+# Folds the rows of the writers $1 into one a count, and those of writers that no living server has into writer 0.
+FOLD = """
+WITH old AS (DELETE FROM jobpipe.counts WHERE writer = ANY($1::bigint[]) RETURNING *)
+INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
+SELECT writer, queue, status, priority, sum(n) FROM old GROUP BY writer, queue, status, priority HAVING sum(n) <> 0
+"""
+FOLD_GONE = """
+WITH old AS (
+    DELETE FROM jobpipe.counts c WHERE NOT EXISTS (SELECT FROM jobpipe.servers s WHERE c.writer = ANY(s.writers))
+    RETURNING *)
+INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
+SELECT 0, queue, status, priority, sum(n) FROM old GROUP BY queue, status, priority HAVING sum(n) <> 0
+"""
+
+# $1 server, $2 its writers, $3 ms that it is alive without another sign, $4 ms after which a silent one is forgotten.
+BEAT = f"""
+WITH {_T},
+gone AS (DELETE FROM jobpipe.servers WHERE alive_until < (SELECT now FROM t) - $4::bigint AND server <> $1::text),
+mine AS (
+    INSERT INTO jobpipe.servers (server, writers, alive_until) SELECT $1::text, $2::bigint[], now + $3::bigint FROM t
+        ON CONFLICT (server) DO UPDATE SET writers = excluded.writers, alive_until = excluded.alive_until)
+SELECT count(*) FILTER (WHERE server <> $1::text) AS others, bool_or(server = $1::text) AS known
+  FROM jobpipe.servers
+"""
+LEAVE = "DELETE FROM jobpipe.servers WHERE server = $1::text"
+NEW_WRITER = "SELECT nextval('jobpipe.writers')"
+
+# Claims of this server's whose cancelling was asked for.
+CANCELLING = f"SELECT {_HOT} FROM jobpipe.tasks WHERE status = 1 AND cancel_requested AND server = $1::text"
+
+# The newest task below $1, and the sizes of those matching within a window of seqs; listing.py adds conditions.
+NEWEST_BELOW = """
+SELECT greatest((SELECT seq FROM jobpipe.tasks WHERE seq < $1::bigint ORDER BY seq DESC LIMIT 1),
+                (SELECT seq FROM jobpipe.finished WHERE seq < $1::bigint ORDER BY seq DESC LIMIT 1))
+"""
+WINDOW = """
+SELECT seq, size FROM (
+    (SELECT seq, octet_length(payload) AS size FROM jobpipe.tasks
+      WHERE seq < $1 AND seq >= $2 {hot} ORDER BY seq DESC LIMIT $3)
+    UNION ALL
+    (SELECT seq, octet_length(payload) + coalesce(octet_length(result), 0) FROM jobpipe.finished
+      WHERE seq < $1 AND seq >= $2 {cold} ORDER BY seq DESC LIMIT $3)) w
+ ORDER BY seq DESC LIMIT $3
+"""
+WINDOW_IDS = """
+SELECT seq, id FROM (
+    (SELECT seq, id FROM jobpipe.tasks WHERE seq < $1 AND seq >= $2 {hot} ORDER BY seq DESC LIMIT $3)
+    UNION ALL
+    (SELECT seq, id FROM jobpipe.finished WHERE seq < $1 AND seq >= $2 {cold} ORDER BY seq DESC LIMIT $3)) w
+ ORDER BY seq DESC LIMIT $3
+"""
+BY_SEQ = f"""
+SELECT {_HOT} FROM jobpipe.tasks WHERE seq = ANY($1::bigint[])
+UNION ALL SELECT {_COLD} FROM jobpipe.finished WHERE seq = ANY($1::bigint[])
+"""
+
+# Since when the first task of each queue is due: $1 queues, $2 priorities.
+OLDEST_READY = """
+SELECT l.queue, min(k.run_at) AS run_at FROM unnest($1::text[], $2::bigint[]) AS l(queue, priority)
+ CROSS JOIN LATERAL (SELECT run_at FROM jobpipe.tasks t WHERE status = 0 AND t.queue = l.queue AND t.priority = l.priority
+                      ORDER BY run_at, seq LIMIT 1) k
+ WHERE k.run_at <= jobpipe.now_ms() GROUP BY l.queue
+"""
+
+KEEP_SUMMARY = """
+INSERT INTO jobpipe.summaries (minute, server, data) VALUES ($1, $2, $3)
+    ON CONFLICT (minute, server) DO UPDATE SET data = excluded.data
+"""
+FORGET_SUMMARIES = "DELETE FROM jobpipe.summaries WHERE minute < $1"
+SUMMARIES = """
+SELECT minute, server, data FROM jobpipe.summaries WHERE minute >= $1 AND minute < $2 ORDER BY minute, server
+"""
+
+ANNOUNCE = """
+INSERT INTO jobpipe.announced (server, at, data) VALUES ($1, jobpipe.now_ms(), $2)
+    ON CONFLICT (server) DO UPDATE SET at = excluded.at, data = excluded.data
+"""
+FORGET_ANNOUNCED = "DELETE FROM jobpipe.announced WHERE at < jobpipe.now_ms() - $1::bigint"
+ANNOUNCED = "SELECT data FROM jobpipe.announced WHERE at >= jobpipe.now_ms() - $1::bigint ORDER BY server"
+
+# Whether a commit would be taken now.
+PROBE = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool"
+# $1 channel, $2 payload.
+NOTIFY = "SELECT pg_notify($1::text, $2::text)"
