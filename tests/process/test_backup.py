@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 import stat
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from programs import Server, until
 
+from jobpipe.cli import backup as reports
 from jobpipe.cli import main
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
@@ -200,9 +202,31 @@ def test_other_stores_say_what_copies_them(
 
 
 def test_a_backup_into_no_folder_or_without_space_is_one_line(
-    server: Server, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Server,
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    before = set(os.listdir(tmp_path))
     assert backup(store, tmp_path / "none" / "copy") == 4
-    if Path("/dev/full").exists():
-        assert backup(store, Path("/dev/full")) == 4
-    assert capsys.readouterr().err.count("\n") >= 1
+    assert "does not exist" in capsys.readouterr().err
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    assert backup(store, tmp_path / "copy") == 4
+    said = capsys.readouterr().err
+    assert "10 are free" in said
+    assert said.count("\n") == 1
+    assert set(os.listdir(tmp_path)) == before
+
+
+def test_an_interrupted_backup_leaves_nothing_behind(
+    server: Server, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = set(os.listdir(tmp_path))
+    monkeypatch.setattr(reports.Reports, "__call__", interrupted)
+    assert backup(store, tmp_path / "copy") == 130
+    assert set(os.listdir(tmp_path)) == before
+    assert server.ask("/readyz")

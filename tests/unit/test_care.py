@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from jobpipe.care import doctor, machine, reachable
 from jobpipe.care.findings import State, size
 from jobpipe.settings import Settings
+from jobpipe.storage.sqlite import lock
+from jobpipe.storage.sqlite.lock import FileLock, holder_of
 
 MOUNTS = """\
 22 1 254:0 / / rw,relatime - {root} /dev/vda rw
@@ -81,6 +84,22 @@ def test_settings_that_are_rarely_meant_are_warned_of(settings: dict[str, object
 def test_what_only_this_machine_reaches_needs_no_keys(host: str) -> None:
     (finding,) = doctor._settings(Settings(host=host))
     assert finding.state is State.OK
+
+
+def test_who_holds_a_store_is_found_without_trying_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "jobpipe.db")
+    held = FileLock(path)
+    assert holder_of(path) is None
+    held.acquire()
+    monkeypatch.setattr(lock, "_try_lock", lambda _: pytest.fail("the lock was tried"))
+    assert holder_of(path) == os.getpid()
+    held.release()
+    if sys.platform == "linux":
+        assert holder_of(path) is None, "its pid is still there, and lives"
+    Path(f"{path}.lock").write_text("nonsense")
+    assert holder_of(path) is None
 
 
 GOOD = {"name": "16.1", "number": 160001, "fsync": "on", "pages": "on", "follows": False, "clock": 1000.0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -97,9 +98,29 @@ async def test_an_outage_is_waited_out_and_told_once(
 ) -> None:
     caplog.set_level(logging.INFO)
     broken = http(200, b'{"tasks":[{}]}')
-    server.script("/lease", Cut(), problem(500, "internal"), broken, problem(401, "unauthorized"), gives("a"))
+    server.script("/lease", Cut(), problem(500, "internal"), broken, problem(429, "x"), gives("a"))
     assert len(await make().claim(1)) == 1
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+async def test_a_refused_key_is_told_once_also_amid_an_outage(
+    server: ScriptedServer, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    refused = [problem(401, "unauthorized"), problem(403, "forbidden"), problem(401, "unauthorized")]
+    server.script("/lease", Cut(), problem(500, "internal"), *refused, gives("a"))
+    assert len(await make().claim(1)) == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING", "INFO"]
+
+
+async def test_a_worker_that_asks_too_often_waits_as_long_as_it_is_told(
+    server: ScriptedServer, make: Make
+) -> None:
+    refusal = http(429, b'{"code": "rate_limited", "status": 429}', b"Retry-After: 1")
+    server.script("/lease", refusal, gives("a"))
+    began = time.monotonic()
+    assert len(await make().claim(1)) == 1
+    assert time.monotonic() - began >= 1
 
 
 async def test_a_worker_outlives_the_servers_restart(server: ScriptedServer, make: Make) -> None:

@@ -1,4 +1,7 @@
-"""One outage is two lines in the log, however many attempts it takes and however many connections notice it."""
+"""One outage is two lines in the log, however many attempts it takes and however many connections notice it.
+
+A key that is refused is told too, also amid an outage: that does not pass by itself.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from jobpipe.clock import Clock
-from jobpipe.core.errors import RateLimited
+from jobpipe.core.errors import Forbidden, RateLimited, Unauthorized
 from jobpipe.core.retry import RetryPolicy
 
 logger = logging.getLogger(__name__)
@@ -39,13 +42,18 @@ class Outage:
         self._lock = threading.Lock()
         self._failures: dict[str, int] = {}
         self._since = 0.0
+        self._told = False
+        """Whether it was said that the key is refused."""
 
     def failed(self, call: str, error: Exception) -> int:
         """Note that `call` failed; how often it did in a row."""
         with self._lock:
+            refused = isinstance(error, Unauthorized | Forbidden) and not self._told
             if not self._failures:
                 self._since = self._clock.monotonic()
+            if not self._failures or refused:
                 logger.warning("%s of %s failed, trying on: %s", call, self._server, error)
+            self._told = self._told or refused
             self._failures[call] = self._failures.get(call, 0) + 1
             return self._failures[call]
 
@@ -58,5 +66,6 @@ class Outage:
         with self._lock:
             del self._failures[call]
             if not self._failures:
+                self._told = False
                 lasted = self._clock.monotonic() - self._since
                 logger.info("%s answers again, after %.1f s", self._server, lasted)
