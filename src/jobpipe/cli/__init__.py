@@ -17,7 +17,7 @@ from cyclopts.exceptions import UnusedCliTokensError
 
 from jobpipe.cli import exits
 from jobpipe.cli.invocation import Invocation, current
-from jobpipe.cli.output import printable
+from jobpipe.cli.output import printable, told
 from jobpipe.core.errors import JobpipeError
 from jobpipe.settings import BadSetting
 from jobpipe.settings_sources import Sources
@@ -42,6 +42,7 @@ COMMANDS: Final[dict[str, dict[str, Command]]] = {
         "config": Command("config:config_command", settings=True),
     },
     "Look and steer, over HTTP": {
+        "enqueue": Command("enqueue:enqueue_command"),
         "task": Command("task:app"),
         "queue": Command("server_state:queue_app"),
         "workers": Command("server_state:workers_app"),
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BadSetting as error:
         return _refuse(str(sources.located(error)), exits.USAGE)
     except JobpipeError as error:
-        return _refuse(str(error), exits.code_of(error))
+        return _refuse(told(error), exits.code_of(error))
     except KeyboardInterrupt:
         return exits.INTERRUPTED
     except BrokenPipeError:

@@ -47,6 +47,21 @@ def _whole(_hint: Any, tokens: Sequence[Token]) -> int:
     return whole_of(tokens[0].value)
 
 
+def time_of(text: str) -> datetime:
+    """The time of an RFC 3339 text. Raises ValueError."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.utcoffset() is None:
+        raise ValueError(f"must be a time with its offset, like 2026-11-22T10:00:00Z, not {text!r}")
+    return moment
+
+
+def _time(_hint: Any, tokens: Sequence[Token]) -> datetime:
+    return time_of(tokens[0].value)
+
+
 def _seconds(_hint: Any, tokens: Sequence[Token]) -> float:
     return seconds_of(tokens[0].value)
 
@@ -60,6 +75,9 @@ Whole = Annotated[int, Parameter(converter=_whole, n_tokens=1)]
 
 Seconds = Annotated[float, Parameter(converter=_seconds, n_tokens=1)]
 """A duration: seconds, or a number with its unit."""
+
+Time = Annotated[datetime, Parameter(converter=_time, n_tokens=1)]
+"""A time: RFC 3339 with an offset."""
 
 Moment = Annotated[str, Parameter(converter=_moment, n_tokens=1)]
 """A time: RFC 3339, or how long ago."""

@@ -15,6 +15,8 @@ from typing import IO, Annotated, Any, Final, Literal, NamedTuple
 
 from cyclopts import Parameter
 
+from jobpipe.core.errors import JobpipeError
+
 Output = Annotated[
     Literal["table", "json", "ndjson"],
     Parameter(
@@ -67,6 +69,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def told(error: JobpipeError) -> str:
+    """A refusal in words, with the field that it is about."""
+    return f"{error.field}: {error}" if error.field else str(error)
 
 
 def say(line: str) -> None:

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from jobpipe.cli import exits
 from jobpipe.cli.arguments import Which
-from jobpipe.cli.output import Output, put, put_json, say
+from jobpipe.cli.output import Output, put, put_json, say, told
 from jobpipe.cli.remote import Remote, Target, elements, put_rows
 from jobpipe.cli.tasks import COLUMNS
 from jobpipe.core.errors import JobpipeError
@@ -85,7 +85,7 @@ def _each(remote: Remote, action: str, ids: Sequence[str], output: Output) -> in
             code = exits.code_of(error)
             if code in (exits.UNREACHABLE, exits.UNAUTHORIZED):
                 raise
-            say(f"task '{id}': {error}")
+            say(f"task '{id}': {told(error)}")
             worst = worst or code
     if action == "delete":
         say(f"{_tasks(len(bodies))} deleted")

@@ -7,6 +7,7 @@ sending got through. For an id that the caller chose it proves nothing: such a t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -132,7 +133,7 @@ def _item(caller: Caller, task: NewTask) -> _Item:
     id = fields.setdefault("id", new_id(caller.clock.now()))
     if "payload" in fields:
         fields["payload"] = Raw(encoded(fields["payload"], "payload"))
-    if "run_at" in fields:
+    if isinstance(fields.get("run_at"), datetime):  # else it is JSON already, like the command line's
         fields["run_at"] = time_text(fields["run_at"], "run_at")
     return _Item(id, ours, encoded(fields, "task"))
 
