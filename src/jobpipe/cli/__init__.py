@@ -48,12 +48,19 @@ COMMANDS: Final[dict[str, dict[str, Command]]] = {
         "workers": Command("server_state:workers_app"),
         "errors": Command("server_state:errors_app"),
         "stats": Command("server_state:stats_command"),
+        "top": Command("top:top_command"),
+        "watch": Command("watch:watch_command"),
+        "bench": Command("bench:bench_command"),
     },
     "Look after a server": {
         "doctor": Command("doctor:doctor_command", settings=True),
         "backup": Command("backup:backup_command", settings=True),
         "restore": Command("backup:restore_command", settings=True),
         "keys": Command("keys:app"),
+    },
+    "Tools": {
+        "openapi": Command("openapi:openapi_command"),
+        "completion": Command("completion:app"),
     },
 }
 """By the heading that they stand under in `jobpipe --help`."""

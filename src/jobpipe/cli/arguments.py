@@ -122,8 +122,6 @@ class Which(Filters):
     dry_run: Annotated[bool, Parameter(negative=(), help="Only count those that match.")] = False
     yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative=(), help="Do not ask.")] = False
 
-    def body(self, *, dry_run: bool) -> bytes:
+    def body(self, *, dry_run: bool) -> dict[str, str | bool]:
         """What the bulk routes take."""
-        import msgspec
-
-        return msgspec.json.encode({**self.conditions(), "all": self.all, "dry_run": dry_run})
+        return {**self.conditions(), "all": self.all, "dry_run": dry_run}

@@ -163,7 +163,7 @@ def _wait(remote: Remote, id: str, seconds: float | None, output: Output) -> int
         return code
     if output == "table":
         if code == exits.OK:
-            put(msgspec.json.decode(body, type=dict[str, msgspec.Raw])["result"].__bytes__().decode())
+            put(bytes(msgspec.json.decode(body, type=dict[str, msgspec.Raw])["result"]).decode())
     else:
         put_json([body], output, many=False)
     return code

@@ -30,7 +30,7 @@ MEANINGS: Final = {
     STORE: "the store cannot be served, or not be copied",
     PORT: "the address cannot be listened on",
     BROKEN: "the disk failed while serving",
-    NOT_FOUND: "no task has this id",
+    NOT_FOUND: "no task has this id, or the server knows no such thing",
     UNREACHABLE: "the server cannot be reached",
     UNAUTHORIZED: "no key was given, or one that may not do this",
     NOT_IN_TIME: "the time that was given for waiting is over",

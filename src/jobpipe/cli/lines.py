@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from jobpipe.cli import exits
-from jobpipe.cli.output import Output, put, put_json, say, told
+from jobpipe.cli.output import Output, many, put, put_json, say, told
 from jobpipe.core.errors import JobpipeError, QueueFull, TooManyQueues
 
 if TYPE_CHECKING:
@@ -110,8 +110,11 @@ class Report:
         """All in all."""
         refused = len(self._codes)
         if refused > SHOWN:
-            say(f"... and {refused - SHOWN:,} more lines")
-        say(f"{self._taken:,} tasks enqueued" + (f", {refused:,} lines refused" if refused else ""))
+            say(f"... and {many(refused - SHOWN, 'more line')}")
+        say(
+            f"{many(self._taken, 'task')} enqueued"
+            + (f", {many(refused, 'line')} refused" if refused else "")
+        )
         if self._output == "json":
             self._put_line({"enqueued": self._taken, "refused": refused})
 

@@ -71,6 +71,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def many(count: int, thing: str) -> str:
+    """`1 task`, `2,000 tasks`."""
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
+
+
 def told(error: JobpipeError) -> str:
     """A refusal in words, with the field that it is about."""
     return f"{error.field}: {error}" if error.field else str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
@@ -15,13 +15,17 @@ from jobpipe.core.errors import Invalid
 from jobpipe.settings import BadSetting
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from msgspec import Raw
 
     from jobpipe.cli.output import Column
     from jobpipe.client.flow import Answer, Caller, Request
     from jobpipe.client.plain import PlainClient
+    from jobpipe.wire import BulkView
+
+MAX_BULK_S: Final = 600.0
+"""How long the server may take over one bulk call, beyond the usual."""
 
 ServerUrl = Annotated[
     str, Parameter(env_var="JOBPIPE_URL", help="The server: http://host:port, https://..., or unix:/path.")
@@ -89,6 +93,17 @@ class Remote:
             answer = self.call(Request("GET", f"/tasks?{following}", repeatable=True))
             yield elements(answer.body)
             following = next_query(answer)
+
+
+def bulk(remote: Remote, action: str, which: Mapping[str, object]) -> BulkView:
+    """Cancel, retry or delete all that match, and how many those were."""
+    import msgspec
+
+    from jobpipe.client.flow import Request, parse
+    from jobpipe.wire import BulkView
+
+    request = Request("POST", f"/tasks/{action}", msgspec.json.encode(which), wait=MAX_BULK_S)
+    return parse(msgspec.json.Decoder(BulkView), remote.call(request))
 
 
 def elements(body: bytes) -> list[Raw]:

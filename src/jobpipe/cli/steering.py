@@ -14,8 +14,8 @@ from cyclopts import Parameter
 
 from jobpipe.cli import exits
 from jobpipe.cli.arguments import Which
-from jobpipe.cli.output import Output, put, put_json, say, told
-from jobpipe.cli.remote import Remote, Target, elements, put_rows
+from jobpipe.cli.output import Output, many, put, put_json, say, told
+from jobpipe.cli.remote import Remote, Target, bulk, elements, put_rows
 from jobpipe.cli.tasks import COLUMNS
 from jobpipe.core.errors import JobpipeError
 from jobpipe.settings import BadSetting
@@ -23,8 +23,6 @@ from jobpipe.settings import BadSetting
 if TYPE_CHECKING:
     from jobpipe.wire import BulkView
 
-MAX_BULK_S: Final = 600.0
-"""How long the server may take over one bulk call, beyond the usual."""
 
 Id = Annotated[str, Parameter(name="ID", help="The tasks; left out: all that match the filters.")]
 
@@ -70,7 +68,7 @@ def _steer(action: str, ids: Sequence[str], which: Which, output: Output, target
     with target.open() as remote:
         if not ids:
             return _matching(remote, action, which, output)
-        if action == "delete" and not agreed(f"Delete {_tasks(len(ids))}?", which.yes):
+        if action == "delete" and not agreed(f"Delete {many(len(ids), 'task')}?", which.yes):
             return exits.REFUSED
         return _each(remote, action, ids, output)
 
@@ -88,7 +86,7 @@ def _each(remote: Remote, action: str, ids: Sequence[str], output: Output) -> in
             say(f"task '{id}': {told(error)}")
             worst = worst or code
     if action == "delete":
-        say(f"{_tasks(len(bodies))} deleted")
+        say(f"{many(len(bodies), 'task')} deleted")
     else:
         put_rows(elements(b"[%b]" % b",".join(bodies)), COLUMNS, output)
     return worst
@@ -106,27 +104,17 @@ def _one(remote: Remote, action: str, id: str) -> bytes:
 def _matching(remote: Remote, action: str, which: Which, output: Output) -> int:
     """All that match. What is asked about is the count of now; a task that comes later is not meant."""
     if which.dry_run or not which.yes:
-        count = _bulk(remote, action, which.body(dry_run=True))
+        count = bulk(remote, action, which.body(dry_run=True))
         if which.dry_run:
             _put_counts(count, output)
             return exits.OK
-        if not agreed(f"{action.capitalize()} {_tasks(count.matched)}?", which.yes):
+        if not agreed(f"{action.capitalize()} {many(count.matched, 'task')}?", which.yes):
             return exits.REFUSED
-    changed = _bulk(remote, action, which.body(dry_run=False))
-    say(f"{_tasks(changed.changed)} {_DONE[action]}, {changed.matched:,} matched")
+    changed = bulk(remote, action, which.body(dry_run=False))
+    say(f"{many(changed.changed, 'task')} {_DONE[action]}, {changed.matched:,} matched")
     if output != "table":
         _put_counts(changed, output)
     return exits.OK
-
-
-def _bulk(remote: Remote, action: str, body: bytes) -> BulkView:
-    import msgspec
-
-    from jobpipe.client.flow import Request, parse
-    from jobpipe.wire import BulkView
-
-    request = Request("POST", f"/tasks/{action}", body, wait=MAX_BULK_S)
-    return parse(msgspec.json.Decoder(BulkView), remote.call(request))
 
 
 def _put_counts(counts: BulkView, output: Output) -> None:
@@ -149,7 +137,3 @@ def agreed(question: str, yes: bool) -> bool:
         return True
     say("nothing was changed")
     return False
-
-
-def _tasks(count: int) -> str:
-    return f"{count:,} task" + ("" if count == 1 else "s")
