@@ -25,7 +25,8 @@ COVERAGE ?=
 RUN_NEEDS := $(RUN_STAMP) $(if $(filter examples%,$(APP)),$(EXAMPLES_STAMP))
 
 .DEFAULT_GOAL := run
-.PHONY: run test test_race coverage vet check format bench bench-peers prove build docker-build docker-run clean help
+.PHONY: run test test_race coverage vet check format bench bench-peers bench-growth bench-overload bench-guard prove
+.PHONY: build docker-build docker-run clean help
 
 run: $(RUN_NEEDS) ## start a server; APP=package.module:app gives it handlers, ARGS="--port 9000" flags
 	@exec $(BIN)/jobpipe serve $(APP) $(ARGS)
@@ -71,6 +72,15 @@ bench-peers: $(DEV_STAMP) ## measure other task queues beside Jobpipe (about 20 
 
 prove: $(DEV_STAMP) ## make faults and compare; FULL=1 for the record (hours), SHORT=1 in minutes, PROVE_ARGS="--only kill --seed 2"
 	$(BIN)/python -m prove $(if $(FULL),--full)$(if $(SHORT),--short) $(PROVE_ARGS)
+
+bench-growth: $(DEV_STAMP) ## measure stores of 1k to 10M tasks (about 15 minutes, 6 GB); BENCH_ARGS="--most 100000"
+	$(BIN)/python -m bench.growth --write $(BENCH_ARGS)
+
+bench-overload: $(DEV_STAMP) ## measure beyond capacity and during upkeep (about 4 minutes)
+	$(BIN)/python -m bench.overload --write $(BENCH_ARGS)
+
+bench-guard: $(DEV_STAMP) ## has anything become slower? compares key ratios with bench/guard.json
+	$(BIN)/python -m bench.guard $(BENCH_ARGS)
 
 build: $(RUN_STAMP) ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

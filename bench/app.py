@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from jobpipe import App
@@ -18,3 +19,9 @@ async def noop(user: int, email: str) -> None:
 async def stamp() -> int:
     """The moment of the start, in nanoseconds since the epoch, as the task's result."""
     return time.time_ns()
+
+
+@app.handler
+async def pause(seconds: float) -> None:
+    """Takes so long, and no processor time: what bounds the rate is the number of workers."""
+    await asyncio.sleep(seconds)

@@ -50,6 +50,7 @@ class Parts:
         pruner = Pruner(self._storage, settings.retention, settings.retention_failed)
         self._rescue = Alarm("rescuer", rescuer.run_once, clock)
         self._prune = Alarm("pruner", pruner.run_once, clock)
+        self._keep = Alarm("history", self.queue.history.run_once, clock)
         self.workers = own_workers(settings, app, self.queue, clock, token)
         rescuer.on_rescue = self.workers.rescued
         self.queue.workers.own = self.workers.present
@@ -67,6 +68,8 @@ class Parts:
         """Start the upkeep and the workers."""
         self._rescue.start()
         self._prune.start()
+        self._keep.start()
+        self.queue.history.on_begin = self._keep.ring_within
         self.queue.on_lease = self._rescue.ring_within
         keep = min(self.settings.retention, self.settings.retention_failed)
         if keep != float("inf"):
@@ -90,6 +93,7 @@ class Parts:
         finally:
             await self._rescue.stop()
             await self._prune.stop()
+            await self._keep.stop()
             await self.queue.close()
 
 

@@ -8,16 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
+from bench import guard, openloop, overload
 
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+def bench(*arguments: str, module: str = "bench") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "bench", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -55,3 +57,29 @@ def test_an_unknown_benchmark_is_refused() -> None:
     ran = bench("--only", "everything")
     assert ran.returncode == 2
     assert "everything" in ran.stderr
+
+
+def test_growth_shows_a_line_for_each_size() -> None:
+    ran = bench("--rounds", "1", "--most", "1000", module="bench.growth")
+    assert ran.returncode == 0, ran.stderr
+    (line,) = [line for line in ran.stdout.splitlines() if line.startswith("| 1k waiting")]
+    assert all(cell.strip() for cell in line.strip("|").split("|"))
+
+
+def test_overload_refuses_what_is_too_much_and_nothing_else() -> None:
+    plan = openloop.Steady(port=0, request=overload.TASK, rate=3000, seconds=1)
+    with overload._server("--workers", "4", "--queue-size", "20", "--processes", "0") as server:
+        answers = openloop.offer(msgspec.structs.replace(plan, port=server.port))
+    assert set(answers.statuses) == {"202", "503"}
+    assert sum(answers.statuses.values()) == 3000
+
+
+def test_jobpipe_is_measured_as_its_peers_are() -> None:
+    ran = bench("--rounds", "1", "--scale", "0.05", "--only", "Jobpipe, memory:", module="bench.peers")
+    assert ran.returncode == 0, ran.stderr
+    (line,) = [line for line in ran.stdout.splitlines() if line.startswith("| Jobpipe, memory: |")][:1]
+    assert all(cell.strip() for cell in line.strip("|").split("|"))
+
+
+def test_the_guard_knows_every_ratio_that_it_compares() -> None:
+    assert msgspec.json.decode(guard.STORED.read_bytes()).keys() == guard.RATIOS.keys()

@@ -152,6 +152,32 @@ def post_until_dead(server: Server, acknowledged: list[str]) -> None:
             acknowledged.append(id)
 
 
+def test_a_restart_keeps_the_charts_and_the_history_of_each_task(start: Start) -> None:
+    server = start(*QUICK, "--simulate-failures", "1")
+    server.enqueue({"id": "a", "max_retries": 1}, {"id": "b", "max_retries": 0})
+    server.all_finished(["a", "b"])
+    before = {path: server.ask(path) for path in ("/errors", "/tasks/a/attempts")}
+    assert [attempt["outcome"] for attempt in before["/tasks/a/attempts"]] == ["failed", "failed"]
+    assert [group["count"] for group in before["/errors"]] == [3]
+    assert server.stop() == 0
+    again = server.again()
+    assert {path: again.ask(path) for path in before} == before
+    again.enqueue({"id": "c", "max_retries": 0})
+    again.all_finished(["c"])
+    points = until("the charts show both servers' part", lambda: _sums(again, enqueued=3))
+    assert again.stop() == 0
+    assert (points["failed"], points["retried"], points["queued"]) == (3, 1, 0)
+
+
+def _sums(server: Server, enqueued: int) -> dict[str, int] | None:
+    """The series added up, once it tells of so many tasks: an answer is shared for a second."""
+    points = server.ask("/series")
+    sums = {
+        name: sum(point[name] for point in points) for name in ("enqueued", "failed", "retried", "queued")
+    }
+    return sums if sums["enqueued"] == enqueued and sums["failed"] == enqueued else None
+
+
 @pytest.mark.parametrize("kept", ["--retention", "--retention-failed"])
 def test_retention_0_keeps_nothing_finished_and_stops_nothing(start: Start, kept: str) -> None:
     server = start(*QUICK, kept, "0", "--simulate-failures", "0" if kept == "--retention" else "1")

@@ -203,10 +203,9 @@ def make(*arguments: str) -> str:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_help_lists_every_target() -> None:
-    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert phony is not None
+    phony = " ".join(re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
     listed = [line.split()[0] for line in make("help").splitlines()]
-    assert listed == phony[1].split()
+    assert sorted(listed) == sorted(phony.split())
     assert {"run", "test", "test_race", "coverage", "vet", "check", "bench", "build", "docker-build"} <= set(
         listed
     )

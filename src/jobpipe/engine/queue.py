@@ -19,11 +19,12 @@ from msgspec.structs import replace
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import Draining, JobpipeError, LeaseLost
 from jobpipe.core.lifecycle import Kind, Outcome, Policy
-from jobpipe.core.task import Claim, NewTask, Status, Task
+from jobpipe.core.task import Attempt, Claim, NewTask, Status, Task
 from jobpipe.engine.arrivals import Arrivals
 from jobpipe.engine.carrying import carried_out
 from jobpipe.engine.ends import Ends
 from jobpipe.engine.heartbeats import Heartbeats
+from jobpipe.engine.history import History
 from jobpipe.engine.observing import Observer
 from jobpipe.engine.rates import Rate
 from jobpipe.engine.running import Running
@@ -89,6 +90,9 @@ class TaskQueue:
         self._arrivals = Arrivals(self._insert)
         self.workers = Workers(storage, self._running, self._clock)
         """Who works, for operators."""
+        self.history = History(storage, self._clock)
+        """What happened, minute by minute, for the charts."""
+        self.observe(self.history)
 
     @property
     def draining(self) -> bool:
@@ -111,6 +115,7 @@ class TaskQueue:
         self._waiters.close()
         while self._pending:
             await asyncio.wait(self._pending)
+        await self.history.close()
         await self._storage.close()
 
     def listen_to_ends(self, tell: Callable[[], object]) -> None:
@@ -242,6 +247,10 @@ class TaskQueue:
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
         """Each task as it is now, None for an id that is not known."""
         return await self._storage.get(ids)
+
+    async def attempts(self, task_id: str) -> list[Attempt] | None:
+        """The unsuccessful attempts of a task, oldest first; None for an id that is not known."""
+        return await self._storage.attempts(task_id)
 
     async def wait_finished(self, task_id: str, timeout: float) -> Task | None:
         """The task when it is finished, or after `timeout` seconds (or at a drain) what it is then; None if unknown."""

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from jobpipe.core.errors import JobpipeError
 from jobpipe.engine.queue import TaskQueue
-from jobpipe.http import enqueue, pages, status, tasks, workers, working
+from jobpipe.http import enqueue, history, pages, status, tasks, workers, working
 from jobpipe.http.answers import Receive, Scope, Send, send_problem
 from jobpipe.http.bodies import BodyTooLarge, ClientGone
 from jobpipe.http.browser import Guard
@@ -32,6 +32,7 @@ def create_app(queue: TaskQueue, config: HttpConfig) -> ASGIApp:
         *working.routes(api),
         *tasks.routes(api),
         *status.routes(api),
+        *history.routes(api),
         *workers.routes(api),
         *pages.routes(),
     ]

@@ -13,17 +13,21 @@ from jobpipe.http.problems import TITLES
 from jobpipe.wire import (
     MAX_ITEMS,
     AcceptedView,
+    AttemptView,
     BulkBody,
     BulkView,
     EnqueueBody,
+    ErrorGroupView,
     HealthView,
     KeyView,
+    PointView,
     Problem,
     QueueView,
     StatsView,
     TaskView,
     WorkerView,
 )
+from jobpipe.wire.filters import ERROR_GROUP
 from jobpipe.wire.working import MAX_ITEMS as MAX_SETTLES
 from jobpipe.wire.working import ExtendBody, ExtendedView, LeaseBody, LeasesView, SettleBody, SettledView
 
@@ -34,6 +38,9 @@ _STRUCTS = (
     Problem,
     BulkBody,
     BulkView,
+    AttemptView,
+    ErrorGroupView,
+    PointView,
     QueueView,
     StatsView,
     WorkerView,
@@ -47,6 +54,7 @@ _STRUCTS = (
     ExtendedView,
 )
 _EXAMPLE = {"id": "t1", "handler": "simulate", "payload": {"any": "json"}}
+_LIMIT = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
 _TIME = {"type": "string", "format": "date-time"}
 _TEXT = {"type": "string", "maxLength": 200, "pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"}
 
@@ -69,7 +77,14 @@ def document(version: str, enqueue_status: int) -> bytes:
             "version": version,
             "description": "A durable task queue over plain HTTP.",
         },
-        "paths": {**_inherited(enqueue_status), **_working(), **_tasks(), **_bulk(), **_server()},
+        "paths": {
+            **_inherited(enqueue_status),
+            **_working(),
+            **_tasks(),
+            **_bulk(),
+            **_charts(),
+            **_server(),
+        },
         # A server without keys asks for none.
         "security": [{}, {"key": []}],
         "components": {
@@ -126,10 +141,15 @@ def _tasks() -> Json:
         "queue": _property("queue"),
         "handler": _property("handler"),
         "error_type": _TEXT,
+        "error_group": {
+            "type": "string",
+            "pattern": f"^{ERROR_GROUP}$",
+            "description": "as /errors tells it",
+        },
         "id_prefix": _TEXT,
         "created_after": _TIME,
         "created_before": _TIME,
-        "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+        "limit": _LIMIT,
         "cursor": {"type": "string", "description": "from the Link of the page before"},
     }
     page = _json("a page, newest first", {"type": "array", "items": _ref("TaskView")})
@@ -142,10 +162,13 @@ def _tasks() -> Json:
     read = _operation("getTask", "Read a task, also wait for its end.", _task(), 400, 404, 503, query=wait)
     cancel = _operation("cancelTask", "Cancel a task.", {**_task(), **asked}, 404, 409, 503, 507)
     retry = _operation("retryTask", "Queue a failed or cancelled task again.", _task(), 404, 409, 503, 507)
+    kept = {"200": _json("the unsuccessful ones, oldest first", _each("AttemptView"))}
+    attempts = _operation("listAttempts", "The history of a task.", kept, 404, 503)
     delete = _operation("deleteTask", "Forget a finished task.", gone, 404, 409, 503, 507)
     return {
         "/tasks": {"get": _operation("listTasks", "List tasks.", {"200": page}, 400, 503, query=filters)},
         "/tasks/{id}": {"parameters": [_ID], "get": read, "delete": delete},
+        "/tasks/{id}/attempts": {"parameters": [_ID], "get": attempts},
         "/tasks/{id}/cancel": {"parameters": [_ID], "post": cancel},
         "/tasks/{id}/retry": {"parameters": [_ID], "post": retry},
     }
@@ -194,6 +217,20 @@ def _bulk() -> Json:
             )
         }
         for action in Action
+    }
+
+
+def _charts() -> Json:
+    errors = {"200": _json("the last seen first", _each("ErrorGroupView"))}
+    window = {"since": {**_TIME, "description": "24 hours ago when left out"}, "limit": _LIMIT}
+    points = {"200": _json("the minutes in which something happened, in order", _each("PointView"))}
+    span = {
+        "since": {**_TIME, "description": "an hour ago when left out; seven days are kept"},
+        "until": {**_TIME, "description": "now when left out"},
+    }
+    return {
+        "/errors": {"get": _operation("listErrors", "What fails alike, grouped.", errors, 503, query=window)},
+        "/series": {"get": _operation("getSeries", "What happened, by minute.", points, 503, query=span)},
     }
 
 

@@ -21,6 +21,7 @@ from jobpipe.wire import (
     BulkView,
     Filters,
     Listing,
+    encode_attempts,
     encode_task,
     encode_view,
     next_page,
@@ -45,6 +46,7 @@ def routes(api: Api) -> list[RawRoute]:
         RawRoute("/task", GET=of(_get_by_query)),
         RawRoute("/tasks", GET=of(_list)),
         RawRoute("/tasks/{id}", GET=of(_get), DELETE=of(_delete)),
+        RawRoute("/tasks/{id}/attempts", GET=of(_attempts)),
         RawRoute("/tasks/{id}/cancel", POST=of(_cancel)),
         RawRoute("/tasks/{id}/retry", POST=of(_retry)),
         *(RawRoute(f"/tasks/{action}", POST=partial(_bulk, api, action)) for action in Action),
@@ -78,6 +80,13 @@ async def _get(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     if not connected:
         raise ClientGone
     await send_reply(scope, send, _reply(task))
+
+
+async def _attempts(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    attempts = await api.queue.attempts(path_id(scope))
+    if attempts is None:
+        raise NotFound
+    await send_json(scope, send, encode_attempts(attempts))
 
 
 async def _list(api: Api, scope: Scope, receive: Receive, send: Send) -> None:

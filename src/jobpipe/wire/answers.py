@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from jobpipe.core.keys import Scope
-from jobpipe.core.task import Status, Task, TaskError
+from jobpipe.core.task import Attempt, Status, Task, TaskError
 from jobpipe.wire.times import format_time
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
@@ -61,6 +61,17 @@ class KeyView(Struct):
     scopes: list[Scope]
 
 
+class AttemptView(Struct):
+    """An unsuccessful run of a task."""
+
+    attempt: Count
+    outcome: Literal["failed", "timed_out", "lost", "cancelled", "released"]
+    started_at: Time | None
+    ended_at: Time
+    worker: str | None
+    error: ErrorView | None
+
+
 class QueueView(Struct):
     """The counts of a queue; `oldest_ready_s` is for how long its oldest due task has waited."""
 
@@ -72,6 +83,45 @@ class QueueView(Struct):
     cancelled: Count
     capacity: Count
     oldest_ready_s: Annotated[float, Meta(ge=0)] | None
+
+
+class ErrorGroupView(Struct):
+    """Unsuccessful runs with the same handler, error type and shape of message, within the window that was asked for.
+
+    `trend` divides the window into 24 equal parts, the oldest first; `example_id` is the task that failed last.
+    """
+
+    group: str
+    handler: str
+    type: str
+    message: str
+    count: Count
+    first_seen: Time
+    last_seen: Time
+    example_id: str
+    trend: list[Count]
+
+
+class PointView(Struct):
+    """What happened in one minute; `at` is its beginning, `queued` how many tasks waited at its end.
+
+    `wait_...` and `run_...` are percentiles in seconds, null where nothing began or ended.
+    """
+
+    at: Time
+    enqueued: Count
+    done: Count
+    failed: Count
+    cancelled: Count
+    retried: Count
+    rescued: Count
+    queued: Count
+    wait_p50: float | None
+    wait_p95: float | None
+    wait_p99: float | None
+    run_p50: float | None
+    run_p95: float | None
+    run_p99: float | None
 
 
 class BulkView(Struct):
@@ -198,6 +248,22 @@ def encode_task(task: Task) -> bytes:
 def encode_tasks(tasks: Iterable[Task]) -> bytes:
     """An array of tasks."""
     return b"[%b]" % b",".join(map(encode_task, tasks))
+
+
+def encode_attempts(attempts: Iterable[Attempt]) -> bytes:
+    """An array of attempts."""
+    return b"[%b]" % b",".join(map(_encode_attempt, attempts))
+
+
+def _encode_attempt(attempt: Attempt) -> bytes:
+    return b'{"attempt":%d,"outcome":%b,"started_at":%b,"ended_at":%b,"worker":%b,"error":%b}' % (
+        attempt.attempt,
+        _encode(attempt.outcome),
+        b"null" if attempt.started_at is None else format_time(attempt.started_at),
+        format_time(attempt.ended_at),
+        b"null" if attempt.worker is None else encode_text(attempt.worker),
+        b"null" if attempt.error is None else _encode_error(attempt.error),
+    )
 
 
 def encode_text(text: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -22,6 +23,8 @@ from jobpipe.wire.times import parse_time
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 
+ERROR_GROUP = r"[0-9a-f]{16}"
+_ERROR_GROUP = re.compile(ERROR_GROUP)
 _LIMIT = re.compile(r"[1-9][0-9]{0,3}")
 _CURSOR = re.compile(r"[A-Za-z0-9_-]{16}")
 _MAX_QUERY = 8192
@@ -37,6 +40,7 @@ class Filters(Struct, frozen=True):
     id_prefix: str | None = None
     created_after: int | None = None
     created_before: int | None = None
+    error_group: str | None = None
     ids: tuple[str, ...] | None = None
 
 
@@ -62,6 +66,7 @@ class BulkBody(Struct, forbid_unknown_fields=True):
     queue: Annotated[str, Meta(extra_json_schema={"pattern": f"^{requests.QUEUE}$"})] | None = None
     handler: Annotated[str, Meta(extra_json_schema={"pattern": f"^{requests.HANDLER}$"})] | None = None
     error_type: Annotated[str, Meta(max_length=200)] | None = None
+    error_group: Annotated[str, Meta(extra_json_schema={"pattern": f"^{ERROR_GROUP}$"})] | None = None
     id_prefix: Annotated[str, Meta(max_length=200)] | None = None
     created_after: Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | None = None
     created_before: Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | None = None
@@ -69,7 +74,9 @@ class BulkBody(Struct, forbid_unknown_fields=True):
     dry_run: Annotated[bool, Meta(description="Only count.")] | None = None
 
 
-FILTERS = ("status", "queue", "handler", "error_type", "id_prefix", "created_after", "created_before")
+FILTERS = (
+    "status", "queue", "handler", "error_type", "error_group", "id_prefix", "created_after", "created_before",
+)  # fmt: skip
 _PARAMETERS = frozenset({*FILTERS, "limit", "cursor"})
 _bulk = msgspec.json.Decoder(BulkBody)
 _bulk_fields: dict[str, Any] = dict.fromkeys(BulkBody.__struct_fields__)
@@ -81,16 +88,29 @@ def parse_listing(query: bytes) -> Listing:
     unknown = next((name for name in given if name not in _PARAMETERS), None)
     if unknown is not None:
         raise Invalid(f"unknown parameter '{unknown[:100]}'", field=unknown[:100])
+    limit = parse_limit(given)
+    before = decode_cursor(given["cursor"]) if "cursor" in given else None
+    times = {name: _time_text(given[name]) for name in ("created_after", "created_before") if name in given}
+    where = _filters({name: given[name] for name in FILTERS if name in given} | times)
+    return Listing(where, limit, before, tuple((k, v) for k, v in given.items() if k != "cursor"))
+
+
+def parse_limit(given: Mapping[str, str]) -> int:
+    """The parameter `limit`. Raises Invalid."""
     limit = given.get("limit", str(DEFAULT_LIMIT))
     if not _LIMIT.fullmatch(limit) or int(limit) > MAX_LIMIT:
         raise Invalid(f"must be a whole number from 1 to {MAX_LIMIT}", field="limit")
-    before = decode_cursor(given["cursor"]) if "cursor" in given else None
-    # An unescaped + in a query stands for a blank, and a time has no blanks.
-    times = {
-        name: given[name].replace(" ", "+") for name in ("created_after", "created_before") if name in given
-    }
-    where = _filters({name: given[name] for name in FILTERS if name in given} | times)
-    return Listing(where, int(limit), before, tuple((k, v) for k, v in given.items() if k != "cursor"))
+    return int(limit)
+
+
+def parse_when(given: Mapping[str, str], field: str) -> int | None:
+    """The time in a parameter of a query, in milliseconds; None when it is not there. Raises Invalid."""
+    return _time({name: _time_text(text) for name, text in given.items() if name == field}, field)
+
+
+def _time_text(text: str) -> str:
+    """An unescaped + in a query stands for a blank, and a time has no blanks."""
+    return text.replace(" ", "+")
 
 
 def parse_query(query: bytes) -> dict[str, str]:
@@ -154,6 +174,8 @@ def _filters(given: dict[str, str], ids: tuple[str, ...] | None = None) -> Filte
     for name in ("error_type", "id_prefix"):
         if name in given:
             _check_text(given[name], name)
+    if "error_group" in given and not _ERROR_GROUP.fullmatch(given["error_group"]):
+        raise Invalid("must be 16 hexadecimal digits, as /errors tells them", field="error_group")
     return Filters(
         status=Status(given["status"]) if "status" in given else None,
         queue=given.get("queue"),
@@ -162,6 +184,7 @@ def _filters(given: dict[str, str], ids: tuple[str, ...] | None = None) -> Filte
         id_prefix=given.get("id_prefix"),
         created_after=_time(given, "created_after"),
         created_before=_time(given, "created_before"),
+        error_group=given.get("error_group"),
         ids=ids,
     )
 
