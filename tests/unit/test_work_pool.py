@@ -304,6 +304,22 @@ async def test_a_task_that_must_run_alone_waits_for_the_others_and_keeps_new_one
     assert rig.bench.most == 1
 
 
+async def test_a_task_runs_alone_until_its_outcome_is_delivered(rigs: Rigs) -> None:
+    """One that came after it and killed the process would count it out, although it had succeeded."""
+    rig = rigs(claim("a1", alone=True), claim("a2", alone=True))
+    await rig.bench.until_running("a1")
+    rig.source.open.clear()
+    await rig.source.put(claim("t1"))
+    rig.bench.gate("a1").set()
+    await turns()
+    assert rig.bench.running == set()
+    rig.source.open.set()
+    await rig.bench.until_running("a2")
+    rig.bench.gate("a2").set()
+    await rig.bench.until_running("t1")
+    assert await rig.source.until_settled("a1", "a2") == [Kind.DONE] * 2
+
+
 async def test_a_task_that_waits_to_run_alone_can_be_cancelled(rigs: Rigs) -> None:
     rig = rigs(claim("t0"), claim("a1", alone=True))
     await rig.bench.until_running("t0")

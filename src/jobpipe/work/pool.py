@@ -85,7 +85,7 @@ class Pool:
         self._runs: dict[str, Run] = {}
         self._open = 0
         self._alone: deque[Run] = deque()
-        self._running_alone = False
+        self._lone: Run | None = None
         self._settles: dict[Run, asyncio.Task[None]] = {}
         self._room = asyncio.Event()
         self._claiming: asyncio.Task[None] | None = None
@@ -165,7 +165,7 @@ class Pool:
 
     def _free(self) -> int:
         """How many tasks may be claimed now: none while one has the process to itself, or too many settles wait."""
-        if self._alone or self._running_alone or len(self._settles) >= SETTLES_PER_WORKER * self.workers:
+        if self._alone or self._lone is not None or len(self._settles) >= SETTLES_PER_WORKER * self.workers:
             return 0
         free = self.workers - len(self._runs)
         return free if self._left is None else min(free, self._left)
@@ -204,9 +204,9 @@ class Pool:
 
     def _begin_alone(self) -> None:
         """Begin the next task that must have the process to itself, once no other holds a worker."""
-        if self._alone and len(self._runs) == len(self._alone):
-            self._running_alone = True
-            self._begin([self._alone.popleft()])
+        if self._alone and self._lone is None and len(self._runs) == len(self._alone):
+            self._lone = self._alone.popleft()
+            self._begin([self._lone])
 
     # --- ending ---
 
@@ -228,9 +228,7 @@ class Pool:
 
     def _free_worker(self, run: Run) -> None:
         del self._runs[run.claim.lease_id]
-        if len(self._runs) == len(self._alone):
-            self._running_alone = False
-            self._begin_alone()
+        self._check_alone(run)
         self._room.set()
 
     async def _deliver(self, run: Run, outcome: Outcome) -> None:
@@ -239,9 +237,17 @@ class Pool:
         finally:
             self._settles.pop(run, None)
             self._watcher.on_settled(run.claim.lease_id)
+            self._check_alone(run)
             self._room.set()
             if self._draining:
                 self._check_drained()
+
+    def _check_alone(self, run: Run) -> None:
+        """A run that has the process to itself has it until its outcome is delivered: one that comes after it and kills
+        the process would otherwise count it out, although it had succeeded."""
+        if run is self._lone and run.claim.lease_id not in self._runs and run not in self._settles:
+            self._lone = None
+        self._begin_alone()
 
     async def _settle(self, claim: Claim, outcome: Outcome) -> None:
         failures = 0
