@@ -11,8 +11,8 @@ from pathlib import Path
 from jobpipe.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Storage
-from prove.powercut import scratch
 from prove.proof import Figure, Trial, none
+from prove.stores import scratch
 from prove.world import CAPACITY, MAX_QUEUES, Difference, Driver, World
 
 STEPS_A_WORLD = 2_000

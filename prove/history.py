@@ -38,6 +38,10 @@ class History:
             steps.append(step)
         return steps
 
+    def latest(self, state: str) -> list[str]:
+        """The tasks whose last step leads to this state."""
+        return [id_ for id_, steps in self._steps.items() if steps[-1].state == state]
+
     @staticmethod
     def know(steps: Iterable[Step], moment: int) -> None:
         """They were answered."""

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from prove import agreement, kills, powercut, same_id, stops
+from prove import (
+    agreement,
+    backoff,
+    clocks,
+    diskfaults,
+    interleave,
+    killers,
+    kills,
+    overload,
+    powercut,
+    same_id,
+    schemas,
+    stale,
+    stops,
+)
 from prove.proof import Proof
 
 PROOFS: dict[str, Proof] = {
@@ -10,7 +24,15 @@ PROOFS: dict[str, Proof] = {
     "power": Proof((2,), "and power cuts", powercut.power_cuts),
     "workers": Proof((3,), "tasks of killed workers are run again in time", kills.worker_kills),
     "once": Proof((4,), "without faults nothing runs twice", kills.no_faults),
+    "stale": Proof((5,), "a stale worker changes nothing", stale.stale),
     "same_id": Proof((6,), "one id is one task", same_id.same_id),
+    "killers": Proof((7,), "a task that kills its worker fails alone", killers.killers),
+    "overload": Proof((8,), "memory and depth are bounded", overload.overload, timed=True),
+    "backoff": Proof((9,), "backoff is as documented", backoff.backoff),
     "sigterm": Proof((10,), "SIGTERM loses nothing and burns no attempt", stops.stops, timed=True),
+    "disk": Proof((11,), "a disk error never gives a false 2xx", diskfaults.disk_faults),
+    "clocks": Proof((13,), "jumps of the clock do no harm", clocks.clocks),
     "model": Proof((15,), "engines agree with a dict", agreement.agreement),
+    "interleave": Proof((3, 5, 10), "every interleaving ends each task once", interleave.interleavings),
+    "schema": Proof((17,), "newer schemas are refused, older ones migrated", schemas.schemas),
 }

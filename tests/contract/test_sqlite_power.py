@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from prove.disk import Disk, Platter
-from prove.powercut import FILE, put, reopen, scratch, survivors
+from prove.powercut import survivors
 from prove.proof import Size, Trial
+from prove.stores import FILE, put, reopen, scratch
 
 from jobpipe.clock import ManualClock
 from jobpipe.core.task import NewTask
