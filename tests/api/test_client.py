@@ -13,6 +13,7 @@ from jobpipe.client import AsyncClient, Client, Settle, Task
 from jobpipe.client.remote_source import RemoteSource
 from jobpipe.core import errors
 from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.shape import error_group
 from jobpipe.core.task import Status
 from jobpipe.work.app import App
 from jobpipe.work.executor import Executor
@@ -141,6 +142,15 @@ async def test_many_are_steered_at_once(server: Server, call: Call) -> None:
     assert sorted(await server.ids()) == ["a", "c"]
     with pytest.raises(errors.Invalid):
         await call("delete_many")
+
+
+async def test_what_failed_alike_is_listed_and_retried_by_its_group(server: Server, call: Call) -> None:
+    for id, message in {"a": "user 1 not found", "b": "user 2 not found", "c": "disk full"}.items():
+        await server.enqueue(id=id, max_retries=0, handler="h")
+        await server.run_one(Kind.FAILED, error_type="ValueError", message=message)
+    group, _ = error_group("h", "ValueError", "user 3 not found")
+    assert [task.id for task in await call("list", error_group=group)] == ["b", "a"]
+    assert (await call("retry_many", error_group=group, status="failed")).changed == 2
 
 
 async def test_a_server_shows_itself(call: Call) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -13,10 +14,12 @@ from jobpipe.core.lifecycle import Kind, Outcome, Policy
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim, NewTask
 from jobpipe.engine.charts import SLICES, ErrorGroup, Point, errors, series
-from jobpipe.engine.history import KEPT_MINUTES, MINUTE_MS, STEP, History
+from jobpipe.engine.history import AGAIN_S, KEPT_MINUTES, MINUTE_MS, STEP, History
 from jobpipe.engine.minutes import MOST_GROUPS, Minute
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Report
+from jobpipe.parts import Parts
+from jobpipe.settings import Settings
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Storage, Summary, TaskFilter
 
@@ -227,8 +230,7 @@ async def test_a_store_that_is_away_loses_no_minute(bench: Bench) -> None:
     for id in ("a", "b"):
         await bench.accept(id)
         bench.clock.advance(60)
-        with pytest.raises(StorageError):
-            await bench.history.run_once(bench.clock.now())
+        assert await bench.history.run_once(bench.clock.now()) == AGAIN_S
     assert [point.enqueued for point in await bench.points()] == [1, 1]
     bench.store.away = False
     await bench.history.run_once(bench.clock.now())
@@ -374,3 +376,26 @@ async def test_a_week_of_minutes_is_read_some_at_a_time(bench: Bench) -> None:
     assert sum(len(minutes) for minutes in steps) == 9
     assert all(len(minutes) <= STEP for minutes in steps)
     assert len(steps) == 4
+
+
+async def test_a_server_keeps_a_minute_at_its_turn_and_the_running_one_at_its_stop() -> None:
+    clock = ManualClock(START + MINUTE_MS - 20)
+    parts = Parts(Settings(store="memory:", pool=False), None, clock)
+    await parts.prepare()
+    await parts.open()
+    parts.start()
+    kept: asyncio.Queue[int] = asyncio.Queue()
+    keep = parts.queue.history._storage.keep_summary
+
+    async def noted(summary: Summary, forget_before: int) -> None:
+        await keep(summary, forget_before)
+        kept.put_nowait(summary.minute)
+
+    parts.queue.history._storage.keep_summary = noted  # type: ignore[method-assign]
+    await parts.queue.enqueue([NewTask(id="a", handler="h")])
+    clock.advance(0.02)
+    assert await asyncio.wait_for(kept.get(), 5) == START // MINUTE_MS
+    await parts.queue.enqueue([NewTask(id="b", handler="h")])
+    await parts.drain(0)
+    await parts.close()
+    assert kept.get_nowait() == START // MINUTE_MS + 1

@@ -49,6 +49,7 @@ class Filters(TypedDict, total=False):
     queue: str | None
     handler: str | None
     error_type: str | None
+    error_group: str | None
     id_prefix: str | None
     created_after: datetime | None
     created_before: datetime | None

@@ -26,6 +26,8 @@ MOST_WAITING = 24 * 60
 """Minutes that wait in memory for a store that takes none: the oldest go first."""
 STEP = 120
 """Minutes that are read at a time, so that a week of them does not hold the loop."""
+AGAIN_S = 15.0
+"""After the store took none: there is no hurry, and every try of it may be a line in the log."""
 LATE_S = 0.05
 """After the turn of the minute: timers may ring a little early."""
 
@@ -82,11 +84,13 @@ class History:
     # --- keeping ---
 
     async def run_once(self, now: int) -> float | None:
-        """Keep what is over; answer the seconds until there is more to keep, None when nothing happened since.
-
-        Raises StorageError; what could not be kept is tried by the next call.
-        """
-        await self._keep([key for key, minute in self._unkept.items() if minute.minute != now // MINUTE_MS])
+        """Keep what is over; answer the seconds until there is more to keep, None when nothing happened since."""
+        over = [key for key, minute in self._unkept.items() if minute.minute != now // MINUTE_MS]
+        try:
+            await self._keep(over)
+        except StorageError as error:
+            log.info("%d minutes of the charts wait for the store: %s", len(over), error)
+            return AGAIN_S
         return _left_s(now) if self._unkept else None
 
     async def close(self) -> None:

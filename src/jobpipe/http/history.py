@@ -15,9 +15,6 @@ from jobpipe.wire import ErrorGroupView, PointView, encode_view, parse_span, tim
 
 HOUR, DAY = 60, 24 * 60
 """In minutes: how far the series and the errors look back when the request does not say."""
-GOOD_FOR_S = 1.0
-LONG_GOOD_FOR_S = 15.0
-"""Of answers over more than a day, which cost a tenth of a second to make."""
 
 
 def routes(api: Api) -> list[RawRoute]:
@@ -33,9 +30,7 @@ def routes(api: Api) -> list[RawRoute]:
 async def _series(api: Api, shared: SharedAnswers, scope: Scope, receive: Receive, send: Send) -> None:
     span = parse_span(scope["query_string"], "since", "until")
     since, until = _minutes(api, span.since, span.until, HOUR)
-    body = await shared.get(
-        ("series", since, until), lambda: _points(api, since, until), _good_for(since, until)
-    )
+    body = await shared.get(("series", since, until), lambda: _points(api, since, until))
     await send_json(scope, send, body)
 
 
@@ -43,7 +38,7 @@ async def _errors(api: Api, shared: SharedAnswers, scope: Scope, receive: Receiv
     span = parse_span(scope["query_string"], "since", "limit")
     since, until = _minutes(api, span.since, None, DAY)
     asked = ("errors", since, until, span.limit)
-    body = await shared.get(asked, lambda: _groups(api, since, until, span.limit), _good_for(since, until))
+    body = await shared.get(asked, lambda: _groups(api, since, until, span.limit))
     await send_json(scope, send, body)
 
 
@@ -52,10 +47,6 @@ def _minutes(api: Api, since: int | None, until: int | None, back: int) -> tuple
     this = api.now() // MINUTE_MS
     end = this + 1 if until is None else min(this + 1, -(-until // MINUTE_MS))
     return (end - back if since is None else since // MINUTE_MS), end
-
-
-def _good_for(since: int, until: int) -> float:
-    return LONG_GOOD_FOR_S if until - since > DAY else GOOD_FOR_S
 
 
 async def _points(api: Api, since: int, until: int) -> bytes:

@@ -1,6 +1,7 @@
 """Answers that many ask for at once: made once, and given to all who ask within a moment.
 
-What is asked for is rounded by the caller, so that a hundred dashboards ask for the same.
+The moment is a second, or longer for what takes long to make, so that making answers takes a twentieth of the time at
+most. What is asked for is rounded by the caller, so that a hundred dashboards ask for the same.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+GOOD_FOR_S = 1.0
+TIMES_AS_LONG = 20
+"""An answer is given for so many times as long as it took to make."""
 MOST = 64
 """Answers that are kept at a time."""
 
@@ -18,28 +22,41 @@ class SharedAnswers:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._made: dict[object, tuple[float, asyncio.Task[bytes]]] = {}
+        self._made: dict[object, _Answer] = {}
 
-    async def get(
-        self, asked: object, make: Callable[[], Coroutine[Any, Any, bytes]], good_for: float
-    ) -> bytes:
-        """The body for `asked`, as it was at most `good_for` seconds ago. Raises what `make` raises."""
-        now = self._monotonic()
-        until, making = self._made.get(asked, (0.0, None))
-        if making is None or (making.done() and (now >= until or _failed(making))):
-            self._forget(now)
-            making = asyncio.get_running_loop().create_task(make())
-            making.add_done_callback(_failed)  # nobody may be left to take its failure
-            self._made[asked] = (now + good_for, making)
+    async def get(self, asked: object, make: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
+        """The body for `asked`, as it was a moment ago at most. Raises what `make` raises."""
+        answer = self._made.get(asked)
+        if answer is None or answer.stale(self._monotonic()):
+            self._forget()
+            answer = self._made[asked] = _Answer(make(), self._monotonic)
         # Shielded: who asked first may go away, the others wait on.
-        return await asyncio.shield(making)
+        return await asyncio.shield(answer.making)
 
-    def _forget(self, now: float) -> None:
+    def _forget(self) -> None:
         """Forget what is stale, and at the bound what was made first."""
-        for asked, (until, making) in list(self._made.items()):
-            if making.done() and (now >= until or len(self._made) >= MOST):
+        now = self._monotonic()
+        for asked, answer in list(self._made.items()):
+            if answer.stale(now) or (answer.making.done() and len(self._made) >= MOST):
                 del self._made[asked]
 
 
-def _failed(made: asyncio.Task[bytes]) -> bool:
-    return made.cancelled() or made.exception() is not None
+class _Answer:
+    """An answer that is being made, or was."""
+
+    def __init__(self, make: Coroutine[Any, Any, bytes], monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._began = monotonic()
+        self._until: float | None = None
+        self.making = asyncio.get_running_loop().create_task(make)
+        self.making.add_done_callback(self._ended)
+
+    def stale(self, now: float) -> bool:
+        """Whether it must be made anew."""
+        return self._until is not None and now >= self._until
+
+    def _ended(self, made: asyncio.Task[bytes]) -> None:
+        now = self._monotonic()
+        # Asked for its failure here too: nobody else may be left to take it.
+        failed = made.cancelled() or made.exception() is not None
+        self._until = now if failed else now + max(GOOD_FOR_S, TIMES_AS_LONG * (now - self._began))
