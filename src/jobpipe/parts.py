@@ -14,6 +14,7 @@ from jobpipe.core.errors import StorageBroken
 from jobpipe.core.keys import BadKeys, parse_entries
 from jobpipe.core.lifecycle import Policy
 from jobpipe.core.retry import RetryPolicy
+from jobpipe.engine.feed import Feed
 from jobpipe.engine.maintenance import Alarm, Pruner, Rescuer
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.http.app import create_app
@@ -54,7 +55,10 @@ class Parts:
         self.workers = own_workers(settings, app, self.queue, clock, token)
         rescuer.on_rescue = self.workers.rescued
         self.queue.workers.own = self.workers.present
-        self.asgi = create_app(self.queue, _http_config(settings, app is not None, clock, token, keys))
+        self._feed = Feed(self.queue)
+        pruner.on_prune = self._feed.touch
+        config = _http_config(settings, app is not None, clock, token, keys)
+        self.asgi = create_app(self.queue, config, self._feed)
 
     async def prepare(self) -> None:
         """Have the app loaded where it is going to run. Raises AppNotFound, LifespanFailed or NotReady."""
@@ -82,15 +86,20 @@ class Parts:
         return await self._storage.wait_broken()
 
     async def drain(self, seconds: float) -> None:
-        """Take nothing new, finish what runs within `seconds`, release the rest. The earliest deadline holds."""
+        """Take nothing new, finish what runs within `seconds`, release the rest, end the streams of live changes.
+
+        The earliest deadline holds.
+        """
         self.queue.drain()
         await self.workers.drain(seconds)
+        self._feed.end()
 
     async def close(self) -> None:
         """Close all that was opened, in reverse. Raises LifespanFailed, at the end, when the app's did not end."""
         try:
             await self.workers.close()
         finally:
+            self._feed.end()
             await self._rescue.stop()
             await self._prune.stop()
             await self._keep.stop()

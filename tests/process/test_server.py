@@ -259,3 +259,21 @@ def test_without_an_app_tasks_that_name_nothing_are_simulated(start: Start) -> N
     server.enqueue({"id": "a"}, *many("i", 2))
     assert server.finished("a")["handler"] == "simulate"
     assert server.task("i-0")["last_error"]["type"] == "unknown_handler"
+
+
+def test_a_stop_ends_the_event_streams_after_the_running_tasks_and_is_not_held_by_them(start: Start) -> None:
+    server = start("--simulate-min", "0.5", "--simulate-max", "0.5", "--simulate-failures", "0")
+    with socket.create_connection(("127.0.0.1", server.port), 20) as reader:
+        reader.sendall(b"GET /events HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        heard = reader.recv(65536)
+        server.enqueue({"id": "t1"})
+        until("it runs", lambda: server.task("t1")["status"] == "running")
+        server.signal(signal.SIGTERM)
+        while piece := reader.recv(65536):
+            heard += piece
+        began = time.monotonic()
+        assert server.ended() == 0
+    assert time.monotonic() - began < 1.0
+    assert heard.endswith(b"\r\n0\r\n\r\n")  # whole, not cut off
+    assert b'"status":"done"' in heard
+    assert "Traceback" not in server.said

@@ -102,6 +102,13 @@ class TooManyQueues(JobpipeError):
     sentence = "too many queues"
 
 
+class TooManyReaders(JobpipeError):
+    """The stream of live changes has as many readers as it may."""
+
+    code = "too_many_readers"
+    sentence = "too many readers"
+
+
 class Draining(JobpipeError):
     """The server is stopping and takes nothing new."""
 

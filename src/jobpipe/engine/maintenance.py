@@ -85,12 +85,16 @@ class Pruner:
         self._retention = retention
         self._retention_failed = retention_failed
         self.pruned = 0
+        self.on_prune: Callable[[], object] = _nothing
+        """Called when tasks were pruned."""
 
     async def run_once(self, now: int) -> float | None:
         """Prune one slice; answer the seconds until there may be more to do, None when nothing ever will be."""
         limits = (_before(now, self._retention), _before(now, self._retention_failed))
         pruned = await self._storage.prune(*limits, PRUNE_SLICE)
         self.pruned += pruned
+        if pruned:
+            self.on_prune()
         if pruned == PRUNE_SLICE:
             return PAUSE_S
         return self._until_next(now, *await self._storage.next_prunable())
@@ -169,5 +173,5 @@ class Alarm:
         return FAILED_PAUSE_S
 
 
-def _nothing(_: object) -> None:
+def _nothing(*_: object) -> None:
     """Nobody asked to be told."""

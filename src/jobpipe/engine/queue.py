@@ -130,6 +130,10 @@ class TaskQueue:
         """Have `observer` told of all that happens from now on."""
         self._observers.append(observer)
 
+    def unobserve(self, observer: Observer) -> None:
+        """Have `observer` told of nothing any more."""
+        self._observers.remove(observer)
+
     # --- entering -----------------------------------------------------------------------------------------------
 
     async def enqueue(self, tasks: Sequence[NewTask]) -> list[Task | JobpipeError]:

@@ -11,10 +11,11 @@ from starlette.routing import Router
 from starlette.types import ASGIApp
 
 from jobpipe.core.errors import JobpipeError
+from jobpipe.engine.feed import Feed
 from jobpipe.engine.queue import TaskQueue
-from jobpipe.http import enqueue, history, pages, status, tasks, workers, working
+from jobpipe.http import enqueue, events, history, pages, status, tasks, workers, working
 from jobpipe.http.answers import Receive, Scope, Send, send_problem
-from jobpipe.http.bodies import BodyTooLarge, ClientGone
+from jobpipe.http.bodies import BodyTooLarge, ClientGone, NotReading
 from jobpipe.http.browser import Guard
 from jobpipe.http.config import Api, HttpConfig
 from jobpipe.http.fastlane import FastLane
@@ -24,9 +25,9 @@ from jobpipe.http.routing import no_such_path
 log = logging.getLogger("jobpipe.http")
 
 
-def create_app(queue: TaskQueue, config: HttpConfig) -> ASGIApp:
-    """The HTTP API over an open `queue`."""
-    api = Api(queue, config)
+def create_app(queue: TaskQueue, config: HttpConfig, feed: Feed | None = None) -> ASGIApp:
+    """The HTTP API over an open `queue`. `feed` is what `/events` tells, for those who want to end it in time."""
+    api = Api(queue, config, feed or Feed(queue))
     routes = [
         *enqueue.routes(api),
         *working.routes(api),
@@ -35,6 +36,7 @@ def create_app(queue: TaskQueue, config: HttpConfig) -> ASGIApp:
         *history.routes(api),
         *workers.routes(api),
         *pages.routes(),
+        *events.routes(api),
     ]
     guard = Guard(config.allowed_hosts, config.keys)
     lane = FastLane(api, guard) if config.fast_lane else None
@@ -68,6 +70,8 @@ class _Edge:
         except ClientGone:
             # Nobody reads this; but servers and middleware around us complain of requests without an answer.
             await send_problem(scope, send, BadHttp("the request did not arrive whole"), close=True)
+        except NotReading:
+            raise
         except Exception:
             log.exception("%s %r failed", scope["method"], scope["path"])
             await _answer_internal(scope, send)

@@ -22,6 +22,10 @@ class ClientGone(Exception):
     """The client left before its request was complete: there is nobody to answer."""
 
 
+class NotReading(Exception):
+    """The client does not read what it asked for: the connection is to be cut off, with what was written to it."""
+
+
 class BodyTooLarge(TooLarge):
     """The rest of the body is not read, so the connection cannot be used again."""
 
@@ -109,7 +113,13 @@ async def while_connected(
 
 
 async def _client_left(receive: Receive, both_ways: bool) -> None:
+    while await half_closed(receive) and not both_ways:
+        pass
+
+
+async def half_closed(receive: Receive) -> bool:
+    """Wait until the client has closed its side of the connection (True), or left (False)."""
     while True:
         message = await receive()
-        if message["type"] == "http.disconnect" and (both_ways or not message.get(HALF_CLOSED)):
-            return
+        if message["type"] == "http.disconnect":
+            return bool(message.get(HALF_CLOSED))

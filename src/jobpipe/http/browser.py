@@ -28,6 +28,7 @@ _WANTED = frozenset({
     b"content-type",
     b"content-length",
     b"content-encoding",
+    b"last-event-id",
     b"traceparent",
     b"x-jobpipe-local",
 })  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from jobpipe.clock import Clock, SystemClock
+from jobpipe.engine.feed import Feed
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.http.keys import Keyring
 from jobpipe.wire import Defaults
@@ -34,10 +35,11 @@ class HttpConfig(Struct, frozen=True):
 
 
 class Api:
-    """What every route needs: the queue, the settings, and when the edge was made."""
+    """What every route needs: the queue and its live changes, the settings, and when the edge was made."""
 
-    def __init__(self, queue: TaskQueue, config: HttpConfig) -> None:
+    def __init__(self, queue: TaskQueue, config: HttpConfig, feed: Feed) -> None:
         self.queue = queue
+        self.feed = feed
         self.config = config
         self.now = config.clock.now
         self.started = config.clock.monotonic()

@@ -12,7 +12,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE as UVICORNS
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from jobpipe.http.bodies import HALF_CLOSED
+from jobpipe.http.bodies import HALF_CLOSED, NotReading
 from jobpipe.http.problems import TITLES
 
 STATUS_LINE = UVICORNS | {
@@ -50,6 +50,8 @@ class Cycle(RequestResponseCycle):
         except asyncio.CancelledError:
             self.transport.abort()
             raise
+        except NotReading:
+            self.transport.abort()
         except Exception:
             self.logger.exception("Exception in ASGI application")
             await self._break_off()

@@ -16,6 +16,7 @@ from jobpipe.wire import (
     AttemptView,
     BulkBody,
     BulkView,
+    DeltaView,
     EnqueueBody,
     ErrorGroupView,
     HealthView,
@@ -44,6 +45,7 @@ _STRUCTS = (
     QueueView,
     StatsView,
     WorkerView,
+    DeltaView,
     HealthView,
     KeyView,
     LeaseBody,
@@ -245,6 +247,7 @@ def _server() -> Json:
     itself = {"200": _json("OpenAPI 3.1", {"type": "object"})}
     return {
         "/queues": {"get": _operation("listQueues", "The queues.", queues, 503)},
+        "/events": {"get": _operation("events", "Live changes, as Server-Sent Events.", _stream(), 503)},
         "/workers": {"get": _operation("listWorkers", "The workers and what they run.", workers, 503)},
         "/stats": {
             "get": _operation("getStats", "The server.", {"200": _json("now", _ref("StatsView"))}, 503)
@@ -260,6 +263,15 @@ def _server() -> Json:
             "parameters": [_ID],
             "get": _operation("dashboardFile", "A script or style of the dashboard.", file, 404),
         },
+    }
+
+
+def _stream() -> Json:
+    description = (
+        "events `delta` and `reset`, their data a DeltaView; replay after `Last-Event-ID` where possible"
+    )
+    return {
+        "200": {"description": description, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
     }
 
 

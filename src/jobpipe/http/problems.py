@@ -48,12 +48,19 @@ STATUS = {
     "internal": 500,
     "queue_full": 503,
     "too_many_queues": 503,
+    "too_many_readers": 503,
     "draining": 503,
     "storage_down": 503,
     "storage_full": 507,
 }
 
-RETRY_AFTER = {"queue_full": b"1", "too_many_queues": b"1", "draining": b"5", "storage_down": b"1"}
+RETRY_AFTER = {
+    "queue_full": b"1",
+    "too_many_queues": b"1",
+    "draining": b"5",
+    "storage_down": b"1",
+    "too_many_readers": b"5",
+}
 
 SAFE: Headers = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 """On every answer: browsers guess no types, and nobody keeps what may change in the next millisecond."""

@@ -29,6 +29,7 @@ from jobpipe.wire.answers import (
 )
 from jobpipe.wire.filters import BulkBody, Filters, Listing, next_page, parse_bulk, parse_listing, parse_query
 from jobpipe.wire.ids import new_id
+from jobpipe.wire.live import ChangeView, DeltaView, encode_delta
 from jobpipe.wire.requests import (
     MAX_ITEMS,
     Defaults,
@@ -47,7 +48,9 @@ __all__ = [
     "AttemptView",
     "BulkBody",
     "BulkView",
+    "ChangeView",
     "Defaults",
+    "DeltaView",
     "EnqueueBody",
     "ErrorGroupView",
     "ErrorView",
@@ -66,6 +69,7 @@ __all__ = [
     "WorkerView",
     "WorkersView",
     "encode_attempts",
+    "encode_delta",
     "encode_task",
     "encode_tasks",
     "encode_view",

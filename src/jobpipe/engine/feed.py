@@ -1,0 +1,282 @@
+"""The live changes of a queue, for as long as somebody reads them: at most four frames a second, none when all is
+still.
+
+Changes are gathered by task, so that a frame tells where each stands and not what it went through; what is more than a
+frame holds is only counted. All readers share the frames of one ring. A reader that falls behind it, however slow, is
+told anew how things stand: it costs no memory of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from jobpipe.core.change import Change, change_by, change_of
+from jobpipe.core.errors import Draining, StorageError, TooManyReaders
+from jobpipe.core.lifecycle import Transition
+from jobpipe.core.task import Claim, Status, Task
+from jobpipe.engine.queue import TaskQueue
+from jobpipe.engine.values import Rates
+
+log = logging.getLogger("jobpipe.feed")
+
+GAP_S = 0.25
+"""Between two frames, at least."""
+TRAIL_S = 5.0
+"""How often the rates are looked at after the last change, until they have come down to nothing."""
+LINGER_S = 15.0
+"""How long changes are gathered on after the last reader left: it may come back for what it missed."""
+FAILED_PAUSE_S = 1.0
+RING = 40
+MOST_TASKS = 200
+MOST_READERS = 1000
+
+
+class Frame:
+    """What is told at a time. `seq` is its number; a `reset` is no change but how things stand after number `seq`."""
+
+    __slots__ = ("_text", "changes", "counts", "dropped", "rates", "reset", "seq")
+
+    def __init__(
+        self, seq: int, counts: Mapping[Status, int], rates: Rates, changes: Sequence[Change], dropped: int
+    ) -> None:
+        self.seq = seq
+        self.reset = False
+        self.counts = counts
+        self.rates = rates
+        self.changes = changes
+        self.dropped = dropped
+        self._text: bytes | None = None
+
+    def text(self, encode: Callable[[Frame], bytes]) -> bytes:
+        """The frame as the edge sends it, made once for all readers."""
+        if self._text is None:
+            self._text = encode(self)
+            self.changes = ()
+        return self._text
+
+
+class Feed:
+    """The changes of `queue`; an Observer of it while there are readers."""
+
+    def __init__(self, queue: TaskQueue) -> None:
+        self.boot = secrets.token_hex(4)
+        self._queue = queue
+        self._seq = 0
+        self._ring: deque[Frame] = deque(maxlen=RING)
+        self._changes: dict[str, Change] = {}
+        self._dropped = 0
+        self._shown: Rates | None = None
+        self._touched = asyncio.Event()
+        self._readers: set[Reader] = set()
+        self._news: asyncio.Future[None] | None = None
+        """Ends when there is something to read."""
+        self._teller: asyncio.Task[None] | None = None
+        self._rest: asyncio.TimerHandle | None = None
+        self._ended = False
+
+    # --- readers ---
+
+    def join(self, last_id: str | None = None) -> Reader:
+        """A new reader; it goes on after the frame called `last_id` when that is still possible.
+
+        Raises TooManyReaders, and Draining after the end.
+        """
+        if self._ended:
+            raise Draining
+        if len(self._readers) >= MOST_READERS:
+            raise TooManyReaders(f"at most {MOST_READERS} may read at a time")
+        self._wake()
+        reader = Reader(self, self._seq_of(last_id))
+        self._readers.add(reader)
+        return reader
+
+    def leave(self, reader: Reader) -> None:
+        """A reader is gone; safe when called twice."""
+        self._readers.discard(reader)
+        if not self._readers and self._rest is None and self._teller is not None:
+            self._rest = asyncio.get_running_loop().call_later(LINGER_S, self._sleep)
+
+    def end(self) -> None:
+        """The end of all streams: readers are told at once, and nobody joins any more. Safe twice."""
+        self._ended = True
+        self._sleep()
+        self._tell()
+
+    def name_of(self, frame: Frame) -> str:
+        """The id of a frame, by which a reader that comes back says where it was."""
+        return f"{self.boot}-{frame.seq}"
+
+    def _seq_of(self, last_id: str | None) -> int | None:
+        boot, _, number = (last_id or "").partition("-")
+        if boot != self.boot or not (number.isascii() and number.isdecimal() and len(number) < 19):
+            return None
+        return int(number) if self.reaches(int(number)) else None
+
+    def reaches(self, seq: int) -> bool:
+        """Whether all that came after frame `seq` is still there."""
+        return self._seq - len(self._ring) <= seq <= self._seq
+
+    def after(self, seq: int) -> list[Frame]:
+        """The frames that came after frame `seq`."""
+        return [frame for frame in self._ring if frame.seq > seq]
+
+    async def reset(self) -> Frame:
+        """How things stand now. Raises StorageError."""
+        seq = (
+            self._seq
+        )  # before the look: what the next frame brings may be in the counts already, never missing
+        frame = Frame(seq, await self._queue.counts(), self._queue.rates(), (), 0)
+        frame.reset = True
+        self._shown = frame.rates
+        return frame
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest frame."""
+        return self._seq
+
+    @property
+    def ended(self) -> bool:
+        """Whether the streams were ended."""
+        return self._ended
+
+    def news(self) -> asyncio.Future[None]:
+        """Ends at the next frame, or at the end."""
+        if self._news is None or self._news.done():
+            self._news = asyncio.get_running_loop().create_future()
+        return self._news
+
+    # --- waking and sleeping ---
+
+    def _wake(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        if self._teller is None:
+            self._queue.observe(self)
+            self._teller = asyncio.get_running_loop().create_task(self._tell_all(), name="jobpipe-feed")
+
+    def _sleep(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        if self._teller is not None:
+            self._teller.cancel()
+            self._teller = None
+            self._queue.unobserve(self)
+        self._ring.clear()
+        self._changes.clear()
+        self._dropped, self._shown = 0, None
+        self._touched.clear()
+        self._seq += 1  # what happens from now on is missing: nobody may go on from before
+
+    # --- told by the queue ---
+
+    def accepted(self, tasks: Sequence[Task]) -> None:
+        self._note(tasks, lambda task: task.id, change_of)
+
+    def claimed(self, claims: Sequence[Claim]) -> None:
+        self._note(claims, lambda claim: claim.task.id, lambda claim: change_of(claim.task))
+
+    def settled(self, ends: Sequence[tuple[Task, Transition]]) -> None:
+        self._note(ends, lambda end: end[0].id, lambda end: change_by(*end))
+
+    def steered(self, tasks: Sequence[Task]) -> None:
+        self._note(tasks, lambda task: task.id, change_of)
+
+    def deleted(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            self._changes.pop(task.id, None)
+        self._touched.set()
+
+    def touch(self) -> None:
+        """The counts changed, by whatever."""
+        self._touched.set()
+
+    def _note(
+        self, items: Iterable[Any], id_of: Callable[[Any], str], change: Callable[[Any], Change]
+    ) -> None:
+        changes = self._changes
+        for item in items:
+            id = id_of(item)
+            if len(changes) < MOST_TASKS or id in changes:
+                changes[id] = change(item)
+            else:
+                self._dropped += 1
+        self._touched.set()
+
+    # --- telling ---
+
+    async def _tell_all(self) -> None:
+        while True:
+            changed = await self._something_changed()
+            try:
+                counts, rates = await self._queue.counts(), self._queue.rates()
+            except StorageError as error:
+                log.debug("the counts cannot be read: %s", error)
+                await asyncio.sleep(FAILED_PAUSE_S)
+                self._touched.set()
+                continue
+            if changed or rates != self._shown:
+                self._add(counts, rates)
+                await asyncio.sleep(GAP_S)
+
+    async def _something_changed(self) -> bool:
+        """Wait for a change; False when only the rates may have come down meanwhile."""
+        trailing = self._shown is None or self._shown != Rates(0, 0, 0)
+        try:
+            async with asyncio.timeout(TRAIL_S if trailing else None):
+                await self._touched.wait()
+        except TimeoutError:
+            return False
+        self._touched.clear()
+        return True
+
+    def _add(self, counts: Mapping[Status, int], rates: Rates) -> None:
+        changes, self._changes = list(self._changes.values()), {}
+        dropped, self._dropped = self._dropped, 0
+        self._seq += 1
+        self._shown = rates
+        self._ring.append(Frame(self._seq, counts, rates, changes, dropped))
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+
+class Reader:
+    """One who reads the feed. `seq` is the last frame that it got, None when it knows nothing yet."""
+
+    def __init__(self, feed: Feed, seq: int | None) -> None:
+        self._feed = feed
+        self._seq = seq
+
+    async def next(self, left: asyncio.Future[Any], seconds: float) -> list[Frame] | None:
+        """What is new, in order; nothing after `seconds`, or when `left` is done. None is the end.
+
+        Who fell behind, or is new, gets one reset. Raises StorageError.
+        """
+        feed = self._feed
+        if not feed.ended and self._seq is not None and feed.newest == self._seq:
+            await asyncio.wait((feed.news(), left), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if feed.ended:
+            return None
+        frames = await self._missed()
+        if frames:
+            self._seq = frames[-1].seq
+        return frames
+
+    async def _missed(self) -> list[Frame]:
+        if self._seq is not None and self._feed.reaches(self._seq):
+            return self._feed.after(self._seq)
+        return [await self._feed.reset()]
+
+    def leave(self) -> None:
+        """Read no more; safe when called twice."""
+        self._feed.leave(self)
