@@ -92,14 +92,14 @@ class Parts:
         """
         self.queue.drain()
         await self.workers.drain(seconds)
-        self._feed.end()
+        await self._feed.end()
 
     async def close(self) -> None:
         """Close all that was opened, in reverse. Raises LifespanFailed, at the end, when the app's did not end."""
         try:
             await self.workers.close()
         finally:
-            self._feed.end()
+            await self._feed.end()
             await self._rescue.stop()
             await self._prune.stop()
             await self._keep.stop()

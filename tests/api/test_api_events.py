@@ -385,7 +385,13 @@ async def test_head_has_no_body_and_other_methods_are_refused(server: Server) ->
 async def test_the_streams_end_when_they_are_ended_and_none_begins_after(server: Server) -> None:
     async with events(server) as stream:
         await stream.next()
-        feed_of(server).end()
+        await server.enqueue(id="a")
+        await stream.next()
+        await server.enqueue(id="b")
+        feed = feed_of(server)
+        await feed.end()
+        await feed.end()
+        assert statuses((await stream.next())[2]) == {"b": "queued"}
         assert await stream.next_or_end() is None
     assert_problem(await server.get("/events"), 503, "draining")
     assert not listening(server)

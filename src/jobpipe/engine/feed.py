@@ -78,6 +78,9 @@ class Feed:
         self._teller: asyncio.Task[None] | None = None
         self._rest: asyncio.TimerHandle | None = None
         self._ended = False
+        """Nobody joins any more."""
+        self._over = False
+        """Nothing more will be told."""
 
     # --- readers ---
 
@@ -101,10 +104,18 @@ class Feed:
         if not self._readers and self._rest is None and self._teller is not None:
             self._rest = asyncio.get_running_loop().call_later(LINGER_S, self._sleep)
 
-    def end(self) -> None:
-        """The end of all streams: readers are told at once, and nobody joins any more. Safe twice."""
+    async def end(self) -> None:
+        """The end of all streams, after what was not told yet; nobody joins any more. Safe twice."""
+        if self._ended:
+            return
         self._ended = True
-        self._sleep()
+        self._stop()
+        if self._changes or self._dropped or self._touched.is_set():
+            try:
+                self._add(await self._queue.counts(), self._queue.rates())
+            except StorageError as error:
+                log.debug("the last changes are not told: %s", error)
+        self._over = True
         self._tell()
 
     def name_of(self, frame: Frame) -> str:
@@ -141,9 +152,9 @@ class Feed:
         return self._seq
 
     @property
-    def ended(self) -> bool:
-        """Whether the streams were ended."""
-        return self._ended
+    def over(self) -> bool:
+        """Whether nothing more will be told."""
+        return self._over
 
     def news(self) -> asyncio.Future[None]:
         """Ends at the next frame, or at the end."""
@@ -161,7 +172,7 @@ class Feed:
             self._queue.observe(self)
             self._teller = asyncio.get_running_loop().create_task(self._tell_all(), name="jobpipe-feed")
 
-    def _sleep(self) -> None:
+    def _stop(self) -> None:
         if self._rest is not None:
             self._rest.cancel()
             self._rest = None
@@ -169,6 +180,9 @@ class Feed:
             self._teller.cancel()
             self._teller = None
             self._queue.unobserve(self)
+
+    def _sleep(self) -> None:
+        self._stop()
         self._ring.clear()
         self._changes.clear()
         self._dropped, self._shown = 0, None
@@ -263,14 +277,12 @@ class Reader:
         Who fell behind, or is new, gets one reset. Raises StorageError.
         """
         feed = self._feed
-        if not feed.ended and self._seq is not None and feed.newest == self._seq:
+        if not feed.over and self._seq is not None and feed.newest == self._seq:
             await asyncio.wait((feed.news(), left), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if feed.ended:
-            return None
         frames = await self._missed()
         if frames:
             self._seq = frames[-1].seq
-        return frames
+        return frames if frames or not feed.over else None
 
     async def _missed(self) -> list[Frame]:
         if self._seq is not None and self._feed.reaches(self._seq):
