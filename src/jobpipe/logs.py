@@ -7,6 +7,8 @@ uvicorn's loggers speak through the same handler. Fields given as `extra={"task"
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
 import math
@@ -14,8 +16,12 @@ import re
 import sys
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import islice
+from typing import TextIO
 
 _UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
+_OFTEN = "jobpipe.tasks"
+"""The logger with a line for each task that ends."""
 _RECORD_SIZE = len(logging.makeLogRecord({}).__dict__)
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "taskName"}
 _PLAIN = re.compile(r"[^\s\"'=]+")
@@ -25,7 +31,40 @@ _CONTROL_IN_BLOCK = re.compile(_CONTROL.pattern.replace(r"\x00-\x1f", r"\x00-\x0
 
 
 class OwnHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """The handler that `configure` installs, known again by its class when it is called twice."""
+    """The handler that `configure` installs, known again by its class when it is called twice.
+
+    The lines that come once a task are written together at the end of the event loop's turn; whatever else is said
+    takes them along first, so that the order stays.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._gathered: list[str] = []
+        self._promised: asyncio.AbstractEventLoop | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        loop = (
+            asyncio._get_running_loop() if record.name == _OFTEN and record.levelno <= logging.INFO else None
+        )
+        if loop is None:
+            self.flush()
+            super().emit(record)
+            return
+        try:
+            self._gathered.append(self.format(record))
+        except Exception:  # noqa: BLE001 - as logging itself does
+            self.handleError(record)
+        if self._promised is not loop:
+            self._promised = loop
+            loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        with self.lock or contextlib.nullcontext():
+            gathered, self._gathered, self._promised = self._gathered, [], None
+            if gathered:
+                self.stream.write("\n".join([*gathered, ""]))
+            super().flush()
 
 
 class TextFormatter(logging.Formatter):
@@ -33,11 +72,13 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = f"{_time(record)} {record.levelname} {record.name} {record.getMessage()}"
-        parts = [
-            _escaped(line, _CONTROL),
-            *(f"{key}={_field(value)}" for key, value in _extra(record).items()),
-        ]
-        return " ".join(parts) + "".join(f"\n  {line}" for line in _block(_trace(self, record)))
+        if not line.isprintable():
+            line = _escaped(line, _CONTROL)
+        for key, value in _extra(record).items():
+            line += f" {key}={_text_field(value if isinstance(value, str) else str(value))}"
+        if not (record.exc_info or record.stack_info):
+            return line
+        return line + "".join(f"\n  {line}" for line in _block(_trace(self, record)))
 
 
 class JsonFormatter(logging.Formatter):
@@ -90,8 +131,9 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:
-    fields = record.__dict__
-    return {key: fields[key] for key in fields if key not in _OWN} if len(fields) > _RECORD_SIZE else {}
+    # What logging itself sets comes first: the extra fields are behind it, beside what other formatters left there.
+    behind = islice(record.__dict__.items(), _RECORD_SIZE, None)
+    return {key: value for key, value in behind if key not in _OWN}
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
@@ -110,8 +152,9 @@ def _escaped(text: str, control: re.Pattern[str]) -> str:
     return control.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
-def _field(value: object) -> str:
-    text = _escaped(str(value), _CONTROL)
+@lru_cache(maxsize=1024)
+def _text_field(value: str) -> str:
+    text = _escaped(value, _CONTROL)
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -134,3 +135,27 @@ def test_uvicorn_speaks_through_the_same_handler(written: Callable[[], str]) -> 
     (line,) = written().splitlines()
     assert json.loads(line)["logger"] == "uvicorn.error"
     assert "color_message" not in line
+
+
+async def test_lines_of_a_turn_are_written_at_once_and_in_order(written: Callable[[], str]) -> None:
+    configure("INFO", "text")
+    tasks, other = logging.getLogger("jobpipe.tasks"), logging.getLogger("jobpipe.other")
+    tasks.info("one")
+    tasks.info("two")
+    assert written() == ""
+    await asyncio.sleep(0)
+    assert [line.split()[3] for line in written().splitlines()] == ["one", "two"]
+    tasks.info("three")
+    other.info("four")
+    tasks.warning("five")
+    tasks.info("six")
+    assert [line.split()[3] for line in written().splitlines()] == ["three", "four", "five"]
+    (own,) = [handler for handler in logging.getLogger().handlers if isinstance(handler, OwnHandler)]
+    own.flush()  # as the end of the process does
+    assert [line.split()[3] for line in written().splitlines()] == ["six"]
+
+
+def test_without_an_event_loop_each_line_is_written_at_once(written: Callable[[], str]) -> None:
+    configure("INFO", "text")
+    logging.getLogger("jobpipe.tasks").info("one")
+    assert written().split()[3] == "one"

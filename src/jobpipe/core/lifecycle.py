@@ -72,7 +72,7 @@ class Kind(StrEnum):
     LOST = "lost"
 
 
-class Outcome(Struct, frozen=True):
+class Outcome(Struct, frozen=True, gc=False):
     """What became of a run, as the one who ran it (or found it lost) tells it.
 
     `result` (JSON bytes) belongs to done. `error_type`, `message` and `traceback` to failed, timed_out and lost.
@@ -95,7 +95,7 @@ class Policy(Struct, frozen=True):
     max_lost: int = 3
 
 
-class Transition(Struct, frozen=True):
+class Transition(Struct, frozen=True, gc=False):
     """What to write for an outcome: the complete new state of everything that a settle may change.
 
     `error` None leaves the stored last error; `finished_at` and `result` None clear. `error_group` is the group of

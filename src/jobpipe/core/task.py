@@ -29,7 +29,7 @@ class Status(StrEnum):
 FINISHED = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED})
 
 
-class TaskError(Struct, frozen=True):
+class TaskError(Struct, frozen=True, gc=False):
     """Why an attempt did not succeed. `at` is when it was settled."""
 
     type: str
@@ -53,7 +53,7 @@ class Attempt(Struct, frozen=True):
     error: TaskError | None
 
 
-class NewTask(Struct, frozen=True):
+class NewTask(Struct, frozen=True, gc=False):
     """A task to be accepted: everything decided but its place in the order of acceptance.
 
     `run_at` None means now. `timeout` None means the handler's own, else the server's.
@@ -70,7 +70,7 @@ class NewTask(Struct, frozen=True):
     traceparent: str | None = None
 
 
-class Task(Struct, frozen=True):
+class Task(Struct, frozen=True, gc=False):
     """The stored record of one piece of work.
 
     `seq` is the order of acceptance. `attempts = failures + lost`, plus 1 for a run that is under way, done or
@@ -105,7 +105,7 @@ class Task(Struct, frozen=True):
         return self.status in FINISHED
 
 
-class Claim(Struct, frozen=True):
+class Claim(Struct, frozen=True, gc=False):
     """A claimed task and the proof of having claimed it.
 
     `lease_id` is new at every claim. `lease_until` is None for a claim of the pool in the server's own process, which

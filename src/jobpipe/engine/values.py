@@ -7,7 +7,7 @@ from msgspec import Struct
 from jobpipe.core.lifecycle import Outcome
 
 
-class Report(Struct, frozen=True):
+class Report(Struct, frozen=True, gc=False):
     """The outcome of a claim, as its holder tells it."""
 
     id: str
@@ -15,7 +15,7 @@ class Report(Struct, frozen=True):
     outcome: Outcome
 
 
-class Heartbeat(Struct, frozen=True):
+class Heartbeat(Struct, frozen=True, gc=False):
     """A claim's holder lives: prolong its lease to `lease_s` seconds. `timeout` is the handler's own, in seconds."""
 
     id: str

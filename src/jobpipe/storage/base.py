@@ -46,7 +46,7 @@ class ClaimAnswer(Struct, frozen=True):
     next_due: int | None
 
 
-class Settlement(Struct, frozen=True):
+class Settlement(Struct, frozen=True, gc=False):
     """A transition to write if the claim still holds and its cancel flag is still the one decided with.
 
     `transition` None only asks for the answer that this lease's settle got before. `rescue` marks a settle that does
@@ -60,7 +60,7 @@ class Settlement(Struct, frozen=True):
     rescue: bool = False
 
 
-class Settled(Struct, frozen=True):
+class Settled(Struct, frozen=True, gc=False):
     """The settle was written, now or when it was sent before (`repeated`); the status that it led to."""
 
     status: Status
@@ -74,7 +74,7 @@ class CancelChanged(Struct, frozen=True):
 SettleAnswer = Settled | CancelChanged | JobpipeError
 
 
-class Extension(Struct, frozen=True):
+class Extension(Struct, frozen=True, gc=False):
     """A lease to prolong to `lease_s` seconds from now."""
 
     id: str
@@ -82,7 +82,7 @@ class Extension(Struct, frozen=True):
     lease_s: float
 
 
-class Extended(Struct, frozen=True):
+class Extended(Struct, frozen=True, gc=False):
     """The lease holds until `lease_until` (milliseconds since the epoch, None for a local claim)."""
 
     lease_until: int | None

@@ -13,7 +13,7 @@ from itertools import islice
 from msgspec import Struct
 
 
-class Lease(Struct, frozen=True):
+class Lease(Struct, frozen=True, gc=False):
     """One running claim. `ends` is monotonic seconds, None: without end. `orphaned`: local to an earlier boot."""
 
     id: str

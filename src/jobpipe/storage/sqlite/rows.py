@@ -24,7 +24,7 @@ decode_json = msgspec.json.Decoder().decode
 decode_error = msgspec.json.Decoder(TaskError).decode
 
 
-class Stored(Struct, frozen=True):
+class Stored(Struct, frozen=True, gc=False):
     """A row: the task, and what of its latest claim is kept in it."""
 
     task: Task
