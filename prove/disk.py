@@ -33,8 +33,8 @@ class Disk(apsw.VFS):
     """The disk, as SQLite's default file system while the `with` block lasts; `log` is all that it was asked.
 
     `fault`, when set, is called before each write and sync with its number (from 1) and may raise an error of apsw.
-    Those within a checkpoint are neither counted nor failed: SQLite keeps such an error to itself and goes on later, but
-    apsw hands what Python raised to whoever committed.
+    Those within a checkpoint are neither counted nor failed: SQLite keeps such an error to itself and goes on later,
+    but apsw hands what Python raised to whoever committed.
     """
 
     NAME = "jobpipe-disk"

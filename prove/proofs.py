@@ -5,15 +5,20 @@ from __future__ import annotations
 from prove import (
     agreement,
     backoff,
+    bad_input,
     clocks,
     diskfaults,
+    fuzz,
     interleave,
     killers,
     kills,
+    openapi,
     overload,
     powercut,
     same_id,
     schemas,
+    server_faults,
+    slow,
     stale,
     stops,
 )
@@ -31,8 +36,15 @@ PROOFS: dict[str, Proof] = {
     "backoff": Proof((9,), "backoff is as documented", backoff.backoff),
     "sigterm": Proof((10,), "SIGTERM loses nothing and burns no attempt", stops.stops, timed=True),
     "disk": Proof((11,), "a disk error never gives a false 2xx", diskfaults.disk_faults),
+    "disk_server": Proof(
+        (11,), "the same on real servers", server_faults.server_faults, needs=server_faults.missing
+    ),
     "clocks": Proof((13,), "jumps of the clock do no harm", clocks.clocks),
     "model": Proof((15,), "engines agree with a dict", agreement.agreement),
+    "input": Proof((16,), "bad input is answered as promised", bad_input.bad_input),
+    "fuzz": Proof((16,), "random requests crash nothing", fuzz.fuzz),
+    "openapi": Proof((16,), "the server keeps its own description", openapi.openapi, needs=openapi.missing),
+    "slow": Proof((16,), "slow senders are cut, others go on", slow.slow, timed=True),
     "interleave": Proof((3, 5, 10), "every interleaving ends each task once", interleave.interleavings),
     "schema": Proof((17,), "newer schemas are refused, older ones migrated", schemas.schemas),
 }

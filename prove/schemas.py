@@ -52,8 +52,8 @@ def schemas(trial: Trial) -> Sequence[Figure]:
 
 def _migrate(store: Path, trial: Trial, cuts_each: int, found: Counter[str]) -> None:
     before, source = store.read_bytes(), trial.source(store.stem)
-    rows = rows_of(store)
     with scratch() as folder:
+        rows = _rows_of_copy(store, folder)
         log = asyncio.run(_recorded(store, folder))
         found["stores"] += 1
         platter = Platter({FILE: before})
@@ -102,6 +102,13 @@ def rows_of(path: Path) -> Rows:
         return found
 
 
+def _rows_of_copy(store: Path, folder: Path) -> Rows:
+    """The rows of a file that SQLite must leave no traces beside."""
+    copy = folder / f"copy-{FILE}"
+    shutil.copyfile(store, copy)
+    return rows_of(copy)
+
+
 def _contains(rows: Rows, earlier: Rows) -> bool:
     """Every value that was there before is there still."""
     return all(
@@ -115,7 +122,8 @@ def _serve(store: Path, folder: Path, found: Counter[str]) -> None:
     """A real server over the old file has all of its tasks."""
     folder.mkdir()
     shutil.copyfile(store, folder / FILE)
-    wanted = {row["id"] for row in rows_of(store)["tasks"]}
+    with scratch() as place:
+        wanted = {row["id"] for row in _rows_of_copy(store, place)["tasks"]}
     server = Server(folder, "--no-pool", "--retention", "inf", "--retention-failed", "inf")
     with ended(server):
         with server.up().connected() as client:
