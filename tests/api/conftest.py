@@ -16,6 +16,7 @@ from typing import Any
 import httpx2
 import pytest
 
+import postgres
 from jobpipe.clock import ManualClock
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim
@@ -88,9 +89,9 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 Start = Callable[..., Awaitable[Server]]
 
 
-@pytest.fixture(params=["in process", "live", "fast"])
+@pytest.fixture(params=["in process", "live", "fast", "postgres"])
 def lane(request: pytest.FixtureRequest) -> str:
-    """How the application is reached."""
+    """How the application is reached: `postgres` is in process, over a store on PostgreSQL."""
     return str(request.param)
 
 
@@ -100,16 +101,16 @@ async def start(lane: str) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
         async def make(*, workers: Callable[[], Sequence[Worker]] = tuple, **settings: Any) -> Server:
-            clock = ManualClock()
+            clock, store = _store(lane)
             config = HttpConfig(clock=clock, fast_lane=lane == "fast", **settings)
             queue = TaskQueue(
-                open_storage("memory:", capacity=config.queue_size, max_queues=5, clock=clock), clock=clock
+                open_storage(store, capacity=config.queue_size, max_queues=5, clock=clock), clock=clock
             )
             queue.workers.own = workers
             await queue.open()
             stack.push_async_callback(queue.close)
             app = create_app(queue, config)
-            if lane == "in process":
+            if lane in ("in process", "postgres"):
                 transport = httpx2.ASGITransport(app)
                 client = httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=20)
                 return Server(await stack.enter_async_context(client), queue, clock, config, None, None)
@@ -119,6 +120,14 @@ async def start(lane: str) -> AsyncIterator[Start]:
             return Server(await stack.enter_async_context(client), queue, clock, config, port, http)
 
         yield make
+
+
+def _store(lane: str) -> tuple[ManualClock, str]:
+    """A clock, and the URL of an empty store that goes by it."""
+    if lane != "postgres":
+        return ManualClock(), "memory:"
+    url = postgres.empty_store()
+    return postgres.shared_cluster().clock(), url
 
 
 async def _run(stack: AsyncExitStack, http: HttpServer) -> int:

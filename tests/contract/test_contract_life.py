@@ -39,6 +39,7 @@ CALLS: dict[str, Callable[[Storage], Coroutine[Any, Any, object]]] = {
     "summaries": lambda store: store.summaries(0, 1),
     "announce": lambda store: store.announce("s", b"{}"),
     "announced": lambda store: store.announced(),
+    "cancelling": lambda store: store.cancelling(),
     "check": lambda store: store.check(),
 }
 

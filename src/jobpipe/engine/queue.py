@@ -25,6 +25,7 @@ from jobpipe.engine.carrying import carried_out
 from jobpipe.engine.ends import Ends
 from jobpipe.engine.heartbeats import Heartbeats
 from jobpipe.engine.history import History
+from jobpipe.engine.news import News
 from jobpipe.engine.observing import Observer
 from jobpipe.engine.rates import Rate
 from jobpipe.engine.running import Running
@@ -87,6 +88,10 @@ class TaskQueue:
             policy=self._policy, clock=self._clock, random=random, forget=self._forget, observers=self._observers,
         )  # fmt: skip
         self._heartbeats = Heartbeats(storage, self._running)
+        self._news = News(
+            storage, self._waiters, self._ends.waiters,
+            cancelled=self._cancelled_elsewhere, ring=self._rescue_within,
+        )  # fmt: skip
         self._arrivals = Arrivals(self._insert)
         self.workers = Workers(storage, self._running, self._clock)
         """Who works, for operators."""
@@ -107,12 +112,14 @@ class TaskQueue:
 
     async def open(self) -> None:
         """Open the storage. Raises StorageRefused when it cannot be served."""
+        self._storage.listen(self._news.tell)
         await self._storage.open()
 
     async def close(self) -> None:
         """Drain, and close the storage; safe when called twice or never opened."""
         self.drain()
         self._waiters.close()
+        await self._news.close()
         while self._pending:
             await asyncio.wait(self._pending)
         await self.history.close()
@@ -297,6 +304,19 @@ class TaskQueue:
             for tell in self._cancel_listeners:
                 tell(answer.task.id, answer.lease_id)
         self._tell_steered([answer.task for answer in answers if isinstance(answer, Cancelled)])
+
+    def _rescue_within(self, seconds: float) -> None:
+        self.on_lease(seconds)  # as it is by then: it is set after the queue was made
+
+    def _cancelled_elsewhere(self, requests: Sequence[Cancelled]) -> None:
+        """Another server was asked to cancel runs of this one: tell those workers that do not know yet."""
+        for asked in requests:
+            known = None if asked.lease_id is None else self._running.task(asked.task.id, asked.lease_id)
+            if asked.lease_id is None or known is None or known.cancel_requested:
+                continue
+            self._running.update(asked.lease_id, asked.task)
+            for tell in self._cancel_listeners:
+                tell(asked.task.id, asked.lease_id)
 
     async def retry(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
         """Queue failed or cancelled tasks again, with their accounting cleared; never refused for fullness."""

@@ -211,6 +211,10 @@ class FinishWaiters:
     def __contains__(self, task_id: str) -> bool:
         return task_id in self._by_id
 
+    def ids(self) -> list[str]:
+        """The tasks that somebody waits for."""
+        return list(self._by_id)
+
     def join(self, task_id: str) -> asyncio.Future[Task | None]:
         """A future that ends with the finished task, or with None when the server stops waiting (a drain)."""
         future: asyncio.Future[Task | None] = asyncio.get_running_loop().create_future()

@@ -267,6 +267,13 @@ class Storage(Protocol):
         """
         ...
 
+    async def cancelling(self) -> list[Cancelled]:
+        """Running tasks, claimed through this server, that another one was asked to cancel; those asked here too.
+
+        A store that only one server can have has none to tell.
+        """
+        ...
+
     async def wait_broken(self) -> StorageBroken:
         """Sleep until the store must not be trusted any more, and say why; for ever while all is well."""
         ...

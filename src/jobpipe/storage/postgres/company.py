@@ -30,8 +30,6 @@ FORGOTTEN_S = 60.0
 POLL_S = 1.0
 PAUSE_S = 0.004
 """Between two NOTIFY: what happens in between is told by the second."""
-MANY_ROWS = 1000
-"""So many rows of counts are folded before their time."""
 PAYLOAD = 7900
 """Bytes of a NOTIFY, at most (PostgreSQL: 8000)."""
 
@@ -39,26 +37,28 @@ Tell = Callable[[bytes | None], None]
 
 
 class Company:
-    """One server among others. `upkeep` is what is to be done now and then, over this connection."""
+    """One server among others. `fold` and `tidy` are what is to be done every second, and every few, elsewhere."""
 
     def __init__(
         self,
         shared: Shared,
         channel: str,
         connect: Callable[[], Awaitable[Link]],
-        upkeep: Callable[[Link], Awaitable[None]],
+        fold: Callable[[], Awaitable[None]],
+        tidy: Callable[[], Awaitable[None]],
     ) -> None:
         self._s = shared
         self._channel = channel
         self._connect = connect
-        self._upkeep = upkeep
+        self._fold = fold
+        self._tidy = tidy
         self._link: Link | None = None
+        self._using = asyncio.Lock()
         self._tells: list[Tell] = []
         self._bell = asyncio.Event()
         self._news = False
         self._published: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._beaten = 0.0
 
     async def join(self) -> None:
         """Say that this server is here, and begin to listen. Raises StorageError."""
@@ -70,16 +70,20 @@ class Company:
         """Take leave: the others need not wait for this server's leases to end."""
         for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if not self._tasks:
+            return
+        await asyncio.wait(self._tasks)
         self._tasks = []
         link, self._link = self._link, None
-        if link is not None:
-            with contextlib.suppress(StorageError, Refused):
+        with contextlib.suppress(StorageError, Refused):
+            if link is None or not link.alive:
+                link = await self._connect()
+            async with link.transaction():
                 await link.rows(sql.FOLD, self._s.counts.writers)
                 await link.rows(sql.LEAVE, self._s.server)
                 await link.rows(sql.FOLD_GONE)
                 await link.rows(sql.NOTIFY, self._channel, "")
+        if link is not None:
             await link.close()
 
     def listen(self, tell: Tell) -> None:
@@ -156,7 +160,8 @@ class Company:
             with contextlib.suppress(StorageError, Refused):  # the others' poll is the net
                 for payload in said:
                     if link is not None and link.alive:
-                        await link.rows(sql.NOTIFY, self._channel, payload)
+                        async with self._using:
+                            await link.rows(sql.NOTIFY, self._channel, payload)
             await asyncio.sleep(PAUSE_S)
 
     async def _keep(self) -> None:
@@ -166,12 +171,15 @@ class Company:
             busy = self._s.others or self._s.counts.written
             await asyncio.sleep(POLL_S if busy else BEAT_S)
             try:
-                link = self._link if self._link is not None and self._link.alive else await self._meet()
-                if loop.time() - beaten >= BEAT_S:
-                    beaten = loop.time()
-                    await self.beat(link)
-                    await self._upkeep(link)
-                await self._fold(link)
+                beat = loop.time() - beaten >= BEAT_S
+                async with self._using:
+                    link = self._link if self._link is not None and self._link.alive else await self._meet()
+                    if beat:
+                        beaten = loop.time()
+                        await self.beat(link)
+                if beat:
+                    await self._tidy()
+                await self._fold()
                 if self._s.others:
                     self._look_again()
             except (StorageError, Refused) as error:
@@ -179,8 +187,3 @@ class Company:
                 await asyncio.sleep(POLL_S * random.random())
             except Exception:
                 log.exception("keeping company failed; trying again")
-
-    async def _fold(self, link: Link) -> None:
-        if self._s.counts.written:
-            self._s.counts.written = 0
-            await link.rows(sql.FOLD, self._s.counts.writers)

@@ -91,7 +91,7 @@ class PostgresStorage:
             },
             counts=True,
         )
-        self._company = Company(self._s, self._address.channel, self._direct, self._tidy)
+        self._company = Company(self._s, self._address.channel, self._direct, self._fold, self._tidy)
         self._s.news = self._company.news
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -230,11 +230,16 @@ class PostgresStorage:
     async def _direct(self) -> Link:
         return await connect(self._address, direct=True)
 
-    async def _tidy(self, link: Link) -> None:
-        """What is to be done now and then, whoever of the servers comes first."""
-        await link.rows(sql.FOLD_GONE)
-        await self._runs.give_back_doubtful(link)
-        await self._partitions.prepare(link, self._s.time.now())
+    async def _fold(self) -> None:
+        if self._s.counts.written:
+            self._s.counts.written = 0
+            await self._upkeep.call("list", _rows, sql.FOLD, self._s.counts.writers)
+
+    async def _tidy(self) -> None:
+        """What is to be done now and then, whichever server comes first."""
+        await self._upkeep.call("list", _rows, sql.FOLD_GONE)
+        await self._upkeep.call("list", self._runs.give_back_doubtful)
+        await self._upkeep.call("list", self._partitions.prepare, self._s.time.now())
 
     async def _queues(self, link: Link) -> list[QueueCounts]:
         await self._s.counts.freshen(link)

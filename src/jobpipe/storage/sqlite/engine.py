@@ -179,6 +179,10 @@ class SqliteStorage:
     def listen(self, tell: Callable[[bytes | None], None]) -> None:
         """There is nobody else to hear of: a file has one server."""
 
+    async def cancelling(self) -> list[Cancelled]:
+        self._require_open()
+        return []  # a file has one server, which was told
+
     async def check(self) -> None:
         if self._path is not None and disk_usage(Path(self._path).parent).free < LEAST_FREE:
             raise StorageFull(f"less than {LEAST_FREE} bytes are free for the store")
