@@ -1,6 +1,6 @@
-"""A shop whose tasks live: some quick, some slow, some failing. `docs/screenshots.py` takes the dashboard's pictures of it.
+"""A shop whose tasks live: quick, slow and failing ones. `docs/screenshots.py` takes the pictures of the dashboard.
 
-    jobpipe serve docs.demo:app
+jobpipe serve docs.demo:app
 """
 
 from __future__ import annotations

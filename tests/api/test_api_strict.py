@@ -66,7 +66,10 @@ async def test_pages_may_load_nothing_from_elsewhere_and_stand_in_no_frame(serve
     assert policy["frame-ancestors"] == ["'none'"]
     assert policy["base-uri"] == ["'none'"]
     assert policy["form-action"] in (["'none'"], ["'self'"])
-    assert (policy.pop("require-trusted-types-for"), policy.pop("trusted-types")) == (["'script'"], ["'none'"])
+    assert (policy.pop("require-trusted-types-for"), policy.pop("trusted-types")) == (
+        ["'script'"],
+        ["'none'"],
+    )
     allowed = {value for values in policy.values() for value in values}
     assert allowed <= {"'none'", "'self'", "data:"}, "no inline script, no other site"
     assert "data:" not in policy.get("script-src", []) + policy["default-src"]

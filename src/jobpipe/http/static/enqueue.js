@@ -70,9 +70,9 @@ function payloadError(text) {
 
 function view(form, queues, send, app) {
   const bad = payloadError(form.payload);
-  const field = (name, label, hint, more = {}) => h("label", { key: name }, h("span", label),
+  const field = (name, label, hint, more = {}) => h("div", { key: name }, h("label", h("span", label),
     h("input", { id: `f-${name}`, value: form.fields[name], autocomplete: "off", spellcheck: "false", "aria-invalid": form.problem?.field === name && "true", "aria-describedby": `h-${name}`,
-      oninput: (event) => ((form.fields[name] = event.target.value.trim()), app.render()), ...more }),
+      oninput: (event) => ((form.fields[name] = event.target.value.trim()), app.render()), ...more })),
     h("small", { id: `h-${name}` }, form.problem?.field === name ? h("span.bad", form.problem.detail || form.problem.message) : hint));
   const number = (name, label, hint, more) => field(name, label, hint, { type: "number", inputmode: "decimal", ...more });
   return h("form.enqueue", { onsubmit: send },
@@ -82,9 +82,9 @@ function view(form, queues, send, app) {
       number("priority", "Priority", "-100 to 100, higher first", { min: -100, max: 100, step: 1 }), number("delay", "Delay in seconds", "left out: at once", { min: 0, step: "any" }),
       number("max_retries", "Retries allowed", "left out: the server's setting", { min: 0, max: 1000, step: 1 }), number("timeout", "Time limit in seconds", "for one run", { min: 0, step: "any" }),
       field("id", "Id", "left out: the server makes one")),
-    h("div.panel.form.wide", h("label", h("span", "Payload, any JSON"),
+    h("div.panel.form.wide", h("div", h("label", h("span", "Payload, any JSON"),
       h("textarea.code", { id: "f-payload", rows: 14, spellcheck: "false", value: form.payload, "aria-invalid": bad && "true", "aria-describedby": "h-payload",
-        oninput: (event) => ((form.payload = event.target.value), app.render()) }),
+        oninput: (event) => ((form.payload = event.target.value), app.render()) })),
       h("small", { id: "h-payload", "aria-live": "polite" }, bad ? h("span.bad", `Not JSON yet: ${bad}`) : "sent as it is typed"))),
     form.problem && !(form.problem.field in form.fields) && h("div", { role: "alert" }, failure(form.problem)),
     h("div.toolbar", h("button.primary", { type: "submit", disabled: Boolean(bad) || form.sending }, icon("enqueue"), form.sending ? "Enqueueing …" : "Enqueue"),
