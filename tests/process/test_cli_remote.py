@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import signal
@@ -301,6 +302,69 @@ def test_top_without_a_terminal_is_one_picture(run: Run, server: Server, queue: 
     assert ran.code == 0
     assert [queue, "3"] in [line.split()[:2] for line in ran.lines]
     assert run("top", "-o", "json").json.keys() == {"stats", "queues", "workers", "running"}
+
+
+def test_errors_are_grouped_and_a_group_is_retried(run: Run, server: Server, queue: str) -> None:
+    server.enqueue({"id": queue, "queue": queue, "handler": f"gone.{queue}", "max_retries": 0})
+    assert server.finished(queue)["status"] == "failed"
+
+    def group() -> str | None:
+        rows = [line.split() for line in run("errors", "list").lines]
+        return next((row[0] for row in rows if f"gone.{queue}" in row), None)
+
+    found = until("the group is listed", group)
+    assert run("task", "retry", "--error-group", found, "--dry-run").out == "1\n"
+    ran = run("task", "retry", "--error-group", found, "--yes")
+    assert (ran.code, ran.err) == (0, "1 task queued again, 1 matched\n")
+
+
+def test_attempts_that_did_not_succeed_are_shown(run: Run, server: Server, queue: str) -> None:
+    server.enqueue({"id": queue, "queue": queue, "handler": "nobody.knows", "max_retries": 1})
+    assert server.finished(queue)["attempts"] == 2
+    shown = run("task", "show", queue).lines
+    place = shown.index("attempts that did not succeed")
+    assert [line.split()[0] for line in shown[place + 1 : place + 3]] == ["1", "2"]
+    assert all("failed  unknown_handler: " in line for line in shown[place + 1 : place + 3])
+
+
+def test_workers_are_listed(run: Run, server: Server) -> None:
+    (worker,) = run("workers", "list", "-o", "json").json
+    assert (worker["total"], worker["pid"]) == (4, server.process.pid)
+    assert f"{worker['busy']}/4" in run("workers", "list").out
+
+
+def test_watch_follows_a_server_over_its_restart(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--no-pool", "--store", "memory:").up()
+    log = tmp_path / "watched"
+    with log.open("wb") as out:
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "jobpipe", "watch", "-o", "ndjson", "--server", server.url],
+            stdout=out, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    numbers = itertools.count()
+
+    def told(prefix: str) -> bool:
+        """Whether a change has been told by now; what came before it was connected is not."""
+        held(server, f"{prefix}-{next(numbers)}")
+        return f'"{prefix}-'.encode() in log.read_bytes()
+
+    try:
+        until("a change is told", lambda: told("before"))
+        server.kill()
+        server = server.again()
+        until("a change is told", lambda: told("after"))
+        watching.send_signal(signal.SIGINT)
+        _, said = watching.communicate(timeout=30)
+        assert watching.returncode == 130
+        assert "trying again" in said
+        assert "connected again" in said
+        ids = [json.loads(line)["id"] for line in log.read_text().splitlines()]
+        assert len(ids) == len(set(ids))
+        assert (ids[0].split("-")[0], ids[-1].split("-")[0]) == ("before", "after")
+    finally:
+        watching.kill()
+        watching.wait()
+        server.kill()
 
 
 # --- waiting ---

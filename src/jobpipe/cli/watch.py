@@ -119,6 +119,7 @@ def events(lines: Iterable[bytes]) -> Iterator[Event]:
 
 def _line(task: Mapping[str, Any]) -> str:
     status = paint(f"{task['status']:<9}", COLOURS.get(task["status"], ""))
-    rest = [task["queue"], task["handler"], f"attempt {task['attempts']}", task.get("error_type")]
+    attempt = f"attempt {task['attempts']}" if task["attempts"] else None
+    rest = [task["queue"], task["handler"], attempt, task.get("error_type")]
     words = "  ".join(printable(shown(part)) for part in [task["id"], *rest] if part is not None)
     return f"{datetime.now().astimezone():%H:%M:%S}  {status}  {words}"
