@@ -42,7 +42,7 @@ class Figure(Struct, frozen=True):
 
 def none(name: str, count: float) -> Figure:
     """A count that the promise says is zero."""
-    return Figure(name, count, at_most=0)
+    return Figure(name, int(count), at_most=0)
 
 
 class Broken(Exception):

@@ -265,15 +265,17 @@ def _plain(answer: Any) -> Any:
 
 
 class Driver:
-    """Chooses steps from a source of chance; `step` does one."""
+    """Chooses steps from a source of chance; `step` does one. Without `jumps` nobody sets the wall clock."""
 
-    def __init__(self, world: World, source: random.Random) -> None:
+    def __init__(self, world: World, source: random.Random, *, jumps: bool = True) -> None:
         self._world, self._source = world, source
         self._verbs: list[Callable[[], Awaitable[None]]] = [
             *[self._insert] * 5, *[self._claim] * 5, *[self._settle] * 6, *[self._advance] * 3,
             self._extend, self._extend, self._rescue, self._rescue, self._cancel, self._cancel, self._retry,
-            self._delete, self._prune, self._jump, self._list, world.look,
+            self._delete, self._prune, self._list, world.look,
         ]  # fmt: skip
+        if jumps:
+            self._verbs.append(self._jump)
 
     async def step(self) -> None:
         """One verb, chosen at random; a restart now and then."""

@@ -24,19 +24,8 @@ ENGINES: dict[str, Callable[[Path], str]] = {
 
 
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def url(engine: str, tmp_path: Path) -> str:
-    return ENGINES[engine](tmp_path)
-
-
-@pytest.fixture
-def fresh_url(engine: str) -> Callable[[Path], str]:
-    """For tests that need many stores: the URL of one more, in an empty folder."""
-    return ENGINES[engine]
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return ENGINES[request.param](tmp_path)
 
 
 @pytest.fixture
