@@ -180,3 +180,19 @@ async def test_the_kept_counts_are_true_after_concurrent_calls_too(open_desk: Op
     for _ in range(25):
         await asyncio.gather(*(chaos.step() for _ in range(12)))
         await desk.assert_counts_are_true()
+
+
+# --- commits ---
+
+
+async def test_commits_are_counted_with_the_tasks_that_they_moved(desk: Desk) -> None:
+    commits = desk.store.commits()
+    assert (commits.tasks.count, commits.seconds.count) == (0, 0)
+    await desk.accept(new("a"), new("b"), new("c"))
+    assert await desk.claim(5, queues=["elsewhere"]) == []
+    first, second = await desk.claim(2)
+    await desk.settle(first, DONE)
+    assert (commits.tasks.count, commits.tasks.sum) == (3, 6)  # what moved nothing does not count
+    assert commits.seconds.count == 3
+    assert await desk.settle(second, FAILED) is not None
+    assert commits.tasks.sum == 7

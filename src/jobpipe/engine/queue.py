@@ -30,6 +30,7 @@ from jobpipe.engine.observing import Observer
 from jobpipe.engine.rates import Rate
 from jobpipe.engine.running import Running
 from jobpipe.engine.settling import Settling
+from jobpipe.engine.tally import Tally
 from jobpipe.engine.values import Heartbeat, Rates, Report
 from jobpipe.engine.waiters import ClaimWaiters
 from jobpipe.engine.workers import Workers
@@ -38,6 +39,7 @@ from jobpipe.storage.base import (
     Cancelled,
     ClaimAnswer,
     ClaimRequest,
+    CommitStats,
     Extended,
     Matches,
     Page,
@@ -83,9 +85,12 @@ class TaskQueue:
         self._enqueued = Rate(self._clock.monotonic)
         self.on_lease: Callable[[float], object] = _nothing
         """Called with the seconds of a lease that was given: the rescuer's alarm may have to ring earlier."""
+        self.tally = Tally(self._clock)
+        """What this server did since its start."""
         self._settling = Settling(
             storage, self._running, self._waiters, self._ends,
             policy=self._policy, clock=self._clock, random=random, forget=self._forget, observers=self._observers,
+            tally=self.tally,
         )  # fmt: skip
         self._heartbeats = Heartbeats(storage, self._running)
         self._news = News(
@@ -98,6 +103,7 @@ class TaskQueue:
         self.history = History(storage, self._clock)
         """What happened, minute by minute, for the charts."""
         self.observe(self.history)
+        self.observe(self.tally)
 
     @property
     def draining(self) -> bool:
@@ -343,6 +349,10 @@ class TaskQueue:
     async def counts(self) -> dict[Status, int]:
         """How many tasks have each status."""
         return await self._storage.counts()
+
+    def commits(self) -> CommitStats:
+        """What the commits of this server took, and held, since its start."""
+        return self._storage.commits()
 
     async def queues(self) -> Sequence[QueueCounts]:
         """The counts of each queue that holds tasks."""

@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from jobpipe.clock import Clock
-from jobpipe.core.errors import Invalid, JobpipeError, NotFound
+from jobpipe.core.errors import Invalid, JobpipeError, LeaseLost, NotFound
 from jobpipe.core.lifecycle import Kind, Policy, Transition, decide
 from jobpipe.core.task import Status, Task
 from jobpipe.engine.carrying import carried_out
 from jobpipe.engine.ends import Ends
 from jobpipe.engine.observing import Observer
 from jobpipe.engine.running import Running
+from jobpipe.engine.tally import Tally
 from jobpipe.engine.values import Report
 from jobpipe.engine.waiters import ClaimWaiters
 from jobpipe.storage.base import CancelChanged, Settled, Settlement, Storage
@@ -39,6 +40,7 @@ class Settling:
         random: Callable[[], float],
         forget: Callable[[str], object],
         observers: Sequence[Observer],
+        tally: Tally,
     ) -> None:
         self._storage = storage
         self._policy = policy
@@ -49,6 +51,7 @@ class Settling:
         self._ends = ends
         self._forget = forget
         self._observers = observers
+        self._tally = tally
 
     async def settle(self, reports: Sequence[Report], *, rescue: bool) -> list[Settled | JobpipeError]:
         """Write what became of runs, each if its claim still holds. `rescue` as in Settlement."""
@@ -126,6 +129,8 @@ class Settling:
         self._running.end(settlement.lease_id)
         self._forget(settlement.lease_id)
         transition = settlement.transition
+        if isinstance(answer, LeaseLost) and not settlement.rescue:
+            self._tally.leases_lost += 1
         if not isinstance(answer, Settled) or answer.repeated or transition is None or task is None:
             return
         ends.append((task, transition))

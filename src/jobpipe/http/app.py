@@ -13,14 +13,15 @@ from starlette.types import ASGIApp
 from jobpipe.core.errors import JobpipeError
 from jobpipe.engine.feed import Feed
 from jobpipe.engine.queue import TaskQueue
-from jobpipe.http import enqueue, events, history, pages, status, tasks, workers, working
-from jobpipe.http.answers import Receive, Scope, Send, send_problem
+from jobpipe.http import enqueue, events, history, metrics, pages, status, tasks, workers, working
+from jobpipe.http.answers import Message, Receive, Scope, Send, send_problem
 from jobpipe.http.bodies import BodyTooLarge, ClientGone, NotReading
 from jobpipe.http.browser import Guard
 from jobpipe.http.config import Api, HttpConfig
 from jobpipe.http.fastlane import FastLane
+from jobpipe.http.meter import NO_ROUTE, Meter
 from jobpipe.http.problems import BadHttp
-from jobpipe.http.routing import no_such_path
+from jobpipe.http.routing import ROUTE, no_such_path
 
 log = logging.getLogger("jobpipe.http")
 
@@ -37,10 +38,11 @@ def create_app(queue: TaskQueue, config: HttpConfig, feed: Feed | None = None) -
         *workers.routes(api),
         *pages.routes(),
         *events.routes(api),
+        *metrics.routes(api),
     ]
     guard = Guard(config.allowed_hosts, config.keys)
     lane = FastLane(api, guard) if config.fast_lane else None
-    return _Edge(Router(routes, redirect_slashes=False, default=no_such_path), guard, lane)
+    return _Edge(Router(routes, redirect_slashes=False, default=no_such_path), guard, lane, api.meter)
 
 
 class _Edge:
@@ -49,16 +51,21 @@ class _Edge:
     Starlette's own middleware would do the second, for two closures and a Request on every call.
     """
 
-    def __init__(self, router: Router, guard: Guard, lane: FastLane | None) -> None:
+    def __init__(self, router: Router, guard: Guard, lane: FastLane | None, meter: Meter) -> None:
         self._router = router
         self._guard = guard
         self.lane = lane
         """The hot routes by a shorter way, for a server that is our own."""
+        self.meter = meter
+        """Told of every answer, also by a server that is our own of those that it gives itself."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await _other(self._router, scope, receive, send)
             return
+        await self._answer(scope, receive, _metered(self.meter, scope, send))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             refusal = self._guard.judge(scope)
             if refusal is None:
@@ -75,6 +82,18 @@ class _Edge:
         except Exception:
             log.exception("%s %r failed", scope["method"], scope["path"])
             await _answer_internal(scope, send)
+
+
+def _metered(meter: Meter, scope: Scope, send: Send) -> Send:
+    """`send`, with the meter told of the answer's head."""
+    began = meter.begin()
+
+    async def metered(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            meter.answered(scope["method"], scope.get(ROUTE, NO_ROUTE), message["status"], began)
+        await send(message)
+
+    return metered
 
 
 async def _answer_internal(scope: Scope, send: Send) -> None:

@@ -8,6 +8,7 @@ from jobpipe.clock import Clock, SystemClock
 from jobpipe.engine.feed import Feed
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.http.keys import Keyring
+from jobpipe.http.meter import Meter
 from jobpipe.wire import Defaults
 
 
@@ -41,6 +42,7 @@ class Api:
         self.queue = queue
         self.feed = feed
         self.config = config
+        self.meter = Meter()
         self.now = config.clock.now
         self.started = config.clock.monotonic()
         self.defaults = Defaults(

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from jobpipe.core.errors import JobpipeError
 from jobpipe.http.cycle import STATUS_LINE, Cycle
 from jobpipe.http.fastcycle import FastCycle
+from jobpipe.http.meter import NO_ROUTE, Meter
 from jobpipe.http.problems import TooSlow, problem_answer
 
 BETWEEN, HEAD, BODY = 0, 1, 2
@@ -35,6 +36,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.meter: Meter | None = getattr(self.app, "meter", None)
         self._arriving = BETWEEN
         self._running: Exchange | None = None
         """The request that is worked on, or was last; `cycle` is the one that came last."""
@@ -188,6 +190,8 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         status, headers, body = problem_answer(error, close=True)
+        if self.meter is not None:
+            self.meter.answered("-", NO_ROUTE, status)
         lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *headers)]
         self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
         self._linger()

@@ -27,6 +27,7 @@ class FastCycle:
     __slots__ = (
         "_protocol",
         "_task",
+        "began",
         "disconnected",
         "ends_with_client",
         "hot",
@@ -47,6 +48,7 @@ class FastCycle:
         self._protocol = protocol
         self._task: asyncio.Task[None] | None = None
         self.hot = hot
+        self.began = 0.0 if protocol.meter is None else protocol.meter.begin()
         self.keep_alive = keep_alive
         self.received: list[bytes] = []
         self.more_body = True

@@ -40,7 +40,10 @@ Begin = Callable[[FastCycle, bytes], None]
 
 
 class Hot(Struct):
-    """A request of the fast lane, as its head tells it: the wanted headers, and the length of its body in bytes."""
+    """A request of the fast lane, as its head tells it: the wanted headers, and the length of its body in bytes.
+
+    `route` is the template of the route that it is for.
+    """
 
     begin: Begin
     method: str
@@ -48,6 +51,7 @@ class Hot(Struct):
     head: dict[bytes, bytes]
     length: int
     refused_at_once: bool
+    route: str
 
 
 class FastLane:
@@ -86,7 +90,8 @@ class FastLane:
             return None
         length = int(given or 0)
         draining = begin == self._enqueue
-        hot = Hot(begin, method.decode(), url, head, length, draining)
+        route = url.decode() if url in self._posts else "/task" if url.startswith(_TASK) else "/tasks/{id}"
+        hot = Hot(begin, method.decode(), url, head, length, draining, route)
         return hot if length <= self._most and self.admits(hot) else None
 
     def admits(self, hot: Hot) -> bool:

@@ -248,6 +248,7 @@ def _server() -> Json:
     return {
         "/queues": {"get": _operation("listQueues", "The queues.", queues, 503)},
         "/events": {"get": _operation("events", "Live changes, as Server-Sent Events.", _stream(), 503)},
+        "/metrics": {"get": _operation("metrics", "Metrics for Prometheus.", _exposition())},
         "/workers": {"get": _operation("listWorkers", "The workers and what they run.", workers, 503)},
         "/stats": {
             "get": _operation("getStats", "The server.", {"200": _json("now", _ref("StatsView"))}, 503)
@@ -273,6 +274,10 @@ def _stream() -> Json:
     return {
         "200": {"description": description, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
     }
+
+
+def _exposition() -> Json:
+    return {"200": {"description": "the text format, or OpenMetrics", "content": {"text/plain": {}}}}
 
 
 _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}

@@ -107,6 +107,8 @@ class JobpipeProtocol(Connection):
         cycle.response_complete = True
         if cycle.disconnected or self.transport.is_closing() or self._lane is None:
             return
+        if self.meter is not None:
+            self.meter.answered(cycle.hot.method, cycle.hot.route, reply.status, cycle.began)
         close = not cycle.keep_alive or (reply.headers is not JSON and CLOSE in reply.headers)
         self.transport.write(self._lane.written(reply, close=close))
         if close:

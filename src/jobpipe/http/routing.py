@@ -14,6 +14,9 @@ from jobpipe.core.errors import NotFound
 from jobpipe.http.answers import Receive, Scope, Send
 from jobpipe.http.problems import MethodNotAllowed, NoSuchPath
 
+ROUTE = "jobpipe.route"
+"""Key of the scope: the template of the route that serves the request, once one does."""
+
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -47,6 +50,7 @@ class RawRoute(BaseRoute):
         return match, {"path_params": {"id": segment}}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[ROUTE] = self.path
         endpoint = self.endpoints.get(scope["method"])
         if endpoint is None:
             raise MethodNotAllowed(", ".join(sorted(_allowed(scope))))

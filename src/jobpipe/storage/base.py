@@ -14,6 +14,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from jobpipe.core.errors import JobpipeError, LeaseLost, StorageBroken
+from jobpipe.core.histogram import Histogram
 from jobpipe.core.lifecycle import Transition
 from jobpipe.core.task import Attempt, Claim, NewTask, Status, Task
 
@@ -148,6 +149,26 @@ class Summary(Struct, frozen=True):
     data: bytes
 
 
+COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+COMMIT_TASKS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0, 16384.0)
+
+
+class CommitStats:
+    """The commits since the start that accepted, handed out or settled tasks: the seconds that each took, and how many
+    tasks it held. Counted by the one thread that commits; the numbers only rise.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = Histogram(COMMIT_SECONDS)
+        self.tasks = Histogram(COMMIT_TASKS)
+
+    def add(self, seconds: float, tasks: int) -> None:
+        """Count one commit; one without tasks does not count."""
+        if tasks:
+            self.seconds.add(seconds)
+            self.tasks.add(tasks)
+
+
 class Storage(Protocol):
     """Where tasks live."""
 
@@ -272,6 +293,10 @@ class Storage(Protocol):
 
         A store that only one server can have has none to tell.
         """
+        ...
+
+    def commits(self) -> CommitStats:
+        """The commits of this server, counted since its start; to be read, from any thread."""
         ...
 
     async def wait_broken(self) -> StorageBroken:

@@ -20,6 +20,7 @@ from jobpipe.storage.base import (
     Cancelled,
     ClaimAnswer,
     ClaimRequest,
+    CommitStats,
     Extended,
     Extension,
     LostClaim,
@@ -55,20 +56,21 @@ class PostgresStorage:
     def __init__(self, url: str, *, capacity: int, max_queues: int, clock: Clock) -> None:
         self._address: Address = parse(url)
         self._s = Shared(clock)
+        self._commits = CommitStats()
         self._runs = Runs(self._s)
         self._partitions = Partitions()
         door = Intake(self._s, Limits(capacity, max_queues))
         steering, leases = Steering(self._s), Leases(self._s)
         prune = Pruning(self._s, self._partitions)
-        self._intake = self._lane(intake.LANE, {"insert": door.insert}, counts=True)
+        self._intake = self._lane(intake.LANE, {"insert": self._counted(door.insert)}, counts=True)
         self._work = self._lane(
             runs.LANE,
             {
-                "settle": self._runs.settle,
+                "settle": self._counted(self._runs.settle),
                 "cancel": _each(steering.cancel),
                 "retry": _each(steering.retry),
                 "delete": _each(steering.delete),
-                "claim": self._runs.claim,
+                "claim": self._counted(self._runs.claim),
             },
             counts=True,
         )
@@ -207,6 +209,9 @@ class PostgresStorage:
         found = await self._questions.call("ask", _rows, sql.CANCELLING, self._s.server)
         return [Cancelled(rows.task_of(row), row["lease_id"]) for row in found]
 
+    def commits(self) -> CommitStats:
+        return self._commits
+
     async def check(self) -> None:
         for lane in self._lanes():
             if lane.failure is not None:
@@ -226,6 +231,14 @@ class PostgresStorage:
             await self._company.beat(link)
 
         return Lane(name, lambda: connect(self._address), groups, enter if counts else None)
+
+    def _counted(self, serve: Serve) -> Serve:
+        async def counted(lane: Lane, calls: Calls) -> None:
+            began = self._s.clock.monotonic()
+            await serve(lane, calls)
+            self._commits.add(self._s.clock.monotonic() - began, sum(map(_tasks, calls)))
+
+        return counted
 
     async def _direct(self) -> Link:
         return await connect(self._address, direct=True)
@@ -305,3 +318,10 @@ async def _get(link: Link, ids: Sequence[str]) -> list[Task | None]:
     wanted = [id_ for id_ in set(ids) if "\0" not in id_]
     found = {row["id"]: rows.task_of(row) for row in await link.rows(sql.BY_ID, wanted)} if wanted else {}
     return [found.get(id_) for id_ in ids]
+
+
+def _tasks(call: Call) -> int:
+    """How many tasks an insert or a settle brought, or a claim was given."""
+    if call.group == "claim":
+        return len(call.answer.claims) if isinstance(call.answer, ClaimAnswer) else 0
+    return len(call.argument[0])

@@ -30,6 +30,7 @@ from jobpipe.storage.base import (
     Cancelled,
     ClaimAnswer,
     ClaimRequest,
+    CommitStats,
     Extended,
     Extension,
     LostClaim,
@@ -61,6 +62,7 @@ class SqliteStorage:
         self._clock = clock
         self._lock = None if path is None else FileLock(path)
         self._writer = Writer(self._open_store)
+        self._commits = CommitStats()
         self._reader: apsw.Connection | None = None
         self._announced: dict[str, tuple[float, bytes]] = {}
         """What was announced by each server, and when (monotonic seconds); in memory, since a file has one server."""
@@ -95,7 +97,7 @@ class SqliteStorage:
             refuse_foreign_file(self._path)
             self._lock.acquire()
         try:
-            store = Store(open_writer(self._path), self._limits, self._clock)
+            store = Store(open_writer(self._path), self._limits, self._clock, self._commits)
         except BaseException as error:
             if self._lock is not None:
                 self._lock.release(untouched=isinstance(error, StorageRefused))
@@ -182,6 +184,9 @@ class SqliteStorage:
     async def cancelling(self) -> list[Cancelled]:
         self._require_open()
         return []  # a file has one server, which was told
+
+    def commits(self) -> CommitStats:
+        return self._commits
 
     async def check(self) -> None:
         if self._path is not None and disk_usage(Path(self._path).parent).free < LEAST_FREE:

@@ -13,7 +13,7 @@ import apsw
 
 from jobpipe.clock import Clock
 from jobpipe.core.task import Attempt, Status, Task
-from jobpipe.storage.base import QueueCounts, Summary
+from jobpipe.storage.base import CommitStats, QueueCounts, Summary
 from jobpipe.storage.sqlite import history
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.intake import Intake, Limits
@@ -27,8 +27,11 @@ from jobpipe.storage.sqlite.writer import Call, Calls
 class Store:
     """All calls of the contract, over one connection; lives in the writer's thread."""
 
-    def __init__(self, connection: apsw.Connection, limits: Limits, clock: Clock) -> None:
+    def __init__(
+        self, connection: apsw.Connection, limits: Limits, clock: Clock, commits: CommitStats
+    ) -> None:
         self._s = State(connection, clock)
+        self._commits = commits
         intake, runs, steering = Intake(self._s, limits), Runs(self._s), Steering(self._s)
         self._writing: dict[str, Callable[[Calls], None]] = {
             "insert": intake.insert,
@@ -59,6 +62,7 @@ class Store:
         Raises apsw.Error or StorageBroken; then nothing of them happened.
         """
         groups = _grouped(calls)
+        began = self._s.clock.monotonic()
         self._s.begin()
         try:
             for name, write in self._writing.items():
@@ -68,6 +72,7 @@ class Store:
         except BaseException:
             self._s.roll_back()
             raise
+        self._commits.add(self._s.clock.monotonic() - began, _tasks(groups))
 
     def read(self, calls: Calls) -> None:
         """Serve calls that write nothing."""
@@ -118,6 +123,12 @@ def _each(answer: Callable[..., Any]) -> Callable[[Calls], None]:
             call.answer = answer(*call.argument)
 
     return serve
+
+
+def _tasks(groups: dict[str, list[Call]]) -> int:
+    """How many tasks were accepted, settled and handed out."""
+    moved = sum(len(call.argument[0]) for name in ("insert", "settle") for call in groups.get(name, ()))
+    return moved + sum(len(call.answer.claims) for call in groups.get("claim", ()))
 
 
 def _grouped(calls: Calls) -> dict[str, list[Call]]:

@@ -1,0 +1,102 @@
+"""`GET /metrics`: everything that `exposition` writes, read together on the event loop and written beside it.
+
+The first scrape loads Prometheus' library: a server that nobody scrapes starts without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from msgspec import Struct
+
+from jobpipe.core.errors import StorageError
+from jobpipe.core.histogram import Histogram
+from jobpipe.engine import QueueCounts
+from jobpipe.engine.tally import Ended
+from jobpipe.engine.workers import Worker
+from jobpipe.http.answers import Receive, Scope, Send, send_raw
+from jobpipe.http.config import Api
+from jobpipe.http.problems import SAFE
+from jobpipe.http.routing import RawRoute
+
+log = logging.getLogger("jobpipe.http")
+
+
+class Reading(Struct, frozen=True):
+    """All numbers as they were at one moment. `queues` and `workers` are None when the storage did not answer."""
+
+    version: str
+    now: int
+    capacity: int
+    queues: Sequence[QueueCounts] | None
+    workers: Sequence[Worker] | None
+    enqueued: dict[str, int]
+    finished: dict[Ended, int]
+    retried: int
+    rescued: int
+    leases_lost: int
+    waits: dict[str, Histogram]
+    runs: dict[str, Histogram]
+    commit_seconds: Histogram
+    commit_tasks: Histogram
+    answers: dict[tuple[str, int], int]
+
+
+def routes(api: Api) -> list[RawRoute]:
+    """The routes of this module."""
+    return [RawRoute("/metrics", GET=partial(_metrics, api))]
+
+
+async def _metrics(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
+    reading = await _read(api)
+    body, content_type = await asyncio.to_thread(_write, reading, accept)
+    headers = [(b"content-length", b"%d" % len(body)), (b"content-type", content_type.encode()), *SAFE]
+    await send_raw(scope, send, 200, headers, body)
+
+
+def _write(reading: Reading, accept: str) -> tuple[bytes, str]:
+    from jobpipe.http.exposition import write
+
+    return write(reading, accept)
+
+
+async def _read(api: Api) -> Reading:
+    queue, tally = api.queue, api.queue.tally
+    queues, workers = await _stored(api)
+    commits = queue.commits()
+    return Reading(
+        version=api.config.version,
+        now=api.now(),
+        capacity=api.config.queue_size,
+        queues=queues,
+        workers=workers,
+        enqueued=dict(tally.enqueued),
+        finished=dict(tally.finished),
+        retried=tally.retried,
+        rescued=tally.rescued,
+        leases_lost=tally.leases_lost,
+        waits={handler: _copy(waits) for handler, waits in tally.waits.items()},
+        runs={handler: _copy(runs) for handler, runs in tally.runs.items()},
+        commit_seconds=_copy(commits.seconds),
+        commit_tasks=_copy(commits.tasks),
+        answers=dict(api.meter.answers),
+    )
+
+
+async def _stored(api: Api) -> tuple[Sequence[QueueCounts] | None, Sequence[Worker] | None]:
+    """What only the storage knows; a scrape must succeed without it, to say so."""
+    try:
+        return await api.queue.queues(), await api.queue.workers.all()
+    except StorageError as error:
+        log.debug("metrics without the storage: %s", error)
+        return None, None
+
+
+def _copy(histogram: Histogram) -> Histogram:
+    copy = Histogram(histogram.bounds)
+    copy.merge(list(histogram.counts), histogram.sum)
+    return copy
