@@ -205,10 +205,11 @@ def test_everything_can_be_reached_by_keyboard(shop: Server, open_tab: Open) -> 
         )
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
+    page.get_by_role("heading", level=1).focus()
     page.keyboard.press("d")
-    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
     page.reload()
-    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
     tab.check()
 
 

@@ -18,6 +18,7 @@ import { workers } from "./workers.js";
 
 const TICK_MS = 250; // also the shortest time between two drawings that the stream asks for
 const AGES_MS = 1000;
+const SOON_MS = 1500;
 const NOTHING = { counts: null };
 const THEMES = ["auto", "light", "dark"];
 const PAGES = [["", "Overview", overview], ["tasks", "Tasks", tasks], ["errors", "Errors", errors], ["queues", "Queues", queues], ["workers", "Workers", workers], ["enqueue", "Enqueue", enqueue]];
@@ -27,6 +28,8 @@ let page = null;
 let shown = null;
 let dirty = false;
 let drawn = 0;
+let stale = false; // what is shown may be from before
+let opened = 0;
 let frame = 0;
 
 const app = {
@@ -47,12 +50,17 @@ const app = {
 };
 
 const feed = new Feed(hear, () => {
-  if (feed.state === "live") {
-    app.live = NOTHING;
-    app.refresh();
-  }
+  if (feed.state === "away") stale = true;
+  else if (feed.state === "live" && stale) renew();
   app.render();
 });
+
+// What was known belongs to another time, or another key.
+function renew() {
+  stale = false;
+  app.live = NOTHING;
+  app.refresh();
+}
 
 // --- the address ---
 
@@ -78,6 +86,7 @@ function open() {
   page = route.name === "tasks" && route.id !== null ? task(app, route) : found[2](app, route);
   if (!same) patch(main, []);
   closeDialog();
+  opened = performance.now();
   const first = shown === null;
   shown = { ...route, nav: found[0] };
   document.title = `${page.title} · Jobpipe`;
@@ -92,9 +101,7 @@ function open() {
 
 function hear(type, delta) {
   app.live = { counts: delta.counts };
-  if (type === "reset") {
-    app.refresh();
-  } else if (page.live) {
+  if (type !== "reset" && page.live) {
     page.live(delta);
   } else {
     for (const resource of page.resources) resource.touch();
@@ -103,14 +110,20 @@ function hear(type, delta) {
 }
 
 function tick() {
-  if (document.hidden || session.who === null) return;
+  if (document.hidden || session.refused) return;
   if (feed.state !== "away") {
     const time = performance.now();
     for (const resource of page.resources) {
-      if (!page.holds?.(resource) && resource.due(time)) resource.refresh().then(() => (dirty = true));
+      if (!page.holds?.(resource) && resource.due(time)) resource.refresh().then(answered);
     }
   }
   if (dirty || performance.now() - drawn >= AGES_MS) draw();
+}
+
+// The first answers of a page are drawn as they come, later ones with the clock.
+function answered() {
+  if (performance.now() - opened < SOON_MS) app.render();
+  else dirty = true;
 }
 
 function draw() {
@@ -142,12 +155,10 @@ function viewed() {
   }
 }
 
-const LINK = { live: "live", connecting: "connecting", away: "away", refused: "not live" };
-
 function tools() {
   const theme = document.documentElement.dataset.theme || "auto";
   const next = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
-  return [h("span.link", { class: feed.state, id: "link" }, h("i", { "aria-hidden": "true" }), LINK[feed.state]),
+  return [h("span.link", { class: feed.state, id: "link" }, h("i", { "aria-hidden": "true" }), feed.state === "refused" ? "not live" : feed.state),
     (session.who?.keys || session.refused) && h("button.icon-only", { onclick: askKey, "aria-label": session.who ? `Key ${session.who.name}: change it` : "Enter a key", title: session.who?.name || "Key" }, icon("key")),
     h("button.icon-only", { onclick: () => setTheme(next), "aria-label": `Theme: ${theme}. Change to ${next}`, title: `Theme: ${theme}` }, icon(theme)),
     h("button.icon-only", { onclick: help, "aria-label": "Keyboard shortcuts", title: "Keyboard shortcuts" }, icon("help"))];
@@ -179,7 +190,6 @@ async function enter() {
     return;
   }
   feed.restart();
-  app.refresh();
 }
 
 async function askKey() {
@@ -193,8 +203,7 @@ async function askKey() {
   if (key === null) return;
   feed.stop();
   useKey(key || null);
-  app.live = NOTHING;
-  app.render();
+  renew();
   await enter();
 }
 
@@ -211,8 +220,10 @@ listen(() => ({ "?": () => void help(), d: () => setTheme(THEMES[(THEMES.indexOf
 addEventListener("hashchange", open);
 addEventListener("online", () => feed.tryNow());
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden) feed.stop();
-  else if (session.who !== null) feed.restart();
+  if (document.hidden) {
+    stale = true;
+    feed.stop();
+  } else if (session.who !== null) feed.restart();
 });
 setInterval(tick, TICK_MS);
 open();

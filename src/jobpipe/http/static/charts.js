@@ -1,5 +1,5 @@
-// Charts as plain SVG, drawn at the width they have. Each has a cursor for the pointer and the arrow keys; what it points
-// at is told in the legend, in words. Kinds differ by place, pattern and label, never by colour alone.
+// Charts as plain SVG, drawn at the width they have. A cursor follows the pointer and the arrow keys; the legend says
+// what it points at. Kinds differ by place, pattern and label, never by colour alone.
 import { h } from "./dom.js";
 import { clock, count, day, duration, rate } from "./format.js";
 

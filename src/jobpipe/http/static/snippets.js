@@ -39,7 +39,7 @@ function literal(node) {
   return { true: "True", false: "False", null: "None" }[node.text] || node.text;
 }
 
-// JSON's escapes are Python's too, but for pairs of surrogates and the escaped slash: write those out.
+// JSON's escapes are Python's too, but for pairs of surrogates and the slash.
 const string = (text) => JSON.stringify(JSON.parse(text));
 
 // What of a stored task is sent to enqueue one like it: not its id, and no time that has passed.
