@@ -95,9 +95,9 @@ class Cluster:
         """The clock of the databases that `make_manual` was called for."""
         return DatabaseClock(self._data / _CLOCK)
 
-    def run(self, sql: str, database: str = "postgres") -> list[asyncpg.Record]:
+    def run(self, sql: str, database: str = "postgres", timeout: float = 60) -> list[asyncpg.Record]:
         """Run SQL from a test that is no coroutine; the rows of the last statement when it has no others."""
-        return _elsewhere(self.ask(sql, database))
+        return _elsewhere(self.ask(sql, database), timeout)
 
     async def ask(self, sql: str, database: str = "postgres", *arguments: Any) -> list[asyncpg.Record]:
         connection = await asyncpg.connect(self.url(database))
@@ -219,6 +219,6 @@ def _loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _elsewhere(asked: Coroutine[Any, Any, T]) -> T:
+def _elsewhere(asked: Coroutine[Any, Any, T], timeout: float = 60) -> T:
     """Run a coroutine on a loop of its own, so that the test's loop is not touched."""
-    return asyncio.run_coroutine_threadsafe(asked, _loop()).result(60)
+    return asyncio.run_coroutine_threadsafe(asked, _loop()).result(timeout)

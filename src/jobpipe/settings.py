@@ -31,7 +31,7 @@ from jobpipe.settings_kinds import (
 
 __all__ = ["KINDS", "BadSetting", "Settings", "env_names", "masked"]
 
-_STORE = re.compile(r"memory:|sqlite:///.+|postgresql://.+")
+_STORE = re.compile(r"memory:|sqlite:///.+|postgres(?:ql)?://.+")
 _HOST = r"[A-Za-z0-9_.-]{1,253}"
 
 
@@ -189,9 +189,9 @@ class Settings:
     key_rate: Annotated[
         float, parameter("key_rate", "Requests a second of a key that does not say, or inf.")
     ] = float("inf")
-    store: Annotated[str, parameter("store", "Where tasks live: sqlite:///file.db or memory:")] = (
-        "sqlite:///jobpipe.db"
-    )
+    store: Annotated[
+        str, parameter("store", "Where tasks live: sqlite:///file.db, memory: or postgresql://...")
+    ] = "sqlite:///jobpipe.db"
     max_queues: Annotated[int, parameter("max_queues", "Queue names that hold tasks at a time.")] = 1000
     max_retries: Annotated[int, parameter("max_retries", "Retries of a task that does not say.")] = 3
     max_lost: Annotated[int, parameter("max_lost", "A task fails when it lost its worker this often.")] = 3

@@ -455,7 +455,8 @@ def test_passwords_are_masked(url: str, shown: str) -> None:
 def test_no_answer_shows_the_password_of_the_store(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = config("--store", "postgresql://user:secret@host/db")
     assert ended.shown("store") == "postgresql://user:***@host/db"
-    assert "secret" not in refused(config("--store", "postgres://user:secret@host/db"))
+    assert config("--store", "postgres://user:secret@host/db").shown("store") == "postgres://user:***@host/db"
+    assert "secret" not in refused(config("--store", "postgre://user:secret@host/db"))
     monkeypatch.setenv("JOBPIPE_STORE", "pg://user:secret@host/db")
     assert "secret" not in refused(config())
     monkeypatch.delenv("JOBPIPE_STORE")

@@ -215,7 +215,7 @@ class PostgresStorage:
     async def check(self) -> None:
         for lane in self._lanes():
             if lane.failure is not None:
-                await lane.call("ask" if lane is self._questions else "list", _probe)
+                await lane.call("probe")
         if (await self._questions.call("ask", _rows, sql.PROBE))[0][0]:
             raise StorageError("the database is read-only: it is a standby, or was told so")
 
@@ -230,6 +230,7 @@ class PostgresStorage:
             self._s.counts.enter(name, await link.value(sql.NEW_WRITER))
             await self._company.beat(link)
 
+        groups["probe"] = _each(_probe, again=True)
         return Lane(name, lambda: connect(self._address), groups, enter if counts else None)
 
     def _counted(self, serve: Serve) -> Serve:

@@ -123,7 +123,7 @@ class Intake:
         end = loop.time() + STATEMENT_S
         while True:
             # In this order: what it wrote before it went is seen by the look that follows.
-            gone = not await link.value(sql.STILL_THERE, pid) if pid else loop.time() > end
+            gone = not await link.rows(sql.STILL_THERE, pid) if pid else loop.time() > end
             rows = await link.rows(sql.WRITTEN, [new.id for new, _ in items], accept)
             if rows:
                 found = {row["id"]: row for row in rows}

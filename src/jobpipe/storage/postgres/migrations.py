@@ -25,7 +25,11 @@ SELECT current_setting('fsync') AS fsync, current_setting('full_page_writes') AS
        current_setting('server_version_num')::int AS version
 """
 _VERSION = "SELECT schema, oldest FROM jobpipe.version"
-_EXISTS = "SELECT to_regclass('jobpipe.version') IS NOT NULL"
+# Not by to_regclass: within a transaction that does not see what another server made while we waited for the lock.
+_EXISTS = """
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                WHERE n.nspname || '.' || c.relname = 'jobpipe.version')
+"""
 
 
 async def refuse_unsafe(link: Link, address: Address) -> None:

@@ -54,8 +54,8 @@ FREE = """
 DELETE FROM jobpipe.ids i USING unnest($1::text[], $2::bigint[]) AS v(id, seq) WHERE i.id = v.id AND i.seq = v.seq
 """
 
-# What a writing of unknown outcome left: the tasks of the accept id $2 among the ids $1, and whether the backend $3
-# that wrote may still be at it.
+# What a writing of unknown outcome left: the tasks of the accept id $2 among the ids $1. Then whether the
+# backend $1 that wrote is still there; it is told to go.
 WRITTEN = """
 SELECT i.id, i.seq, k.run_at, k.created_at
   FROM jobpipe.ids i
@@ -63,9 +63,11 @@ SELECT i.id, i.seq, k.run_at, k.created_at
                      UNION ALL SELECT run_at, created_at FROM jobpipe.finished WHERE seq = i.seq LIMIT 1) k
  WHERE i.id = ANY($1::text[]) AND i.accept = $2::bigint
 """
-STILL_THERE = (
-    "SELECT count(*) FROM pg_stat_activity WHERE pid = $1::int AND pg_terminate_backend(pid) IS NOT NULL"
-)
+# In the list of columns, because the order of conditions is the planner's: it must not end anybody else.
+STILL_THERE = """
+SELECT CASE WHEN pid = $1::int THEN pg_terminate_backend(pid) END FROM pg_stat_activity
+ WHERE pid = $1::int AND application_name = 'jobpipe' AND usename = current_user
+"""
 
 # The first waiting task of each queue and priority that has one, future ones too: one seek each.
 LEVELS = """
