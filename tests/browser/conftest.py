@@ -30,9 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(120))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium, without a window."""
+    """The system's Chromium, without a window.
+
+    For one module: while Playwright is there, its event loop runs in this thread, and no other test may start one.
+    """
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is None:
         assert not os.environ.get("CI"), "CI has to have a Chromium"
