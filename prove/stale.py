@@ -18,6 +18,8 @@ from prove.servers import Program, Server, serving, until, worker
 LEASE_S = 5.0
 LEASES = 3
 TASKS = 16
+TASK_S = 6.0
+"""Long enough that the first still run when the last worker process has come up, also on a busy machine."""
 OUTCOMES: tuple[dict[str, Any], ...] = (
     {"outcome": "done", "result": "stale"},
     {"outcome": "failed", "error": {"type": "Stale", "message": "stale"}, "retryable": False},
@@ -49,7 +51,7 @@ def _round(trial: Trial, server: Server, number: int, found: Counter[str]) -> No
     first = worker(trial.folder, f"first-{number}", server.port, *flags)
     ids = [f"s{number}-{n}" for n in range(TASKS)]
     with _ending(first), server.connected() as client:
-        tasks = [{"id": id_, "handler": "work", "payload": {"seconds": 2.0}} for id_ in ids]
+        tasks = [{"id": id_, "handler": "work", "payload": {"seconds": TASK_S}} for id_ in ids]
         client.post("/enqueue", tasks)
         until("all run", lambda: server.counts()["running"] == TASKS)
         frozen = [psutil.Process(first.process.pid), *first.children()]
