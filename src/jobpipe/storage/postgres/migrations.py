@@ -19,9 +19,11 @@ OLDEST_SERVER = 140_000
 """PostgreSQL 14: earlier ones walk a whole table where we ask for a few of its pages."""
 _OLDEST = re.compile(r"^-- serves programs from schema (\d+) on", re.MULTILINE)
 
+# The default of commits, not what holds here: behind a pooler this statement comes with our own settings.
 _SERVER = """
 SELECT current_setting('fsync') AS fsync, current_setting('full_page_writes') AS full_page_writes,
-       current_setting('synchronous_commit') AS synchronous_commit, pg_is_in_recovery() AS standby,
+       (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit') AS synchronous_commit,
+       pg_is_in_recovery() AS standby,
        current_setting('server_version_num')::int AS version
 """
 _VERSION = "SELECT schema, oldest FROM jobpipe.version"
