@@ -7,6 +7,7 @@ from prove import (
     backoff,
     bad_input,
     clocks,
+    cluster,
     diskfaults,
     fuzz,
     interleave,
@@ -14,6 +15,8 @@ from prove import (
     kills,
     openapi,
     overload,
+    postgres,
+    postgres_faults,
     powercut,
     same_id,
     schemas,
@@ -38,6 +41,19 @@ PROOFS: dict[str, Proof] = {
     "disk": Proof((11,), "a disk error never gives a false 2xx", diskfaults.disk_faults),
     "disk_server": Proof(
         (11,), "the same on real servers", server_faults.server_faults, needs=server_faults.missing
+    ),
+    "postgres_once": Proof(
+        (4, 12), "three servers on one PostgreSQL run each task once", postgres.once, needs=cluster.missing
+    ),
+    "postgres": Proof(
+        (12,),
+        "what befalls PostgreSQL loses nothing",
+        postgres_faults.faults,
+        timed=True,
+        needs=cluster.missing,
+    ),
+    "postgres_pinned": Proof(
+        (14,), "a snapshot held open slows no claim", postgres.pinned, timed=True, needs=cluster.missing
     ),
     "clocks": Proof((13,), "jumps of the clock do no harm", clocks.clocks),
     "model": Proof((15,), "engines agree with a dict", agreement.agreement),

