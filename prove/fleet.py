@@ -3,40 +3,53 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from prove.checker import Begun, runs
 from prove.proof import Broken
-from prove.servers import Program, Server, until, worker
+from prove.servers import APP, Program, Server, until, worker
 
 FLAGS = (
     "--queue-size", "1000000", "--retention", "inf", "--retention-failed", "inf", "--lease", "5",
-    "--retry-base", "0.05", "--retry-jitter", "0.05", "--processes", "0",
+    "--retry-base", "0.05", "--retry-jitter", "0.05",
 )  # fmt: skip
 WORKER_FLAGS = ("--lease", "5", "--workers", "8", "--processes", "1")
 
 
 class Fleet:
-    """`servers` that only serve, and a worker for each; all handlers write to one journal of runs."""
+    """`servers` and workers for them elsewhere; all handlers write to one journal of runs.
+
+    Without workers elsewhere (`workers` 0) and with `pool` the servers run handlers themselves.
+    """
 
     def __init__(
-        self, folder: Path, store: str, *, servers: int = 3, workers: int = 3, flags: Sequence[str] = ()
+        self,
+        folder: Path,
+        store: str,
+        *,
+        servers: int = 3,
+        workers: int = 3,
+        pool: bool = False,
+        flags: Sequence[str] = FLAGS,
     ) -> None:
         self.folder = folder
         self.runs_file = folder / "runs"
-        self.servers = [
-            Server(folder, "--no-pool", *FLAGS, *flags, app=None, store=store, name=f"server-{n}")
-            for n in range(servers)
-        ]
-        for server in self.servers:
-            server.up()
-        self.workers = [
-            self.work_for(server, f"worker-{n}")
-            for n, server in zip(range(workers), itertools.cycle(self.servers))
-        ]
+        self.servers: list[Server] = []
+        self.workers: list[Program] = []
+        mode = ("--pool", "--processes", "0") if pool else ("--no-pool",)
+        app = APP if pool else None
+        for n in range(servers):
+            self.servers.append(Server(folder, *mode, *flags, app=app, store=store, name=f"server-{n}"))
+        try:
+            for server in self.servers:
+                server.up()
+        except BaseException:
+            self.end()
+            raise
+        for n in range(workers):
+            self.workers.append(self.work_for(self.servers[n % servers], f"worker-{n}"))
 
     def work_for(self, server: Server, name: str, *flags: str) -> Program:
         """One more worker."""

@@ -36,8 +36,30 @@ COMMITS = {
 """By which words the proxy knows a commit."""
 
 
+class Loads:
+    """Clients at every server, until closed."""
+
+    def __init__(self, trial: Trial, whole: Fleet, journal: Journal) -> None:
+        self._loads = [
+            Load(server.port, journal, trial.source(f"load-{n}"), _named(n), clients=2, batch=5, pause_s=0.1)
+            for n, server in enumerate(whole.servers)
+        ]
+        self._stack = contextlib.ExitStack()
+        for load in self._loads:
+            self._stack.enter_context(load)
+
+    @property
+    def odd(self) -> list[tuple[int, str]]:
+        """Answers that no client should get."""
+        return [odd for load in self._loads for odd in load.odd]
+
+    def close(self) -> None:
+        """End it; safe when called twice."""
+        self._stack.close()
+
+
 class Stage(NamedTuple):
-    """All that faults are made with."""
+    """All that faults are made with, and by which they are judged."""
 
     trial: Trial
     source: random.Random
@@ -45,6 +67,8 @@ class Stage(NamedTuple):
     proxy: Proxy
     fleet: Fleet
     pulse: Pulse
+    journal: Journal
+    loads: Loads
 
 
 def make(source: random.Random, id_: str) -> dict[str, Any]:
@@ -54,60 +78,42 @@ def make(source: random.Random, id_: str) -> dict[str, Any]:
     return {"id": id_, "handler": handler, "payload": payload, "priority": source.randint(-1, 1)}
 
 
+def _named(number: int) -> Callable[[random.Random, str], dict[str, Any]]:
+    return lambda source, id_: make(source, f"s{number}-{id_}")
+
+
 def faults(trial: Trial) -> Sequence[Figure]:
     """All faults one after the other while clients post at every server; compare with what clients were told."""
-    with contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(running())
-        proxy = stack.enter_context(Proxy(cluster.port))
-        store = cluster.url(port=proxy.port) + "?sslmode=disable"
-        whole = stack.enter_context(fleet(trial.folder, store))
-        stage = Stage(trial, trial.source(), cluster, proxy, whole, Pulse(whole))
-        journal = Journal(trial.folder / "acknowledged")
-        figures: list[Figure] = []
-        with _loads(trial, whole, journal) as loads:
-            until("all workers work", stage.pulse.all_work())
-            for fault in (
-                _servers,
-                _postmaster,
-                _backends,
-                _cuts,
-                _open_transaction,
-                _locked_table,
-                _steered,
-            ):
-                figures += fault(stage)
-        whole.all_ended(300)
-        found = books(journal.ids, whole.tasks(), whole.begun())
-        figures += sound(cluster, whole)
-    return [
-        Figure("acknowledged", len(journal.ids)),
-        *found.figures(),
-        none("answers that no client should get", sum(len(load.odd) for load in loads)),
-        *figures,
-    ]
+    with staged(trial) as stage:
+        figures = [figure for fault in FAULTS for figure in fault(stage)]
+        return [*judged(stage), *figures]
 
 
 @contextlib.contextmanager
-def _loads(trial: Trial, whole: Fleet, journal: Journal) -> Iterator[list[Load]]:
+def staged(trial: Trial) -> Iterator[Stage]:
+    """Three servers and three workers under load, over a proxy before a PostgreSQL."""
     with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(
-                Load(
-                    server.port,
-                    journal,
-                    trial.source(f"load-{n}"),
-                    _named(n),
-                    clients=2,
-                    batch=5,
-                    pause_s=0.1,
-                )
-            )
-            for n, server in enumerate(whole.servers)
-        ]
+        cluster = stack.enter_context(running())
+        proxy = stack.enter_context(Proxy(cluster.port))
+        whole = stack.enter_context(fleet(trial.folder, cluster.url(port=proxy.port) + "?sslmode=disable"))
+        journal = Journal(trial.folder / "acknowledged")
+        loads = stack.enter_context(contextlib.closing(Loads(trial, whole, journal)))
+        stage = Stage(trial, trial.source(), cluster, proxy, whole, Pulse(whole), journal, loads)
+        until("all workers work", stage.pulse.all_work())
+        yield stage
 
 
-def _named(number: int) -> Callable[[random.Random, str], dict[str, Any]]:
-    return lambda source, id_: make(source, f"s{number}-{id_}")
+def judged(stage: Stage) -> list[Figure]:
+    """End the load, let everything come to its end, and compare."""
+    stage.loads.close()
+    stage.fleet.all_ended(300)
+    found = books(stage.journal.ids, stage.fleet.tasks(), stage.fleet.begun())
+    return [
+        Figure("acknowledged", len(stage.journal.ids)),
+        *found.figures(),
+        none("answers that no client should get", len(stage.loads.odd)),
+        *sound(stage.cluster, stage.fleet),
+    ]
 
 
 def _flow(stage: Stage) -> float:
@@ -124,7 +130,7 @@ def _recovered(name: str, count: int, times: Sequence[float]) -> list[Figure]:
     ]
 
 
-def _servers(stage: Stage) -> list[Figure]:
+def server_kills(stage: Stage) -> list[Figure]:
     times = []
     count = stage.trial.sized(2, 5, 30)
     for n in range(count):
@@ -135,7 +141,7 @@ def _servers(stage: Stage) -> list[Figure]:
     return _recovered("kills of a server", count, times)
 
 
-def _postmaster(stage: Stage) -> list[Figure]:
+def postmaster_kills(stage: Stage) -> list[Figure]:
     times = []
     count = stage.trial.sized(2, 10, 30)
     for _ in range(count):
@@ -147,7 +153,7 @@ def _postmaster(stage: Stage) -> list[Figure]:
     return _recovered("kills of the postmaster", count, times)
 
 
-def _backends(stage: Stage) -> list[Figure]:
+def ended_backends(stage: Stage) -> list[Figure]:
     times = []
     count = stage.trial.sized(2, 10, 60)
     for _ in range(count):
@@ -158,7 +164,7 @@ def _backends(stage: Stage) -> list[Figure]:
     return _recovered("times all backends ended", count, times)
 
 
-def _cuts(stage: Stage) -> list[Figure]:
+def cut_commits(stage: Stage) -> list[Figure]:
     times = []
     each = stage.trial.sized(1, 5, 25)
     wanted = [(words, where) for words in list(COMMITS.values())[:3] for where in Cut for _ in range(each)]
@@ -170,7 +176,7 @@ def _cuts(stage: Stage) -> list[Figure]:
     return _recovered("connections cut inside a commit", len(wanted), times)
 
 
-def _steered(stage: Stage) -> list[Figure]:
+def cut_cancels(stage: Stage) -> list[Figure]:
     """A cancel that is cut: asked again, it is either done or still to be done, and then its task is at its end."""
     wrong = 0
     each = stage.trial.sized(1, 3, 10)
@@ -205,7 +211,7 @@ def _somebody(cluster: Cluster, sql: str) -> Iterator[None]:
         elsewhere(connection.close())
 
 
-def _open_transaction(stage: Stage) -> list[Figure]:
+def open_transaction(stage: Stage) -> list[Figure]:
     seconds = stage.trial.sized(3, 10, 60)
     end = time.monotonic() + seconds
     times = []
@@ -215,8 +221,14 @@ def _open_transaction(stage: Stage) -> list[Figure]:
     return _recovered("seconds of an open transaction", seconds, times)
 
 
-def _locked_table(stage: Stage) -> list[Figure]:
+def locked_table(stage: Stage) -> list[Figure]:
     seconds = stage.trial.sized(2, 5, 5)
     with _somebody(stage.cluster, "LOCK TABLE jobpipe.tasks"):
         time.sleep(seconds)
     return _recovered("seconds of a locked table", seconds, [_flow(stage)])
+
+
+Fault = Callable[[Stage], list[Figure]]
+FAULTS: tuple[Fault, ...] = (
+    server_kills, postmaster_kills, ended_backends, cut_commits, open_transaction, locked_table, cut_cancels,
+)  # fmt: skip

@@ -34,6 +34,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._armed: list[tuple[str, Cut]] = []
         self._open: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server
         self.port = 0
         self.cuts: Counter[tuple[str, Cut]] = Counter()
         """What was cut."""
@@ -44,9 +45,10 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cut_all()
+        asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
 
     def arm(self, words: str, where: Cut) -> None:
         """Cut the next connection that sends a commit of a statement with these words."""
@@ -61,14 +63,19 @@ class Proxy:
         """Forget the cuts that did not happen."""
         self._loop.call_soon_threadsafe(self._armed.clear)
 
-    def cut_all(self) -> None:
-        """End all connections, wherever they are."""
-        self._loop.call_soon_threadsafe(lambda: [abort(writer) for writer in list(self._open)])
-
     async def _listen(self) -> int:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        port: int = server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
         return port
+
+    async def _leave(self) -> None:
+        """End all connections, wherever they are, and see their ends."""
+        self._server.close()
+        for writer in self._open:
+            abort(writer)
+        serving = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        if serving:
+            await asyncio.wait(serving, timeout=5)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
