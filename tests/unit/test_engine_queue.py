@@ -620,6 +620,16 @@ def told(queue: TaskQueue) -> list[tuple[str, str]]:
     return calls
 
 
+async def test_a_run_may_end_as_cancelled_before_its_server_hears_of_the_cancel_at_another(
+    queue: TaskQueue, spy: Spy, clock: ManualClock
+) -> None:
+    await queue.enqueue([NewTask("a", "h")])
+    (claim,) = await queue.claim("w", 1)
+    await spy.cancel(["a"], clock.now())  # as another server does
+    (answer,) = await queue.settle([Report("a", claim.lease_id, Outcome(Kind.CANCELLED))])
+    assert answer == Settled(Status.CANCELLED)
+
+
 async def test_cancelling_a_running_task_tells_every_listener_its_lease(
     queue: TaskQueue, told: list[tuple[str, str]]
 ) -> None:

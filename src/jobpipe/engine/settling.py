@@ -68,7 +68,12 @@ class Settling:
 
     async def _tasks_of(self, reports: Sequence[Report]) -> list[Task | None]:
         tasks = [self._running.task(report.id, report.lease_id) for report in reports]
-        missing = [i for i, task in enumerate(tasks) if task is None]
+        # Another server may have been asked to cancel, and this one not have heard of it before the worker did.
+        missing = [
+            i
+            for i, (report, task) in enumerate(zip(reports, tasks, strict=True))
+            if task is None or (report.outcome.kind is Kind.CANCELLED and not task.cancel_requested)
+        ]
         if missing:
             read = await self._storage.get([reports[i].id for i in missing])
             for i, task in zip(missing, read, strict=True):

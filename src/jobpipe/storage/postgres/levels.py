@@ -12,10 +12,14 @@ from collections.abc import Iterable, Sequence
 
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.dbtime import DatabaseTime
-from jobpipe.storage.postgres.link import Link, Row
+from jobpipe.storage.postgres.link import Link, Row, arrays
 
 LOOK_S = 1.0
 """While others share the database: so old a look may be, whatever they said."""
+WHOLE_S = 60.0
+"""So often a look begins anew, whatever is known: a database's clock may have been set back."""
+LATE_MS = 30_000
+"""A task that is queued is due no earlier than now, and is seen no later than this: all that a commit can take."""
 SLACK_MS = 20
 """The estimate of the database's time may be so far behind."""
 
@@ -38,10 +42,18 @@ class Levels:
         self._added: list[tuple[Level, int]] | None = None
         self._stale = True
         self._looked_at = float("-inf")
+        self._floors: dict[Level, int] = {}
+        """Levels of earlier looks, and times before which none of their tasks was due then."""
+        self._whole_at = float("-inf")
 
     def distrust(self) -> None:
         """Somebody else may have queued something: look before the next claim."""
         self._stale = True
+
+    def forget(self) -> None:
+        """Something may have been queued that is due since long: look at all before the next claim."""
+        self._stale = True
+        self._floors.clear()
 
     def add(self, queue: str, priority: int, run_at: int) -> None:
         """A task is queued."""
@@ -58,15 +70,24 @@ class Levels:
             return
         self._stale = False  # what is said from here on may not be in it
         self.watch()
+        if now - self._whole_at > WHOLE_S:
+            self._floors.clear()
         try:
-            row = await link.row(sql.LEVELS)
+            floors = [(*level, floor) for level, floor in self._floors.items()]
+            row = await link.row(sql.LEVELS, *arrays(floors, 3))
         except BaseException:
             self._stale = True
             raise
+        if not floors:
+            self._whole_at = now
         self._looked_at = now
         self._time.observe(row["now"])
         levels = zip(row["queues"] or (), row["priorities"] or (), strict=True)
         self._heads = dict(zip(levels, row["heads"] or (), strict=True))
+        late = row["now"] - LATE_MS
+        self._floors = {
+            level: min(late, self._heads.get(level, late)) for level in {*self._floors, *self._heads}
+        }
         self._put_off.clear()
         self._add_watched()
 

@@ -128,7 +128,7 @@ class Runs:
         """Queue again what was claimed by statements whose answer never came."""
         for prefix in self.doubtful[:]:
             await link.rows(sql.UNCLAIM, self._s.server, prefix)
-            self._s.levels.distrust()
+            self._s.levels.forget()
 
     # --- settling -----------------------------------------------------------------------------------------------
 

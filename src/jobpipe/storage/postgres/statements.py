@@ -69,18 +69,34 @@ SELECT CASE WHEN pid = $1::int THEN pg_terminate_backend(pid) END FROM pg_stat_a
  WHERE pid = $1::int AND application_name = 'jobpipe' AND usename = current_user
 """
 
-# The first waiting task of each queue and priority that has one, future ones too: one seek each.
+# The first waiting task of each queue and priority that has one, future ones too: two seeks each. $1-$3 levels that are
+# known, each with a time before which none of its tasks is due: rows that are gone but cannot be vacuumed yet are not
+# walked again. Between two neighbours of them others are looked for, from one to the next.
 LEVELS = """
-WITH RECURSIVE level AS (
-    (SELECT queue, priority, run_at FROM jobpipe.tasks WHERE status = 0
-      ORDER BY queue, priority, run_at, seq LIMIT 1)
+WITH RECURSIVE known AS MATERIALIZED (
+    SELECT queue, priority, floor, lead(queue, 1, chr(1114111)) OVER w AS next_queue,
+           lead(priority, 1, 0::bigint) OVER w AS next_priority
+      FROM (SELECT queue COLLATE "C" AS queue, priority, floor
+              FROM unnest(''::text || $1::text[], 0::bigint || $2::bigint[], 0::bigint || $3::bigint[])
+                AS k(queue, priority, floor)) k
+    WINDOW w AS (ORDER BY queue, priority)),
+level AS (
+    SELECT queue, priority, NULL::bigint AS run_at, next_queue, next_priority FROM known
     UNION ALL
-    SELECT next.* FROM level CROSS JOIN LATERAL (
+    SELECT next.*, level.next_queue, level.next_priority FROM level CROSS JOIN LATERAL (
         SELECT queue, priority, run_at FROM jobpipe.tasks
          WHERE status = 0 AND (queue, priority) > (level.queue, level.priority)
-         ORDER BY queue, priority, run_at, seq LIMIT 1) next)
+           AND (queue, priority) < (level.next_queue, level.next_priority)
+         ORDER BY queue, priority, run_at, seq LIMIT 1) next),
+head AS (
+    SELECT queue, priority, run_at FROM level WHERE run_at IS NOT NULL
+    UNION ALL
+    SELECT first.* FROM known CROSS JOIN LATERAL (
+        SELECT queue, priority, run_at FROM jobpipe.tasks k
+         WHERE k.status = 0 AND k.queue = known.queue AND k.priority = known.priority AND k.run_at >= known.floor
+         ORDER BY k.run_at, k.seq LIMIT 1) first)
 SELECT array_agg(queue) AS queues, array_agg(priority) AS priorities, array_agg(run_at) AS heads,
-       jobpipe.now_ms() AS now FROM level
+       jobpipe.now_ms() AS now FROM head
 """
 
 # Whole tasks: the columns in the order of core.task.Task, then what is kept of the latest claim.

@@ -1,0 +1,81 @@
+"""Where a claim looks: what cannot be vacuumed is not walked again and again, and nothing that waits is overlooked."""
+
+from __future__ import annotations
+
+import json
+
+import asyncpg
+import pytest
+from desk import DONE, Desk, OpenDesk, ids_of, new, settlement
+
+import postgres
+from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres.levels import LATE_MS
+
+CHURN = 3_000
+
+
+@pytest.fixture
+def url() -> str:
+    return postgres.empty_store()
+
+
+async def churn(desk: Desk, count: int) -> None:
+    """So many tasks come, run and end."""
+    for at in range(0, count, 500):
+        await desk.accept(*(f"c{at + n}" for n in range(500)))
+        claims = await desk.claim(500)
+        await desk.write(*(settlement(claim, DONE, desk.now) for claim in claims))
+
+
+async def blocks(floors: dict[str, int]) -> int:
+    """Blocks that a look reads which knows these queues, at priority 0."""
+    text = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + sql.LEVELS
+    connection = await asyncpg.connect(postgres.shared_cluster().url("manual"))
+    try:
+        await connection.execute("SET enable_seqscan = off")
+        plan = await connection.fetchval(text, list(floors), [0] * len(floors), list(floors.values()))
+    finally:
+        await connection.close()
+    top = json.loads(plan)[0]["Plan"]
+    return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+
+
+async def test_a_look_does_not_walk_again_over_what_a_snapshot_keeps_from_vacuum(desk: Desk) -> None:
+    holder = await asyncpg.connect(postgres.shared_cluster().url("manual"))
+    await holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM jobpipe.tasks")
+    try:
+        await churn(desk, CHURN)
+        desk.clock.advance(1)
+        await desk.accept("last")
+        assert await blocks({"default": desk.now}) * 3 < await blocks({})
+    finally:
+        await holder.close()
+
+
+async def test_whatever_others_queue_is_found_by_who_has_looked_before(open_desk: OpenDesk) -> None:
+    """In queues known and unknown, before, between and after those known; at priorities above and below."""
+    one, two = await open_desk(), await open_desk()
+    found: list[str] = []
+    names = ["m", "c", "t", "m.1", "a", "z", "mm", "c"]
+    for n, queue in enumerate(names):
+        for priority in (0, 5, -5, 100):
+            two.clock.advance(LATE_MS / 1000)
+            await two.accept(new(f"{n}-{priority}", queue=queue, priority=priority))
+            one.store._s.levels.distrust()  # type: ignore[attr-defined] # as the news of it does
+            found += ids_of(await one.claim(10))
+    assert found == [f"{n}-{priority}" for n in range(len(names)) for priority in (0, 5, -5, 100)]
+
+
+async def test_a_future_task_is_found_when_it_is_due_by_who_has_looked_before(open_desk: OpenDesk) -> None:
+    one, two = await open_desk(), await open_desk()
+    await two.accept(new("later", run_at=two.now + 600_000), new("sooner", run_at=two.now + 100_000))
+    for _ in range(3):
+        one.store._s.levels.distrust()  # type: ignore[attr-defined]
+        assert await one.claim(10) == []
+        one.clock.advance(40)
+    one.store._s.levels.distrust()  # type: ignore[attr-defined]
+    assert ids_of(await one.claim(10)) == ["sooner"]
+    one.clock.advance(600)
+    one.store._s.levels.distrust()  # type: ignore[attr-defined]
+    assert ids_of(await one.claim(10)) == ["later"]
