@@ -15,6 +15,7 @@ import msgspec
 
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import Invalid, JobpipeError
+from jobpipe.tracing import sending, traceparent
 from jobpipe.wire import Defaults, encode_task, parse_object
 from jobpipe.work.enqueue import EnqueueRequest, Options
 
@@ -41,9 +42,11 @@ class LocalEnqueuer:
 
     async def enqueue(self, request: EnqueueRequest) -> Task:
         """From any event loop, the queue's own included."""
-        if asyncio.get_running_loop() is self._loop:
-            return await self._enqueue(request)
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._enqueue(request), self._loop))
+        with sending(request.queue, request.id):
+            enqueueing = self._enqueue(request, traceparent())
+            if asyncio.get_running_loop() is self._loop:
+                return await enqueueing
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(enqueueing, self._loop))
 
     def enqueue_sync(self, request: EnqueueRequest) -> Task:
         """From any thread but the queue's own, which would wait for itself: RuntimeError."""
@@ -51,13 +54,15 @@ class LocalEnqueuer:
             raise RuntimeError(
                 "enqueue_sync would block the event loop that it waits for: await enqueue(...)"
             )
-        return asyncio.run_coroutine_threadsafe(self._enqueue(request), self._loop).result()
+        with sending(request.queue, request.id):
+            enqueueing = self._enqueue(request, traceparent())
+            return asyncio.run_coroutine_threadsafe(enqueueing, self._loop).result()
 
     async def close(self) -> None:
         """Nothing to close: the queue belongs to others."""
 
-    async def _enqueue(self, request: EnqueueRequest) -> Task:
-        task = parse_object(_body(request), self._defaults, self._clock.now())
+    async def _enqueue(self, request: EnqueueRequest, trace: str | None) -> Task:
+        task = parse_object(_body(request), self._defaults, self._clock.now(), trace)
         (answer,) = await self._queue.enqueue([task])
         if isinstance(answer, JobpipeError):
             raise answer

@@ -19,6 +19,8 @@ from functools import lru_cache
 from itertools import islice
 from typing import TextIO
 
+from jobpipe.tracing import running, traceparent
+
 _UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 _OFTEN = "jobpipe.tasks"
 """The logger with a line for each task that ends."""
@@ -67,6 +69,19 @@ class OwnHandler(logging.StreamHandler):  # type: ignore[type-arg]
             super().flush()
 
 
+class OfRun(logging.Filter):
+    """Puts the task and the trace that a handler runs for on each line that it logs, by whatever logger."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        run = running()
+        # Jobpipe's own lines name the tasks that they speak of, which need not be the one that runs here.
+        if run is not None and (record.name == "jobpipe.task" or not record.name.startswith("jobpipe.")):
+            record.__dict__.setdefault("task_id", run.task_id)
+            if (trace := traceparent()) is not None:
+                record.__dict__.setdefault("trace_id", trace.split("-")[1])
+        return True
+
+
 class TextFormatter(logging.Formatter):
     """`2026-11-21T21:09:00.123Z INFO jobpipe.server listening on ... port=8080`, then a traceback if there is one."""
 
@@ -104,6 +119,7 @@ def configure(level: str, format: str) -> None:
     The process's own set-up: the root logger gets one handler of ours; handlers of others (a test's) stay.
     """
     handler = OwnHandler(sys.stderr)
+    handler.addFilter(OfRun())
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, OwnHandler)]:

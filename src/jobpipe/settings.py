@@ -82,6 +82,7 @@ KINDS: dict[str, Kind] = {
     "fast_lane": Switch(),
     "log_level": Choice(("DEBUG", "INFO", "WARNING", "ERROR")),
     "log_format": Choice(("text", "json")),
+    "otel": Switch(),
     "simulate_min": _PAUSE,
     "simulate_max": _PAUSE,
     "simulate_failures": Number(0, 1, unit=""),
@@ -225,6 +226,7 @@ class Settings:
     ] = True
     log_level: Annotated[str, parameter("log_level", "DEBUG, INFO, WARNING or ERROR.")] = "INFO"
     log_format: Annotated[str, parameter("log_format", "text or json.")] = "text"
+    otel: Annotated[bool, parameter("otel", "Export spans by OpenTelemetry, as its variables say.")] = False
     simulate_min: Annotated[
         float, parameter("simulate_min", "Shortest run of the handler simulate, in seconds.")
     ] = 0.1

@@ -57,6 +57,7 @@ class WorkerSettings:
     ] = None
     log_level: Annotated[str, parameter("log_level", "DEBUG, INFO, WARNING or ERROR.")] = "INFO"
     log_format: Annotated[str, parameter("log_format", "text or json.")] = "text"
+    otel: Annotated[bool, parameter("otel", "Export spans by OpenTelemetry, as its variables say.")] = False
 
     def __post_init__(self) -> None:
         """Refuse a value out of bounds, whoever made it: BadSetting."""

@@ -46,6 +46,7 @@ DEFAULTS: dict[str, object] = {
     "fast_lane": True,
     "log_level": "INFO",
     "log_format": "text",
+    "otel": False,
     "simulate_min": 0.1,
     "simulate_max": 0.5,
     "simulate_failures": 0.2,
@@ -152,6 +153,7 @@ CHANGED: dict[str, tuple[str, object]] = {
     "fast_lane": ("false", False),
     "log_level": ("warning", "WARNING"),
     "log_format": ("JSON", "json"),
+    "otel": ("true", True),
     "simulate_min": ("0", 0.0),
     "simulate_max": ("2.5", 2.5),
     "simulate_failures": ("1", 1.0),
@@ -162,7 +164,8 @@ CHANGED: dict[str, tuple[str, object]] = {
 def test_each_setting_is_a_flag(name: str, config: Config) -> None:
     text, value = CHANGED[name]
     flag = name.replace("_", "-")
-    ended = config(f"--no-{flag}") if value is False else config(f"--{flag}", text)
+    switched = [f"--{flag}"] if value is True else [f"--no-{flag}"] if value is False else [f"--{flag}", text]
+    ended = config(*switched)
     assert (ended.shown(name), ended.source(name)) == (value, "flag")
 
 

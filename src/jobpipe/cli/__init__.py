@@ -21,6 +21,7 @@ from jobpipe.cli.output import printable, told
 from jobpipe.core.errors import JobpipeError
 from jobpipe.settings import BadSetting
 from jobpipe.settings_sources import Sources
+from jobpipe.tracing import TracingMissing
 
 
 class Command(NamedTuple):
@@ -79,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(_usage(error, sources), exits.USAGE)
     except BadSetting as error:
         return _refuse(str(sources.located(error)), exits.USAGE)
+    except TracingMissing as error:
+        return _refuse(str(sources.located(BadSetting(str(error), "otel", "true"))), exits.USAGE)
     except JobpipeError as error:
         return _refuse(told(error), exits.code_of(error))
     except KeyboardInterrupt:

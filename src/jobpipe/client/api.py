@@ -28,6 +28,7 @@ from jobpipe.client.values import (
     TaskOptions,
 )
 from jobpipe.core.errors import JobpipeError
+from jobpipe.tracing import sending
 from jobpipe.wire import BulkView, QueueView, StatsView
 from jobpipe.wire.working import LeaseBody
 
@@ -89,7 +90,10 @@ class Client:
         Without an `id` the client makes one (UUIDv7), and a call whose answer was lost is repeated without making a
         second task. Raises TaskExists, QueueFull, TooManyQueues, Draining, Invalid, TooLarge, StorageError.
         """
-        return self._run(enqueue.enqueue(self._caller, {"handler": handler, "payload": payload, **options}))
+        with sending(options.get("queue"), options.get("id")):
+            return self._run(
+                enqueue.enqueue(self._caller, {"handler": handler, "payload": payload, **options})
+            )
 
     def enqueue_many(self, tasks: Iterable[NewTask]) -> builtins.list[Task | JobpipeError]:
         """Enqueue any number of tasks, in batches; each item of the answer is the task, or the error in its place.
@@ -97,7 +101,8 @@ class Client:
         Raises what refused the first batch as a whole, or ConnectionFailed. When a later batch fails, its tasks and
         all after it have that error as their answer.
         """
-        return self._run(enqueue.enqueue_many(self._caller, tasks))
+        with sending(None):
+            return self._run(enqueue.enqueue_many(self._caller, tasks))
 
     # --- reading ---
 

@@ -25,6 +25,7 @@ from jobpipe.client.values import (
     TaskOptions,
 )
 from jobpipe.core.errors import JobpipeError
+from jobpipe.tracing import sending
 from jobpipe.wire import BulkView, QueueView, StatsView
 from jobpipe.wire.working import LeaseBody
 
@@ -78,9 +79,10 @@ class AsyncClient:
         Without an `id` the client makes one (UUIDv7), and a call whose answer was lost is repeated without making a
         second task. Raises TaskExists, QueueFull, TooManyQueues, Draining, Invalid, TooLarge, StorageError.
         """
-        return await self._run(
-            enqueue.enqueue(self._caller, {"handler": handler, "payload": payload, **options})
-        )
+        with sending(options.get("queue"), options.get("id")):
+            return await self._run(
+                enqueue.enqueue(self._caller, {"handler": handler, "payload": payload, **options})
+            )
 
     async def enqueue_many(self, tasks: Iterable[NewTask]) -> builtins.list[Task | JobpipeError]:
         """Enqueue any number of tasks, in batches; each item of the answer is the task, or the error in its place.
@@ -88,7 +90,8 @@ class AsyncClient:
         Raises what refused the first batch as a whole, or ConnectionFailed. When a later batch fails, its tasks and
         all after it have that error as their answer.
         """
-        return await self._run(enqueue.enqueue_many(self._caller, tasks))
+        with sending(None):
+            return await self._run(enqueue.enqueue_many(self._caller, tasks))
 
     # --- reading ---
 

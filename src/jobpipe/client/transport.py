@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from jobpipe.client.address import Address, authorization
 from jobpipe.client.errors import ConnectionFailed
 from jobpipe.client.flow import Answer, Request
+from jobpipe.tracing import traceparent
 
 if TYPE_CHECKING:
     import httpx2
@@ -42,9 +43,16 @@ def arguments(request: Request, timeout: float) -> dict[str, Any]:
         "method": request.method,
         "url": request.path,
         "content": request.body,
-        "headers": {} if request.body is None else {"content-type": "application/json"},
+        "headers": _headers(request),
         "timeout": httpx2.Timeout(timeout, read=timeout + request.wait),
     }
+
+
+def _headers(request: Request) -> dict[str, str]:
+    headers = {} if request.body is None else {"content-type": "application/json"}
+    if request.path == "/enqueue" and (trace := traceparent()) is not None:
+        headers["traceparent"] = trace
+    return headers
 
 
 def answer_of(response: httpx2.Response) -> Answer:

@@ -13,6 +13,7 @@ from jobpipe.own_workers.base import NoWorkers, OwnWorkers
 from jobpipe.own_workers.pool import PoolWorkers
 from jobpipe.own_workers.processes import ProcessWorkers
 from jobpipe.settings import Settings
+from jobpipe.tracing import asked
 from jobpipe.work.app import App
 
 __all__ = ["OwnWorkers", "new_token", "own_workers"]
@@ -24,6 +25,7 @@ def own_workers(
     """The workers that `settings` ask for: worker processes for an app's name, a pool here for an App itself."""
     if not settings.pool:
         return NoWorkers()
+    asked(settings.otel)  # what is missing is told before anything is started
     processes = settings.processes
     if processes is None:
         processes = 1 if isinstance(app, str) else 0

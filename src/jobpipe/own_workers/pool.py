@@ -9,6 +9,7 @@ import socket
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from jobpipe import tracing
 from jobpipe.clock import Clock
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.lifecycle import Outcome
@@ -38,6 +39,8 @@ class PoolWorkers:
 
     def __init__(self, settings: Settings, app: App, queue: TaskQueue, clock: Clock) -> None:
         self.sockets: list[socket.socket] = []
+        if tracing.asked(settings.otel):
+            tracing.start("jobpipe")
         simulate = simulate_handler(settings.simulate_min, settings.simulate_max, settings.simulate_failures)
         executor = Executor(
             app, timeout=settings.timeout, max_result=settings.max_body, simulate=simulate, clock=clock

@@ -30,6 +30,7 @@ from jobpipe.supervisor.child import Exit
 from jobpipe.supervisor.memory import default_limit
 from jobpipe.supervisor.orders import Orders, shares
 from jobpipe.supervisor.supervisor import Supervisor
+from jobpipe.tracing import asked
 
 log = logging.getLogger("jobpipe.workers")
 
@@ -157,6 +158,7 @@ class ProcessWorkers:
             key=self._token,  # where the server asks for keys, its own workers' is this
             log_level=settings.log_level,
             log_format=settings.log_format,
+            otel=asked(settings.otel),
         )
 
     # --- what a process leaves behind ---

@@ -52,6 +52,7 @@ class Orders(Struct, frozen=True):
     token: str | None = None
     log_level: str = "INFO"
     log_format: str = "text"
+    otel: bool = False
 
     def line(self) -> bytes:
         """The Orders as the first line of the child's stdin."""

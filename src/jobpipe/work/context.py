@@ -97,6 +97,11 @@ class Context(Generic[Deps_co]):
         return self._task.attempts
 
     @property
+    def traceparent(self) -> str | None:
+        """The trace that the task was enqueued in (W3C Trace Context); tasks enqueued from here go on in it."""
+        return self._task.traceparent
+
+    @property
     def max_retries(self) -> int:
         return self._task.max_retries
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import random as random_
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from jobpipe import tracing
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.lifecycle import Outcome
 from jobpipe.core.task import Claim, Task
 from jobpipe.work import simulate as simulate_
 from jobpipe.work.app import App
 from jobpipe.work.handler import Handler
+from jobpipe.work.middleware import Middleware
 from jobpipe.work.run import Observer, Run
+from jobpipe.work.spans import traced
 from jobpipe.work.threads import Threads
 
 TIMEOUT_S = 3600.0
@@ -50,9 +53,14 @@ class Executor:
         self.cleanup = cleanup
         self.threads = Threads()
         self.app = app
-        self.around = app.around
+        self._spans = [traced] if tracing.on() else []
         self._timeout = timeout
         self._simulate = simulate or simulate_.simulate_handler(random=random)
+
+    @property
+    def around(self) -> Sequence[Middleware]:
+        """What stands around each run, the outermost first."""
+        return [*self._spans, *self.app.around] if self._spans else self.app.around
 
     def prepare(self, claim: Claim, observer: Observer) -> Run:
         """A run of `claim` that has not begun; `observer` is told of its outcome and its end, on the event loop."""

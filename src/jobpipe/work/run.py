@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from jobpipe import tracing
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim
 from jobpipe.work.context import Context
@@ -106,7 +107,7 @@ class Run:
             self.deadline = executor.clock.monotonic() + self.timeout
             self._timer = loop.call_later(self.timeout, self._time_out)
         if handler.is_async or executor.around:
-            self._asyncio_task = loop.create_task(self._await(handler))
+            self._asyncio_task = loop.create_task(self._await(handler), context=self._variables())
         else:
             self._start_thread(handler, loop)
 
@@ -137,13 +138,18 @@ class Run:
         return called()
 
     def _start_thread(self, handler: Handler[..., Any], loop: asyncio.AbstractEventLoop) -> None:
-        variables = contextvars.copy_context()
+        variables = self._variables()
 
         def work() -> Callable[[], None]:
             outcome = variables.run(self._call, handler)
             return lambda: _tell(loop, self._end, outcome)
 
         self._executor.threads.submit(work)
+
+    def _variables(self) -> contextvars.Context:
+        """By which code of the handler, wherever it is, knows its task."""
+        task = self.claim.task
+        return tracing.context_of(tracing.Running(task.id, task.traceparent))
 
     def _call(self, handler: Handler[..., Any]) -> Outcome:
         try:

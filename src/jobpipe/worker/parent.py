@@ -18,6 +18,7 @@ from jobpipe.supervisor.child import Exit, NotReady
 from jobpipe.supervisor.memory import default_limit
 from jobpipe.supervisor.orders import EXIT_APP, Orders, shares
 from jobpipe.supervisor.supervisor import Supervisor
+from jobpipe.tracing import asked
 
 log = logging.getLogger("jobpipe.worker")
 
@@ -104,4 +105,5 @@ def _orders(settings: WorkerSettings, app: str, workers: int) -> Orders:
         key=settings.key,
         log_level=settings.log_level,
         log_format=settings.log_format,
+        otel=asked(settings.otel),
     )

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from http.client import HTTPException
 from importlib.metadata import version
 
+from jobpipe import tracing
 from jobpipe.client.address import authorization, parse_address
 from jobpipe.client.remote_source import RemoteSource
 from jobpipe.clock import Clock, SystemClock
@@ -76,6 +77,8 @@ def main() -> int:
     configure(orders.log_level, orders.log_format)
     try:
         app = App() if orders.app is None else load_app(orders.app)
+        if orders.otel:
+            tracing.start("jobpipe-worker")
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             code = runner.run(_work(orders, app, pipes))
     except (AppNotFound, LifespanFailed) as error:
