@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
@@ -21,6 +24,7 @@ from .conftest import Server, Start
 from .test_api_protocol import connect
 from .test_api_working import done, lease, settle
 
+DEPLOY = Path(__file__).parents[2] / "deploy"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 Labels = frozenset[tuple[str, str]]
@@ -253,3 +257,21 @@ async def test_requests_are_not_timed_while_nobody_logs_them(
     with caplog.at_level(logging.INFO):
         await server.enqueue({})
     assert not [record for record in caplog.records if record.name == "jobpipe.requests"]
+
+
+@pytest.mark.parametrize("file", ["grafana/jobpipe.json", "prometheus/alerts.yml"])
+async def test_what_is_given_for_prometheus_and_grafana_names_only_metrics_that_exist(
+    server: Server, file: str
+) -> None:
+    await lived(server)
+    told = {sample.name for family in (await families(server)).values() for sample in family.samples}
+    text = (DEPLOY / file).read_text()
+    named = set(re.findall(r"\b(?:jobpipe|process)_[a-z_]+", text))
+    assert len(named) >= 8
+    assert named <= told
+    if file.endswith(".yml"):
+        rules = yaml.safe_load(text)["groups"][0]["rules"]
+        assert all(rule["annotations"]["summary"] and rule["labels"]["severity"] for rule in rules)
+    else:
+        panels = json.loads(text)["panels"]
+        assert len({panel["id"] for panel in panels}) == len(panels)
