@@ -16,10 +16,13 @@ import msgspec
 
 from bench import load, servers
 from bench.client import BenchError, Connection, counts, request, wait_done
+from bench.events import reading
 from bench.limits import BODY, CONNECTIONS, ENQUEUE
 from bench.sizes import Sizes
 
 BATCH = 1000
+READERS = 3
+EVENT_TURNS = 2
 BATCH_CONNECTIONS = 4
 ARRAY = request("POST", "/enqueue", b"[" + b",".join([BODY] * BATCH) + b"]")
 LINES = request("POST", "/enqueue", b"\n".join([BODY] * BATCH), "application/x-ndjson")
@@ -46,6 +49,7 @@ FIGURES = {
     "parallel_cpu": Figure("  processor time a task", "us", ("http_cpu",)),
     "array": Figure("enqueue, arrays of 1,000 tasks", "/s", ("sqlite_1000",), 80_000),
     "ndjson": Figure("enqueue, 1,000 lines of NDJSON", "/s", ("sqlite_1000",), 80_000),
+    "events": Figure("enqueue with 3 event readers, against none", "", (), 0.95),
     "done": Figure("POST to done, 64 connections, 64 workers", "/s", ("http_64", "sqlite_64"), 7_000),
     "done_cpu": Figure("  processor time a task", "us", ("http_cpu",)),
     "done_rss": Figure("  memory afterwards", "MB"),
@@ -87,6 +91,17 @@ def ndjson(folder: Path, sizes: Sizes) -> Figures:
     """Durable enqueues of lines."""
     plan = load.Post(0, LINES, sizes.batches, BATCH_CONNECTIONS, warmup=4)
     return {"ndjson": sizes.batches * BATCH / _enqueue(folder, plan, BATCH)[0].seconds}
+
+
+def events(folder: Path, sizes: Sizes) -> Figures:
+    """Durable enqueues in turns without and with bare readers of the live changes, each on a fresh server."""
+    plan = load.Post(0, ENQUEUE, sizes.parallel, CONNECTIONS, warmup=500)
+    seconds = {0: 0.0, READERS: 0.0}
+    for turn, readers in enumerate((0, READERS) * EVENT_TURNS):
+        place = folder / f"events{turn}"
+        place.mkdir()
+        seconds[readers] += _enqueue(place, plan, readers=readers)[0].seconds
+    return {"events": seconds[0] / seconds[READERS]}
 
 
 def done(folder: Path, sizes: Sizes) -> Figures:
@@ -139,18 +154,23 @@ def idle(folder: Path, sizes: Sizes) -> Figures:
 
 Case = Callable[[Path, Sizes], Figures]
 CASES: dict[str, Case] = {
-    case.__name__: case for case in (single, parallel, array, ndjson, done, drain, pickup, idle)
+    case.__name__: case for case in (single, parallel, array, ndjson, events, done, drain, pickup, idle)
 }
 
 
-def _enqueue(folder: Path, plan: load.Post, tasks_each: int = 1) -> tuple[load.Posted, float]:
+def _enqueue(
+    folder: Path, plan: load.Post, tasks_each: int = 1, readers: int = 0
+) -> tuple[load.Posted, float]:
     """Carry the plan out against a server without workers, and see that every task is there.
+
+    `readers` read its live changes meanwhile.
 
     The report, and the seconds of processor time that the server took.
     """
     with servers.busy(folder, "--no-pool") as server, _connected(server) as connection:
         before = server.cpu_s()
-        report = load.post(msgspec.structs.replace(plan, port=server.port))
+        with reading(server.port, readers):
+            report = load.post(msgspec.structs.replace(plan, port=server.port))
         cpu_s = server.cpu_s() - before
         queued, posted = counts(connection)["queued"], (plan.count + plan.warmup) * tasks_each
         if queued != posted:

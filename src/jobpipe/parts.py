@@ -17,6 +17,7 @@ from jobpipe.core.retry import RetryPolicy
 from jobpipe.engine.feed import Feed
 from jobpipe.engine.maintenance import Alarm, Pruner, Rescuer
 from jobpipe.engine.queue import TaskQueue
+from jobpipe.engine.sharing import Sharing
 from jobpipe.http.app import create_app
 from jobpipe.http.config import HttpConfig
 from jobpipe.http.keys import Keyring
@@ -56,6 +57,7 @@ class Parts:
         rescuer.on_rescue = self.workers.rescued
         self.queue.workers.own = self.workers.present
         self._feed = Feed(self.queue)
+        self._sharing = Sharing(self.queue, self._storage, self._feed, clock)
         pruner.on_prune = self._feed.touch
         config = _http_config(settings, app is not None, clock, token, keys)
         self.asgi = create_app(self.queue, config, self._feed)
@@ -73,6 +75,7 @@ class Parts:
         self._rescue.start()
         self._prune.start()
         self._keep.start()
+        self._sharing.start()
         self.queue.history.on_begin = self._keep.ring_within
         self.queue.on_lease = self._rescue.ring_within
         keep = min(self.settings.retention, self.settings.retention_failed)
@@ -100,6 +103,7 @@ class Parts:
             await self.workers.close()
         finally:
             await self._feed.end()
+            await self._sharing.stop()
             await self._rescue.stop()
             await self._prune.stop()
             await self._keep.stop()

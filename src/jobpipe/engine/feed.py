@@ -12,13 +12,13 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jobpipe.core.change import Change, change_by, change_of
+from jobpipe.core.change import Change
 from jobpipe.core.errors import Draining, StorageError, TooManyReaders
-from jobpipe.core.lifecycle import Transition
-from jobpipe.core.task import Claim, Status, Task
+from jobpipe.core.task import Status
+from jobpipe.engine.gathering import Gathering
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Rates
 
@@ -60,16 +60,16 @@ class Frame:
         return self._text
 
 
-class Feed:
-    """The changes of `queue`; an Observer of it while there are readers."""
+class Feed(Gathering):
+    """The changes of `queue`; an Observer of it while there are readers. `on_join` is called with each new one."""
 
     def __init__(self, queue: TaskQueue) -> None:
+        super().__init__(MOST_TASKS)
+        self.on_join: Callable[[], object] = _nothing
         self.boot = secrets.token_hex(4)
         self._queue = queue
         self._seq = 0
         self._ring: deque[Frame] = deque(maxlen=RING)
-        self._changes: dict[str, Change] = {}
-        self._dropped = 0
         self._shown: Rates | None = None
         self._touched = asyncio.Event()
         self._readers: set[Reader] = set()
@@ -96,6 +96,7 @@ class Feed:
         self._wake()
         reader = Reader(self, self._seq_of(last_id))
         self._readers.add(reader)
+        self.on_join()
         return reader
 
     def leave(self, reader: Reader) -> None:
@@ -110,7 +111,7 @@ class Feed:
             return
         self._ended = True
         self._stop()
-        if self._changes or self._dropped or self._touched.is_set():
+        if self.gathered or self._touched.is_set():
             try:
                 self._add(await self._queue.counts(), self._queue.rates())
             except StorageError as error:
@@ -184,45 +185,23 @@ class Feed:
     def _sleep(self) -> None:
         self._stop()
         self._ring.clear()
-        self._changes.clear()
-        self._dropped, self._shown = 0, None
+        self.forget()
+        self._shown = None
         self._touched.clear()
         self._seq += 1  # what happens from now on is missing: nobody may go on from before
 
-    # --- told by the queue ---
-
-    def accepted(self, tasks: Sequence[Task]) -> None:
-        self._note(tasks, lambda task: task.id, change_of)
-
-    def claimed(self, claims: Sequence[Claim]) -> None:
-        self._note(claims, lambda claim: claim.task.id, lambda claim: change_of(claim.task))
-
-    def settled(self, ends: Sequence[tuple[Task, Transition]]) -> None:
-        self._note(ends, lambda end: end[0].id, lambda end: change_by(*end))
-
-    def steered(self, tasks: Sequence[Task]) -> None:
-        self._note(tasks, lambda task: task.id, change_of)
-
-    def deleted(self, tasks: Sequence[Task]) -> None:
-        for task in tasks:
-            self._changes.pop(task.id, None)
+    def changed(self) -> None:
         self._touched.set()
 
     def touch(self) -> None:
         """The counts changed, by whatever."""
-        self._touched.set()
+        if self._teller is not None:
+            self._touched.set()
 
-    def _note(
-        self, items: Iterable[Any], id_of: Callable[[Any], str], change: Callable[[Any], Change]
-    ) -> None:
-        changes = self._changes
-        for item in items:
-            id = id_of(item)
-            if len(changes) < MOST_TASKS or id in changes:
-                changes[id] = change(item)
-            else:
-                self._dropped += 1
-        self._touched.set()
+    @property
+    def read(self) -> bool:
+        """Whether anybody reads."""
+        return bool(self._readers)
 
     # --- telling ---
 
@@ -252,8 +231,7 @@ class Feed:
         return True
 
     def _add(self, counts: Mapping[Status, int], rates: Rates) -> None:
-        changes, self._changes = list(self._changes.values()), {}
-        dropped, self._dropped = self._dropped, 0
+        changes, dropped = self.take()
         self._seq += 1
         self._shown = rates
         self._ring.append(Frame(self._seq, counts, rates, changes, dropped))
@@ -292,3 +270,7 @@ class Reader:
     def leave(self) -> None:
         """Read no more; safe when called twice."""
         self._feed.leave(self)
+
+
+def _nothing() -> None:
+    """Nobody asked to be told."""

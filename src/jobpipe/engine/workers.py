@@ -6,8 +6,10 @@ runs under way when somebody asks, so that a call costs nothing but a note of it
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -62,6 +64,13 @@ class Sign(Struct, frozen=True):
     version: str | None = None
 
 
+class Announcement(Struct, frozen=True):
+    """The workers that one server knows, as it tells the others."""
+
+    server: str
+    workers: list[Worker]
+
+
 class _Known:
     """A worker elsewhere: its latest words, the most it ever wanted, and its latest call by both clocks."""
 
@@ -80,6 +89,8 @@ class Workers:
 
     def __init__(self, storage: Storage, running: Running, clock: Clock) -> None:
         self.own: Callable[[], Sequence[Worker]] = tuple
+        self.server = secrets.token_hex(6)
+        """By which other servers of the store know this one."""
         self._storage = storage
         self._running = running
         self._clock = clock
@@ -136,18 +147,35 @@ class Workers:
 
     async def all(self) -> list[Worker]:
         """All workers and what they run, by their ids. Raises StorageError."""
+        announced = [worker for said in await self._announced() for worker in said.workers]
+        known = {run.id for worker in announced for run in worker.tasks}
+        strays = [task for task in await self._strays(len(known)) if task.id not in known]
+        workers: dict[str, Worker] = {}
+        for worker in (*self.here(strays), *announced):
+            before = workers.get(worker.worker_id)
+            workers[worker.worker_id] = worker if before is None else _merged(before, worker)
+        return sorted(workers.values(), key=lambda worker: worker.worker_id)
+
+    def here(self, strays: Sequence[Task] = ()) -> list[Worker]:
+        """The workers that this server knows, with what they run; `strays` are runs that it did not hand out."""
         runs = _by_worker(self._running.tasks())
-        for stray in await self._strays():
+        for stray in strays:
             runs.setdefault(stray.worker or "", {}).setdefault(stray.id, stray)
         own = {worker.worker_id: worker for worker in self.own()}
         workers = [self._with_runs(worker, runs.pop(worker.worker_id, {})) for worker in own.values()]
-        workers += self._elsewhere(runs)
-        return sorted(workers, key=lambda worker: worker.worker_id)
+        return [*workers, *self._elsewhere(runs)]
 
-    async def _strays(self) -> Sequence[Task]:
-        """Running tasks that this server did not hand out: claimed before its start, or by another server."""
+    async def _announced(self) -> list[Announcement]:
+        """What the other servers of the store say."""
+        if not self._storage.shared:
+            return []
+        said = [_announcement(data) for data in await self._storage.announced()]
+        return [announcement for announcement in said if announcement and announcement.server != self.server]
+
+    async def _strays(self, elsewhere: int) -> Sequence[Task]:
+        """Running tasks that nobody handed out who is here now: claimed before the start of a server."""
         running = (await self._storage.counts()).get(Status.RUNNING, 0)
-        if running <= len(self._running):
+        if running <= len(self._running) + elsewhere:
             return ()
         where = TaskFilter(status=Status.RUNNING)
         return (await self._storage.page(where, MOST_STRAYS, None, STRAY_BYTES)).tasks
@@ -176,6 +204,21 @@ def _worker(known: _Known, runs: tuple[WorkerRun, ...]) -> Worker:
     return Worker(
         sign.worker_id, known.at, max(known.most, busy), busy, sign.host, sign.pid, sign.version, sign.queues, runs
     )  # fmt: skip
+
+
+def _announcement(data: bytes) -> Announcement | None:
+    try:
+        return msgspec.json.decode(data, type=Announcement)
+    except ValueError:  # of another version
+        return None
+
+
+def _merged(one: Worker, other: Worker) -> Worker:
+    """A worker that several servers know, since it calls now the one and now the other."""
+    latest, earlier = (one, other) if one.last_seen >= other.last_seen else (other, one)
+    runs = {run.id: run for run in (*earlier.tasks, *latest.tasks)}
+    total = max(one.total, other.total, len(runs))
+    return replace(latest, total=total, busy=max(len(runs), latest.busy), tasks=tuple(runs.values()))
 
 
 def _by_worker(tasks: Iterable[Task]) -> dict[str, dict[str, Task]]:

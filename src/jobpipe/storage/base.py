@@ -172,6 +172,11 @@ class CommitStats:
 class Storage(Protocol):
     """Where tasks live."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether several servers may have this store at a time."""
+        ...
+
     async def open(self) -> None:
         """Open or create the store, migrate an older schema, and load what is kept in memory.
 

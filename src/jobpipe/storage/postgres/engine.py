@@ -53,6 +53,8 @@ TRIES = 2
 class PostgresStorage:
     """Tasks in a PostgreSQL database. See `storage.base.Storage` for the promises."""
 
+    shared = True
+
     def __init__(self, url: str, *, capacity: int, max_queues: int, clock: Clock) -> None:
         self._address: Address = parse(url)
         self._s = Shared(clock)

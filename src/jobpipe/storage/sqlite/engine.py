@@ -56,6 +56,8 @@ LEAST_FREE = 256 * 1024
 class SqliteStorage:
     """Tasks in a SQLite file, or in memory when `path` is None. See `storage.base.Storage` for the promises."""
 
+    shared = False
+
     def __init__(self, path: str | None, *, capacity: int, max_queues: int, clock: Clock) -> None:
         self._path = path
         self._limits = Limits(capacity, max_queues)
