@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Server
+from .conftest import QuickProtocol, Server
 
 HOST = b"Host: localhost\r\n"
 OK = b'{"status":"ok"}'
@@ -709,6 +709,74 @@ async def test_a_large_answer_to_a_slow_reader_arrives_whole(server: Server) -> 
         await asyncio.sleep(0.05)
         assert len(json.loads((await wire.answer())[2])) == 8
         assert (await wire.answer())[0] == 200
+
+
+UNREAD = 4
+"""Listings of 8 MB: more than the buffers of the kernel ever take."""
+
+
+@contextlib.asynccontextmanager
+async def unread(server: Server, behind: bytes = b"") -> AsyncIterator[Wire]:
+    """A connection that asked for much and reads none of it, so that the server has to keep it; then for `behind`."""
+    assert server.http is not None
+    for n in range(8):
+        await server.enqueue(id=str(n), queue="other", payload="x" * 1_000_000)
+    async with connect(server) as wire, asyncio.timeout(20):
+        wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        wire.send((b"GET /tasks HTTP/1.1\r\n" + HOST + b"\r\n") * UNREAD)
+        while not any(connection.flow.write_paused for connection in server.http.server_state.connections):
+            await asyncio.sleep(0.001)
+        wire.send(behind)
+        await wire.writer.drain()
+        yield wire
+
+
+@pytest.mark.parametrize("header", [b"X: y", b"Expect: nothing"])
+async def test_nothing_is_leased_to_a_client_that_has_not_read_the_answer_before(
+    server: Server, header: bytes
+) -> None:
+    body = b'{"worker_id":"w1","queues":["default"]}'
+    await server.enqueue(id="t1")
+    async with unread(server, post(body, header, path=b"/lease")) as wire:
+        assert (await server.get("/tasks/t1")).json()["status"] == "queued"
+        wire.writer.transport.abort()
+    (claim,) = await server.queue.claim("w2", 1, queues=frozenset({"default"}), wait=10)
+    assert (claim.task.id, claim.task.attempts, claim.task.lost) == ("t1", 1, 0)
+
+
+async def test_what_waits_for_a_reader_is_answered_when_it_reads(server: Server) -> None:
+    async with unread(server, lease(0) + post(b'{"id":"last"}') + HEALTH) as wire:
+        wire.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(UNREAD):
+            assert len(json.loads((await wire.answer())[2])) == 8
+        assert [task["id"] for task in json.loads((await wire.answer())[2])["tasks"]] == ["0"]
+        assert (await wire.answer())[0] == 202
+        assert (await wire.answer())[2] == OK
+
+
+@pytest.mark.parametrize("last", [False, True])
+async def test_a_client_that_reads_nothing_of_its_answer_is_cut_off(
+    server: Server, monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    monkeypatch.setattr(QuickProtocol, "UNREAD_S", 0.2)
+    assert server.http is not None
+    async with unread(server):
+        if last:
+            server.http.stop()
+        while any(connection.flow.write_paused for connection in server.http.server_state.connections):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_client_that_reads_slowly_is_not_cut_off(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(QuickProtocol, "UNREAD_S", 0.3)
+    async with unread(server) as wire:
+        wire.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        rest = UNREAD * 8_000_000
+        while rest > 0:
+            rest -= len(await wire.reader.read(400_000))
+            await asyncio.sleep(0.02)
 
 
 async def test_stopping_waits_for_answers_and_closes_idle_connections(server: Server) -> None:

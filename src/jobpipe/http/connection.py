@@ -1,7 +1,8 @@
 """A connection's ends: deadlines, refusals, and closing without losing an answer. What comes in is `protocol`'s part.
 
-Timers run only while a request is arriving in more than one piece. A client that ends its side gets the answers to what
-it sent whole; a connection that the server ends early is closed in both directions only after its answer could be read.
+Timers run only while a request is arriving in more than one piece, or an answer waits to be read. A client that ends
+its side gets the answers to what it sent whole; a connection that the server ends early is closed in both directions
+only after its answer could be read.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Connection(HttpToolsProtocol):
 
     HEAD_DEADLINE_S: ClassVar[float] = 10.0
     BODY_DEADLINE_S: ClassVar[float] = 30.0
+    UNREAD_S: ClassVar[float] = 60.0
+    """How long a client may take nothing of an answer that waits for it: the server holds what it does not read."""
     LINGER_S: ClassVar[float] = 2.0
 
     cycle: Exchange  # type: ignore[assignment]
@@ -43,6 +46,7 @@ class Connection(HttpToolsProtocol):
         self._idle_since = 0.0
         self._deadline: asyncio.TimerHandle | None = None
         self._deadline_of = BETWEEN
+        self._patience: asyncio.TimerHandle | None = None
         self._unfed = b""
         self._last_words: JobpipeError | None = None
         self._deaf = False
@@ -92,6 +96,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._wait_no_more()
         self._deaf = True
         self._unfed = b""
         for cycle in self._due():  # uvicorn tells the newest alone
@@ -162,8 +167,36 @@ class Connection(HttpToolsProtocol):
         left = self._idle_since + self.timeout_keep_alive - self.loop.time()
         if left > 0:
             self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        elif self.transport.get_write_buffer_size():
+            self.transport.abort()  # closing would wait until the last answer is read
         else:
             self.transport.close()
+
+    # --- answers that are not read ------------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._wait_for_reader()
+
+    def resume_writing(self) -> None:
+        self._wait_no_more()
+        super().resume_writing()
+
+    def _wait_for_reader(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._patience = self.loop.call_later(self.UNREAD_S, self._judge_reader, unread)
+
+    def _judge_reader(self, unread: int) -> None:
+        """Go on waiting for a slow client, and cut off one that took nothing."""
+        if self.transport.get_write_buffer_size() < unread:
+            self._wait_for_reader()
+        else:
+            self.transport.abort()
+
+    def _wait_no_more(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     # --- refusing -----------------------------------------------------------------------------------------------
 

@@ -44,8 +44,9 @@ class Cycle(RequestResponseCycle):
         self.message_event.set()
 
     async def run_asgi(self, app: Any) -> None:
-        """uvicorn's own, but silent when a server that stops cancels it."""
+        """uvicorn's own, but begun when the answers before are read, and silent when a server that stops cancels it."""
         try:
+            await self.flow.drain()
             await app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:
             self.transport.abort()

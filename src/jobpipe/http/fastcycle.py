@@ -59,8 +59,8 @@ class FastCycle:
         """Whether the work is cancelled when the client leaves."""
 
     def begin(self) -> None:
-        """All of it has come, and it is its turn."""
-        if self.disconnected:
+        """All of it has come, and it is its turn; it waits for a client that has not read the answers before."""
+        if self.disconnected or self._protocol.hold(self):
             return
         received = self.received
         self.begin_with(received[0] if len(received) == 1 else b"".join(received))

@@ -55,7 +55,8 @@ class JobpipeProtocol(Connection):
         self._lane: FastLane | None = getattr(self.app, "lane", None)
         self._begun = 0
         """Requests that began in what is being parsed."""
-        self._held: tuple[FastCycle, Reply] | None = None
+        self._held: FastCycle | None = None
+        """Begins when the client has read what was answered before."""
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
@@ -99,11 +100,14 @@ class JobpipeProtocol(Connection):
         else:
             self.loop.call_soon(cycle.begin)
 
+    def hold(self, cycle: FastCycle) -> bool:
+        """Whether the cycle has to wait until the client reads: a task is not leased to one that may never do so."""
+        if self.flow.write_paused:
+            self._held = cycle
+        return self.flow.write_paused
+
     def answer(self, cycle: FastCycle, reply: Reply) -> None:
-        """Write the answer of a request of the fast lane, once the client reads."""
-        if self.flow.write_paused and not cycle.disconnected:
-            self._held = cycle, reply
-            return
+        """Write the answer of a request of the fast lane."""
         cycle.response_complete = True
         if cycle.disconnected or self.transport.is_closing() or self._lane is None:
             return
@@ -119,7 +123,7 @@ class JobpipeProtocol(Connection):
         super().resume_writing()
         held, self._held = self._held, None
         if held is not None:
-            self.answer(*held)
+            held.begin()
 
     # --- receiving ----------------------------------------------------------------------------------------------
 
@@ -173,7 +177,9 @@ class JobpipeProtocol(Connection):
         end = data.find(b"\r\n\r\n") + 4
         lane = self._lane
         hot = None if lane is None else lane.known.get(data[:end])
-        if lane is None or hot is None or end + hot.length != len(data) or self._busy or not lane.admits(hot):
+        if lane is None or hot is None or end + hot.length != len(data):
+            return False
+        if self._busy or self.flow.write_paused or not lane.admits(hot):
             return False
         if self._deadline is not None:
             self._disarm()
