@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,32 @@ def test_who_empties_the_file_locks_everybody_out(clock: ManualClock, file: Path
     file.write_text("# nobody\n")
     clock.advance(1)
     assert ask(keys, "r") is Unauthorized
+
+
+def test_a_file_that_is_being_written_is_left_alone_until_it_rests(clock: ManualClock, file: Path) -> None:
+    keys = ring(clock, file)
+    for part in ("", line("reader", "read", "s"), line("reader", "read", "s") + line("other", "read", "o")):
+        clock.advance(1)
+        file.write_text(part)
+        os.utime(file, (clock.now() / 1000, clock.now() / 1000))
+        assert ask(keys, "r") is None
+    clock.advance(0.25)
+    assert (ask(keys, "r"), ask(keys, "s"), ask(keys, "o")) == (Unauthorized, None, None)
+
+
+def test_a_file_from_the_future_is_taken(clock: ManualClock, file: Path) -> None:
+    keys = ring(clock, file)
+    file.write_text(line("reader", "read", "s"))
+    os.utime(file, (clock.now() / 1000 + 3600, clock.now() / 1000 + 3600))
+    clock.advance(1)
+    assert ask(keys, "s") is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_no_file_of_keys(clock: ManualClock, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadKeys, match="is no ordinary file"):
+        ring(clock, tmp_path / "pipe")
 
 
 @pytest.mark.parametrize("text", ["", "# nobody", "reader:read", "\xff", None])

@@ -1,13 +1,16 @@
 """API keys at the edge: which key a request carries, whether it reaches, and whether it comes too often.
 
-The file of keys is read again when it has changed. One that cannot be used changes nothing: the keys before it stay,
-and one line of the log says why. Only an emptied file takes effect, since somebody took the last key out of it.
+The file of keys is read again when it has changed and rests: who writes it in place empties it first. One that cannot
+be used changes nothing: the keys before it stay, and one line of the log says why. Only an emptied file takes effect,
+since somebody took the last key out of it.
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
+import os
+import stat
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
@@ -25,8 +28,9 @@ OPEN: Final = frozenset({b"/", b"/healthz", b"/health", b"/livez", b"/readyz"})
 SELF: Final = b"/keys/self"
 """What any key opens."""
 
-LOOK_S: Final = 1.0
-"""How long a change of the file may go unnoticed."""
+LOOK_S: Final = 0.75
+REST_S: Final = 0.25
+"""How long a change of the file may go unnoticed, and how long it is left alone after its last one."""
 
 MAX_FILE: Final = 4 * 1024 * 1024
 
@@ -75,6 +79,7 @@ class Keyring:
         self._path = path
         self._rate = rate
         self._now = clock.monotonic
+        self._wall = clock.now
         self._own = [] if local is None else [_own_key(local)]
         self._text = b""
         self._keys: list[Key] = []
@@ -83,7 +88,7 @@ class Keyring:
         self._full_at: dict[str, float] = {}
         """By name of a limited key: when it may ask its whole share again."""
         self._complaint: str | None = None
-        self._take(b"" if path is None else _read(path))
+        self._take(b"" if path is None else _read(path)[0])
         if not self._keys:
             raise BadKeys("there is no key in it")
         self._look_at = self._now() + LOOK_S
@@ -123,8 +128,11 @@ class Keyring:
         self._look_at = self._now() + LOOK_S
         assert self._path is not None  # noqa: S101 - its caller looked
         try:
-            text = _read(self._path)
+            text, changed_at = _read(self._path)
             if text != self._text:
+                if 0 <= self._wall() / 1000 - changed_at < REST_S:
+                    self._look_at = self._now() + REST_S
+                    return
                 self._take(text)
                 log.info("API keys read again from %s: %d keys", self._path, len(self._keys))
             self._complaint = None
@@ -168,12 +176,16 @@ def _own_key(secret: str) -> Key:
     return Key(OWN, frozenset({Scope.WORK, Scope.ENQUEUE}), digest_of(secret.encode()))
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> tuple[bytes, float]:
+    """What stands in the file, and when it was changed, in seconds since the epoch. Raises BadKeys."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe can be read once, and may block all
+            raise BadKeys("is no ordinary file")
         with path.open("rb") as file:
+            changed_at = os.fstat(file.fileno()).st_mtime
             text = file.read(MAX_FILE + 1)
     except OSError as error:
         raise BadKeys(f"cannot be read: {error.strerror}") from None
     if len(text) > MAX_FILE:
         raise BadKeys("is larger than 4 MiB")
-    return text
+    return text, changed_at
