@@ -1,6 +1,7 @@
 """A bare HTTP server with nothing behind it: the same uvicorn, the same bytes of an answer, no routes and no storage.
 
-What it reaches is the most that a server on this stack could reach on this machine.
+With `--protocol` the answer comes from a subclass of uvicorn's protocol, without ASGI: what it reaches is the most that
+a server on this stack could reach on this machine. Without it, the answer goes through ASGI as most servers' do.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from jobpipe.core.task import Status, Task
 from jobpipe.wire import encode_task
@@ -42,6 +44,32 @@ HEADERS = [
 ]
 
 
+WHOLE = b"HTTP/1.1 202 Accepted\r\n" + b"".join(b"%s: %s\r\n" % header for header in HEADERS) + b"\r\n" + BODY
+
+
+class Bare(HttpToolsProtocol):
+    """Answers each request whole as soon as it has come whole, one at a time for each connection."""
+
+    def on_message_begin(self) -> None:
+        """Nothing is remembered of a request."""
+
+    def on_url(self, url: bytes) -> None:
+        """All have the same answer."""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Nothing is looked at."""
+
+    def on_headers_complete(self) -> None:
+        """The body is still to come."""
+
+    def on_body(self, body: bytes) -> None:
+        """It is read, and dropped."""
+
+    def on_message_complete(self) -> None:
+        """Answer."""
+        self.transport.write(WHOLE)
+
+
 async def answer(
     scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
 ) -> None:
@@ -57,8 +85,10 @@ def main() -> None:
     """Serve on the port that the command line names, until a signal comes."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    port = parser.parse_args().port
-    uvicorn.run(answer, port=port, http="httptools", lifespan="off", access_log=False, server_header=False)
+    parser.add_argument("--protocol", action="store_true", help="answer without ASGI")
+    arguments = parser.parse_args()
+    http = Bare if arguments.protocol else "httptools"
+    uvicorn.run(answer, port=arguments.port, http=http, lifespan="off", access_log=False, server_header=False)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ FIGURES = {
     "single": Figure("enqueue, 1 connection", "/s", ("http_1", "sqlite_1")),
     "single_p50": Figure("  half of the answers within", "ms", ("answer_commit",)),
     "single_p99": Figure("  99 of 100 answers within", "ms"),
-    "parallel": Figure("enqueue, 64 connections", "/s", ("http_64", "sqlite_64"), 10_000),
+    "parallel": Figure("enqueue, 64 connections", "/s", ("http_64", "protocol_64", "sqlite_64"), 10_000),
     "parallel_p99": Figure("  99 of 100 answers within", "ms"),
     "parallel_cpu": Figure("  processor time a task", "us", ("http_cpu",)),
     "array": Figure("enqueue, arrays of 1,000 tasks", "/s", ("sqlite_1000",), 80_000),

@@ -41,6 +41,7 @@ class Limit(NamedTuple):
 LIMITS = {
     "http_1": Limit("bare HTTP, 1 connection", "/s", "HTTP/1"),
     "http_64": Limit("bare HTTP, 64 connections", "/s", "HTTP/64"),
+    "protocol_64": Limit("bare protocol without ASGI, 64 connections", "/s", "protocol/64"),
     "http_cpu": Limit("  processor time a request", "us", "HTTP"),
     "generator": Limit("  the load generator's own part of a core", "%"),
     "http_start": Limit("  start to first 200", "s", "HTTP"),
@@ -72,7 +73,10 @@ def _http(folder: Path, sizes: Sizes) -> dict[str, float]:
         before = server.cpu_s()
         many = load.post(load.Post(server.port, ENQUEUE, sizes.http_64, CONNECTIONS, warmup=500))
         cpu_s = server.cpu_s() - before
+    with servers.bare(folder, "--protocol") as server:
+        whole = load.post(load.Post(server.port, ENQUEUE, sizes.http_64, CONNECTIONS, warmup=500))
     return {
+        "protocol_64": sizes.http_64 / whole.seconds,
         "http_1": sizes.http_1 / one.seconds,
         "http_64": sizes.http_64 / many.seconds,
         "http_cpu": cpu_s / (sizes.http_64 + 500) * 1e6,

@@ -116,9 +116,9 @@ def worker(server: Server) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextlib.contextmanager
-def bare(folder: Path) -> Iterator[Server]:
+def bare(folder: Path, *flags: str) -> Iterator[Server]:
     """The bare HTTP server, for comparison. uvicorn by itself ends by the signal that it was sent."""
-    with _started(folder, ["bench.bare"], ends_with=-signal.SIGTERM) as server:
+    with _started(folder, ["bench.bare", *flags], ends_with=-signal.SIGTERM) as server:
         yield server
 
 

@@ -35,7 +35,7 @@ def test_a_quick_run_prints_figures_beside_targets_and_limits(tmp_path: Path) ->
     assert ran.returncode == 0, ran.stderr
     lines = {line.split("  ")[0]: line for line in ran.stdout.splitlines()}
     assert ">= 10,000" in lines["enqueue, 64 connections"]
-    assert re.search(r"\d\.\d\d HTTP/64, \d\.\d\d SQLite/64$", lines["enqueue, 64 connections"])
+    assert re.search(r"\d\.\d\d HTTP/64, \d\.\d\d protocol/64, \d\.\d\d SQLite/64$", lines["enqueue, 64 connections"])
     assert "<= 2" in lines["pick-up when idle, sent to started, p50"]
     assert lines["bare SQLite, 64 rows a commit"].endswith("SQLite/64")
 
@@ -43,7 +43,7 @@ def test_a_quick_run_prints_figures_beside_targets_and_limits(tmp_path: Path) ->
     assert written["quick"] is True
     assert written["figures"].keys() >= {"parallel", "pickup_p50"}
     assert all(value > 0 for value in written["figures"]["parallel"]["values"])
-    assert set(written["figures"]["parallel"]["ratios"]) == {"http_64", "sqlite_64"}
+    assert set(written["figures"]["parallel"]["ratios"]) == {"http_64", "protocol_64", "sqlite_64"}
 
 
 def test_rounds_are_counted_and_show_their_spread() -> None:
