@@ -35,7 +35,9 @@ def test_a_quick_run_prints_figures_beside_targets_and_limits(tmp_path: Path) ->
     assert ran.returncode == 0, ran.stderr
     lines = {line.split("  ")[0]: line for line in ran.stdout.splitlines()}
     assert ">= 10,000" in lines["enqueue, 64 connections"]
-    assert re.search(r"\d\.\d\d HTTP/64, \d\.\d\d protocol/64, \d\.\d\d SQLite/64$", lines["enqueue, 64 connections"])
+    assert re.search(
+        r"\d\.\d\d HTTP/64, \d\.\d\d protocol/64, \d\.\d\d SQLite/64$", lines["enqueue, 64 connections"]
+    )
     assert "<= 2" in lines["pick-up when idle, sent to started, p50"]
     assert lines["bare SQLite, 64 rows a commit"].endswith("SQLite/64")
 

@@ -325,3 +325,13 @@ def _wait_healthy(image: Image, server: subprocess.Popen[bytes], env: Mapping[st
             continue
         pytest.fail(f"the server ended with {code}")
     pytest.fail(f"not healthy after 30 s: {asked.stderr.decode()}")
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest takes them for one module, and then runs nothing at all."""
+    names = [
+        file.name
+        for file in (ROOT / "tests").rglob("*.py")
+        if file.name not in ("__init__.py", "conftest.py")
+    ]
+    assert sorted(names) == sorted(set(names))
