@@ -23,12 +23,13 @@ from desk import (
 )
 
 import postgres
-from jobpipe.clock import SystemClock
+from jobpipe.clock import ManualClock, SystemClock
 from jobpipe.core.errors import LeaseLost
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim, NewTask, Status, Task
+from jobpipe.engine.maintenance import Rescuer
 from jobpipe.engine.queue import TaskQueue
-from jobpipe.engine.values import Report
+from jobpipe.engine.values import Heartbeat, Report
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Settled
 from jobpipe.storage.postgres.counts import FRESH_S
@@ -204,6 +205,54 @@ async def test_a_server_that_left_leaves_its_claims_at_once(open_desk: OpenDesk)
     await one.store.close()
     assert await two.store.next_expiry() == 0
     assert [lost.task.id for lost in await two.store.lost(10)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("own", "handlers", "kind"),
+    [
+        (20.0, None, "timed_out"),
+        (31.0, None, "worker_lost"),
+        (None, 20.0, "timed_out"),
+        (None, 31.0, "worker_lost"),
+    ],
+)
+@pytest.mark.parametrize("holder", [0, 1])
+async def test_a_run_past_its_timeout_is_timed_out_whichever_server_rescues_it(
+    open_store: OpenStore,
+    clock: ManualClock,
+    holder: int,
+    own: float | None,
+    handlers: float | None,
+    kind: str,
+) -> None:
+    stores = [await open_store() for _ in range(2)]
+    queues = [TaskQueue(store, clock=clock, default_timeout=3600.0) for store in stores]
+    await queues[0].enqueue([NewTask("a", "h", timeout=own)])
+    (claim,) = await queues[holder].claim("w", 1, lease_s=30, local=False)
+    if handlers is not None:  # a load balancer may carry any heartbeat to the server that will rescue
+        await queues[0].extend([Heartbeat("a", claim.lease_id, 30, timeout=handlers)])
+    clock.advance(30)
+    rescuer = Rescuer(queues[0], stores[0])
+    await rescuer.run_once(clock.now())
+    (task,) = await stores[1].get(["a"])
+    assert task is not None
+    assert task.last_error is not None
+    assert task.last_error.type == kind
+    assert (task.failures, task.lost) == ((1, 0) if kind == "timed_out" else (0, 1))
+
+
+async def test_a_run_past_the_servers_timeout_is_timed_out_by_a_server_that_never_heard_of_it(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    stores = [await open_store() for _ in range(2)]
+    holder, other = (TaskQueue(store, clock=clock, default_timeout=20.0) for store in stores)
+    await holder.enqueue([NewTask("a", "h")])
+    await holder.claim("w", 1, lease_s=30, local=False)
+    clock.advance(30)
+    await Rescuer(other, stores[1]).run_once(clock.now())
+    (task,) = await stores[0].get(["a"])
+    assert task is not None
+    assert (task.failures, task.lost) == (1, 0)
 
 
 async def test_a_lease_is_extended_and_lost_whichever_server_is_asked(desks: list[Desk]) -> None:

@@ -69,7 +69,7 @@ class Rescuer:
     def _outcome(self, claim: LostClaim) -> Outcome:
         if claim.orphaned:
             return Outcome(Kind.LOST, message="the server that ran it stopped without a goodbye")
-        if self._queue.overran(claim.task.id, claim.lease_id):
+        if self._queue.outlasted(claim) or self._queue.overran(claim.task.id, claim.lease_id):
             return Outcome(Kind.TIMED_OUT, message="it ran past its timeout, and its worker did not end it")
         return Outcome(Kind.LOST, message="its lease ran out without a sign from its worker")
 

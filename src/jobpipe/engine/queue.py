@@ -41,6 +41,7 @@ from jobpipe.storage.base import (
     ClaimRequest,
     CommitStats,
     Extended,
+    LostClaim,
     Matches,
     Page,
     QueueCounts,
@@ -258,6 +259,10 @@ class TaskQueue:
     def overran(self, id: str, lease_id: str) -> bool:
         """Whether a run that this server handed out has used up its time."""
         return self._running.overran(id, lease_id)
+
+    def outlasted(self, claim: LostClaim) -> bool:
+        """Whether a lost run had used up its time by the store's clock, whichever server handed it out."""
+        return claim.ran_s is not None and self._running.outlasted(claim.task, claim.lease_id, claim.ran_s)
 
     # --- reading and steering -----------------------------------------------------------------------------------
 

@@ -86,6 +86,14 @@ class Running:
         left = self.time_left(id, lease_id, None)
         return left is not None and left <= 0
 
+    def outlasted(self, task: Task, lease_id: str, ran_s: float) -> bool:
+        """Whether a run that the store says has lasted `ran_s` seconds has used up its time, whoever handed it out.
+
+        A handler's own timeout counts where this server was told it.
+        """
+        run = self._runs.get(lease_id)
+        return ran_s >= self._timeout(Run(task, 0.0) if run is None else run)
+
     def _timeout(self, run: Run) -> float:
         if run.task.timeout is not None:
             return run.task.timeout

@@ -98,11 +98,16 @@ class Cancelled(Struct, frozen=True):
 
 
 class LostClaim(Struct, frozen=True):
-    """A claim whose holder is gone: its lease ran out, or it was local to a process that lives no more (`orphaned`)."""
+    """A claim whose holder is gone: its lease ran out, or it was local to a process that lives no more (`orphaned`).
+
+    `ran_s` is how long its run has lasted by the store's own clock, None where the store has none: then only the server
+    that handed it out can tell.
+    """
 
     task: Task
     lease_id: str
     orphaned: bool
+    ran_s: float | None = None
 
 
 class TaskFilter(Struct, frozen=True):

@@ -43,7 +43,7 @@ class Leases:
     async def lost(self, link: Link, limit: int) -> list[LostClaim]:
         """Claims whose holder is gone, the longest gone first."""
         rows = await link.rows(sql.LOST, self._s.server, limit)
-        return [LostClaim(task_of(row), row["lease_id"], row["orphaned"]) for row in rows]
+        return [LostClaim(task_of(row), row["lease_id"], row["orphaned"], row["ran"] / 1000) for row in rows]
 
     async def next_expiry(self, link: Link) -> float | None:
         """Seconds until a claim is lost."""

@@ -266,7 +266,7 @@ SELECT k.seq, coalesce(k.lease_until, s.alive_until, 0) AS ends
  WHERE k.status = 1 AND (k.lease_until IS NOT NULL OR k.server <> $1::text)
 """
 LOST = f"""
-SELECT {_HOT}, lease_until IS NULL AS orphaned FROM jobpipe.tasks
+SELECT {_HOT}, lease_until IS NULL AS orphaned, jobpipe.now_ms() - started_at AS ran FROM jobpipe.tasks
   JOIN ({_ENDS} ORDER BY ends, seq LIMIT $2::bigint) gone USING (seq)
  WHERE gone.ends <= jobpipe.now_ms() ORDER BY gone.ends, seq
 """
