@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobpipe.engine.workers import KEPT_S, MOST_REMEMBERED, Worker
+from jobpipe.engine.workers import KEPT_S, MOST_QUEUES, MOST_REMEMBERED, Worker
 from jobpipe.http.working import LOCAL
 from jobpipe.wire import time_text
 
@@ -175,3 +175,10 @@ async def test_names_that_never_come_again_fill_no_memory(server: Server) -> Non
     server.clock.advance(KEPT_S + 1)
     await lease(server)
     assert list(known._known) == ["w1"]
+
+
+async def test_of_a_worker_with_many_queues_the_first_are_remembered(server: Server) -> None:
+    named = [f"q{i:03}" for i in range(MOST_QUEUES + 5)]
+    await lease(server, queues=named)
+    (worker,) = await workers(server)
+    assert worker["queues"] == named[:MOST_QUEUES]

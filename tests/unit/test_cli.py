@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -204,3 +205,19 @@ def test_the_command_line_loads_neither_the_server_nor_rich() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "[]\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_output_that_takes_nothing_is_told_in_one_line() -> None:
+    command = f"{shlex.quote(sys.executable)} -m jobpipe openapi > /dev/full"
+    ran = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines() == [
+        "jobpipe: error: the output cannot be written: No space left on device"
+    ]
+
+
+def test_a_closed_output_is_one_that_nobody_reads() -> None:
+    command = f"{shlex.quote(sys.executable)} -m jobpipe openapi >&-"
+    ran = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")

@@ -7,6 +7,7 @@ line of COMMANDS. Data goes to stdout, everything said to people to stderr.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ class Command(NamedTuple):
     target: str
     settings: bool = False
 
+
+_UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT})
 
 COMMANDS: Final[dict[str, dict[str, Command]]] = {
     "Serve and work": {
@@ -70,6 +73,7 @@ COMMANDS: Final[dict[str, dict[str, Command]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (without the program's name; None for the process's own) and give the exit code."""
+    _reopen_closed()
     sources = Sources()
     tokens = list(sys.argv[1:] if argv is None else argv)
     current.set(Invocation(tokens, sources))
@@ -87,10 +91,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return exits.INTERRUPTED
     except BrokenPipeError:
-        # Nobody reads on (`| head`): silent, also when the interpreter flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # nobody reads on (`| head`): silent
         return exits.PIPE_CLOSED
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        _drop_output()
+        return _refuse(f"the output cannot be written: {error.strerror}", exits.REFUSED)
     return code
+
+
+def _reopen_closed() -> None:
+    """A stream that the caller closed (`>&-`) is one that nobody reads."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _drop_output() -> None:
+    """What is left in the buffer goes nowhere: else the interpreter would complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build(sources: Sources, *, whole: bool = False) -> App:

@@ -20,7 +20,9 @@ from jobpipe.storage.base import Storage, TaskFilter
 
 KEPT_S = 90.0
 """How long a silent worker is remembered: longer than the longest poll; or two of its leases, if that is more."""
-MOST_REMEMBERED = 10_000
+MOST_REMEMBERED = 5_000
+MOST_QUEUES = 20
+"""Of the queues that a worker names, so many are remembered: what one call may name would else be kept for all."""
 MOST_STRAYS = 1000
 STRAY_BYTES = 1024 * 1024
 
@@ -105,7 +107,8 @@ class Workers:
         if known is None:
             self._make_room()
             known = _Known(sign)
-        known.sign = sign
+        many = sign.queues is not None and len(sign.queues) > MOST_QUEUES
+        known.sign = replace(sign, queues=(sign.queues or ())[:MOST_QUEUES]) if many else sign
         known.most = max(known.most, sign.wants)
         known.left = False
         self._hear(known)
