@@ -25,8 +25,8 @@ COVERAGE ?=
 RUN_NEEDS := $(RUN_STAMP) $(if $(filter examples%,$(APP)),$(EXAMPLES_STAMP))
 
 .DEFAULT_GOAL := run
-.PHONY: run test test_race coverage vet check format bench bench-peers bench-growth bench-overload bench-guard prove
-.PHONY: build docker-build docker-run clean help
+.PHONY: run test test_race coverage vet check format bench bench-peers bench-growth bench-overload bench-backlog
+.PHONY: bench-guard prove build docker-build docker-run clean help
 
 run: $(RUN_NEEDS) ## start a server; APP=package.module:app gives it handlers, ARGS="--port 9000" flags
 	@exec $(BIN)/jobpipe serve $(APP) $(ARGS)
@@ -78,6 +78,9 @@ bench-growth: $(DEV_STAMP) ## measure stores of 1k to 10M tasks (about 15 minute
 
 bench-overload: $(DEV_STAMP) ## measure beyond capacity and during upkeep (about 4 minutes)
 	$(BIN)/python -m bench.overload --write $(BENCH_ARGS)
+
+bench-backlog: $(DEV_STAMP) ## measure PostgreSQL with 1k and 1M tasks waiting (about 2 minutes)
+	$(BIN)/python -m bench.backlog $(BENCH_ARGS)
 
 bench-guard: $(DEV_STAMP) ## has anything become slower? compares key ratios with bench/guard.json
 	$(BIN)/python -m bench.guard $(BENCH_ARGS)

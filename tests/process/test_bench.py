@@ -12,6 +12,8 @@ import msgspec
 import pytest
 from bench import guard, openloop, overload
 
+import postgres
+
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
@@ -53,6 +55,15 @@ def test_rounds_are_counted_and_show_their_spread() -> None:
     assert ran.returncode == 0, ran.stderr
     (line,) = [line for line in ran.stdout.splitlines() if line.startswith("start to first 200")]
     assert " - " in line
+
+
+def test_claims_with_two_backlogs_are_shown_with_their_ratio() -> None:
+    postgres.require()
+    ran = bench("--most", "2000", "--rounds", "2", "--claims", "2", module="bench.backlog")
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(
+        r"^ +1,000 waiting .*^ +2,000 waiting .*^ratio \d\.\d\d, target >= 0\.9$", ran.stdout, re.M | re.S
+    )
 
 
 def test_an_unknown_benchmark_is_refused() -> None:
