@@ -59,6 +59,7 @@ COMMANDS: Final[dict[str, dict[str, Command]]] = {
     "Look after a server": {
         "doctor": Command("doctor:doctor_command", settings=True),
         "migrate": Command("migrate:migrate_command", settings=True),
+        "copy": Command("copy:copy_command"),
         "backup": Command("backup:backup_command", settings=True),
         "restore": Command("backup:restore_command", settings=True),
         "keys": Command("keys:app"),

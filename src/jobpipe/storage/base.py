@@ -146,6 +146,14 @@ class QueueCounts(Struct, frozen=True):
     oldest_ready: int | None
 
 
+class Record(Struct, frozen=True):
+    """All that a store keeps of a task and another one takes over: with its unsuccessful attempts, oldest first."""
+
+    task: Task
+    error_group: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+
 class Summary(Struct, frozen=True):
     """What one server did in one minute (minutes since the epoch); `data` is JSON that only the engine reads."""
 
@@ -273,6 +281,20 @@ class Storage(Protocol):
 
     async def summaries(self, since: int, until: int) -> list[Summary]:
         """All servers' summaries of the minutes from `since` to before `until`, by minute."""
+        ...
+
+    async def export(self, after_seq: int, limit: int, max_bytes: int) -> list[Record]:
+        """The tasks accepted next after `after_seq`, in order: at most `max_bytes` of payload and result, but one task.
+
+        For a store that nobody else uses meanwhile.
+        """
+        ...
+
+    async def import_(self, records: Sequence[Record]) -> list[str]:
+        """Take tasks over as they are, in order, whatever the bounds; those whose id is taken are left out.
+
+        None runs: whoever ran it holds no claim here. Answers the ids that were left out.
+        """
         ...
 
     async def announce(self, server: str, data: bytes) -> None:

@@ -27,12 +27,13 @@ from jobpipe.storage.base import (
     Matches,
     Page,
     QueueCounts,
+    Record,
     SettleAnswer,
     Settlement,
     Summary,
     TaskFilter,
 )
-from jobpipe.storage.postgres import intake, listing, migrations, pruning, rows, runs
+from jobpipe.storage.postgres import intake, listing, migrations, moving, pruning, rows, runs
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.address import Address, parse
 from jobpipe.storage.postgres.company import Company
@@ -64,7 +65,9 @@ class PostgresStorage:
         door = Intake(self._s, Limits(capacity, max_queues))
         steering, leases = Steering(self._s), Leases(self._s)
         prune = Pruning(self._s, self._partitions)
-        self._intake = self._lane(intake.LANE, {"insert": self._counted(door.insert)}, counts=True)
+        self._intake = self._lane(
+            intake.LANE, {"insert": self._counted(door.insert), "import": _each(door.import_)}, counts=True
+        )
         self._work = self._lane(
             runs.LANE,
             {
@@ -192,6 +195,14 @@ class PostgresStorage:
     async def summaries(self, since: int, until: int) -> list[Summary]:
         found = await self._upkeep.call("list", _rows, sql.SUMMARIES, since, until)
         return [Summary(row["minute"], row["server"], row["data"]) for row in found]
+
+    async def export(self, after_seq: int, limit: int, max_bytes: int) -> list[Record]:
+        if self._s.others:
+            raise StorageError("other servers use the store: stop them first")
+        return await self._upkeep.call("list", moving.export, after_seq, limit, max_bytes)
+
+    async def import_(self, records: Sequence[Record]) -> list[str]:
+        return await self._intake.call("import", records)
 
     async def announce(self, server: str, data: bytes) -> None:
         await self._upkeep.call("list", _rows, sql.ANNOUNCE, server, data)

@@ -11,6 +11,8 @@ from msgspec import Struct
 
 from jobpipe.core.errors import JobpipeError, QueueFull, StorageError, TaskExists, TooManyQueues
 from jobpipe.core.task import NewTask, Status, Task
+from jobpipe.storage.base import Record
+from jobpipe.storage.postgres import moving
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.counts import Standing
 from jobpipe.storage.postgres.lane import Calls, Lane
@@ -52,6 +54,18 @@ class Intake:
             at = end
         if any(isinstance(answer, Task) for answer in answers):
             self._s.news()
+
+    async def import_(self, link: Link, records: Sequence[Record]) -> list[str]:
+        """Take over tasks of another store, those whose ids are free, whatever the bounds."""
+        taken = await self._taken(link, [record.task.id for record in records])
+        free = [record for record in records if record.task.id not in taken]
+        seqs = await moving.write(link, free, self._s.counts.writer(LANE)) if free else {}
+        new = [record for record in free if record.task.id in seqs]
+        self._s.counts.add_all(LANE, moving.rises(new))
+        self._s.levels.forget()
+        if new:
+            self._s.news()
+        return [record.task.id for record in records if record.task.id not in seqs]
 
     async def _inserted(self, lane: Lane, items: Sequence[Item]) -> list[Task | JobpipeError]:
         await self._s.counts.freshen(await lane.link())

@@ -66,7 +66,7 @@ def settled(seq: int, settlement: Settlement, to: Transition, now: int) -> tuple
     return (
         seq, settlement.id, settlement.lease_id, settlement.cancel_requested, NUMBER[to.status],
         delay(to.run_at, now), finished, to.attempts, to.failures, to.lost, to.result,
-        None if error is None else _encode_json(error).decode(),
+        error_text(error),
         None if error is None else searchable(error.type), to.error_group,
         not settlement.rescue,  # a rescued claim leaves no lease id behind: its holder must find that it lost
         to.outcome if unsuccessful else None, to.attempt if unsuccessful else None,
@@ -77,14 +77,20 @@ def attempts(rows: Sequence[Row]) -> list[Attempt] | None:
     """The answer to ATTEMPTS: no row for an unknown task, one without an attempt for one without any."""
     if not rows:
         return None
-    return [
-        Attempt(
-            row["attempt"], row["outcome"], row["started_at"], row["ended_at"], row["worker"],
-            None if row["error"] is None else _decode_error(row["error"]),
-        )
-        for row in rows
-        if row["attempt"] is not None
-    ]  # fmt: skip
+    return [attempt_of(row) for row in rows if row["attempt"] is not None]
+
+
+def attempt_of(row: Row) -> Attempt:
+    """The attempt of a row."""
+    return Attempt(
+        row["attempt"], row["outcome"], row["started_at"], row["ended_at"], row["worker"],
+        None if row["error"] is None else _decode_error(row["error"]),
+    )  # fmt: skip
+
+
+def error_text(error: TaskError | None) -> str | None:
+    """The error as it is stored."""
+    return None if error is None else _encode_json(error).decode()
 
 
 def searchable(text: str) -> str:

@@ -435,3 +435,43 @@ ANNOUNCED = "SELECT data FROM jobpipe.announced WHERE at >= jobpipe.now_ms() - $
 PROBE = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool"
 # $1 channel, $2 payload.
 NOTIFY = "SELECT pg_notify($1::text, $2::text)"
+
+# A store on its way to another. $1 after which seq, $2 how many.
+EXPORT_SIZES = """
+SELECT seq, size FROM (
+    (SELECT seq, octet_length(payload) AS size FROM jobpipe.tasks WHERE seq > $1::bigint ORDER BY seq LIMIT $2::bigint)
+    UNION ALL
+    (SELECT seq, octet_length(payload) + coalesce(octet_length(result), 0) FROM jobpipe.finished
+      WHERE seq > $1::bigint ORDER BY seq LIMIT $2::bigint)) k
+ ORDER BY seq LIMIT $2::bigint
+"""
+EXPORT = f"""
+SELECT {_HOT}, error_group FROM jobpipe.tasks WHERE seq = ANY($1::bigint[])
+UNION ALL SELECT {_COLD}, error_group FROM jobpipe.finished WHERE seq = ANY($1::bigint[])
+"""
+EXPORT_ATTEMPTS = """
+SELECT seq, attempt, outcome, started_at, ended_at, worker, error FROM jobpipe.attempts WHERE seq = ANY($1::bigint[])
+ ORDER BY seq, n
+"""
+# $1 ids in the order of acceptance, $2 the accept id; answers those that were free, with their place in the order.
+IMPORT_IDS = """
+WITH new AS MATERIALIZED (
+    SELECT nextval('jobpipe.seqs') AS seq, v.id FROM unnest($1::text[]) WITH ORDINALITY AS v(id, n) ORDER BY n)
+INSERT INTO jobpipe.ids (id, seq, accept) SELECT id, seq, $2::bigint FROM new ORDER BY id
+    ON CONFLICT (id) DO NOTHING RETURNING id, seq
+"""
+_IMPORTED = """seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries, timeout, run_at,
+created_at, started_at, cancel_requested, worker, last_error, error_type, error_group, traceparent"""
+_IMPORT = """
+SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bigint[], $7::smallint[],
+    $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::float8[], $13::bigint[], $14::bigint[],
+    $15::bigint[], $16::bool[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[]"""
+IMPORT_WAITING = f"INSERT INTO jobpipe.tasks ({_IMPORTED}) {_IMPORT})"
+IMPORT_FINISHED = (
+    f"INSERT INTO jobpipe.finished ({_IMPORTED}, finished_at, result) {_IMPORT}, $22::bigint[], $23::bytea[])"
+)
+IMPORT_ATTEMPTS = """
+INSERT INTO jobpipe.attempts (seq, n, attempt, outcome, started_at, ended_at, worker, error)
+SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::text[],
+    $8::text[])
+"""

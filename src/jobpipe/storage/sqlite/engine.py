@@ -37,12 +37,13 @@ from jobpipe.storage.base import (
     Matches,
     Page,
     QueueCounts,
+    Record,
     SettleAnswer,
     Settlement,
     Summary,
     TaskFilter,
 )
-from jobpipe.storage.sqlite import history, listing
+from jobpipe.storage.sqlite import history, listing, moving
 from jobpipe.storage.sqlite.connection import open_reader, open_writer, refuse_foreign_file, translate
 from jobpipe.storage.sqlite.intake import Limits
 from jobpipe.storage.sqlite.lock import FileLock
@@ -166,6 +167,12 @@ class SqliteStorage:
 
     async def summaries(self, since: int, until: int) -> list[Summary]:
         return await self._list(history.summaries, since, until)
+
+    async def export(self, after_seq: int, limit: int, max_bytes: int) -> list[Record]:
+        return await self._list(moving.export, after_seq, limit, max_bytes)
+
+    async def import_(self, records: Sequence[Record]) -> list[str]:
+        return await self._call("import", records)
 
     async def announce(self, server: str, data: bytes) -> None:
         self._require_open()

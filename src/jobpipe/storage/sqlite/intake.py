@@ -8,6 +8,8 @@ from msgspec import Struct
 
 from jobpipe.core.errors import JobpipeError, QueueFull, TaskExists, TooManyQueues
 from jobpipe.core.task import NewTask, Status, Task
+from jobpipe.storage.base import Record
+from jobpipe.storage.sqlite import moving
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.rows import STATUSES, decode_json, inserted, text
 from jobpipe.storage.sqlite.state import State
@@ -38,6 +40,12 @@ class Intake:
             end = at + len(call.argument[0])
             call.answer = answers[at:end]
             at = end
+
+    def import_(self, records: Sequence[Record]) -> list[str]:
+        """Take over tasks of another store."""
+        left_out = moving.import_(self._s, records)
+        self._next_seq = self._s.one(sql.LAST_SEQ) + 1
+        return left_out
 
     def _inserted(self, tasks: Sequence[NewTask], now: int) -> list[Task | JobpipeError]:
         if not self._fits_surely(tasks):

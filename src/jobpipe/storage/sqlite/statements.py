@@ -167,3 +167,23 @@ SELECT json_group_array(json_array(minute, server, octet_length(data))),
 # Writes a page and changes nothing: proof that the store takes a commit.
 VERSION = "PRAGMA user_version"
 SET_VERSION = "PRAGMA user_version = {version}"
+
+# A store on its way to another: ?1 after which seq, ?2 how many; then the attempts of the seqs after ?1 up to ?2.
+EXPORT = """
+SELECT seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries, timeout, run_at,
+       created_at, started_at, finished_at, cancel_requested, worker, result, last_error, traceparent, error_group
+  FROM tasks WHERE seq > ?1 ORDER BY seq LIMIT ?2
+"""
+EXPORT_ATTEMPTS = """
+SELECT task, attempt, outcome, started_at, ended_at, worker, error FROM attempts
+ WHERE task > ?1 AND task <= ?2 ORDER BY task, n
+"""
+IMPORT = """
+INSERT INTO tasks (seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries, timeout,
+                   run_at, created_at, started_at, finished_at, cancel_requested, worker, result, last_error,
+                   traceparent, error_group)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+IMPORT_ATTEMPT = """
+INSERT INTO attempts (task, n, attempt, outcome, started_at, ended_at, worker, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""

@@ -35,6 +35,7 @@ class Store:
         intake, runs, steering = Intake(self._s, limits), Runs(self._s), Steering(self._s)
         self._writing: dict[str, Callable[[Calls], None]] = {
             "insert": intake.insert,
+            "import": _each(intake.import_),
             "settle": runs.settle,
             "cancel": _each(steering.cancel),
             "retry": _each(steering.retry),
