@@ -8,7 +8,7 @@ RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.12-slim
 COPY --from=builder /wheels /wheels
-RUN python -m pip install --no-cache-dir /wheels/*.whl && rm -r /wheels
+RUN python -m pip install --no-cache-dir "$(echo /wheels/*.whl)[postgres]" && rm -r /wheels
 
 # The data folder belongs to the user before it becomes a volume: a new named volume takes its owner from here.
 RUN useradd --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin jobpipe \

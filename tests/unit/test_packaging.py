@@ -161,6 +161,41 @@ def test_compose_asks_the_health_and_publishes_on_this_machine_alone() -> None:
     assert service["ports"] == ["127.0.0.1:8080:8080"]
 
 
+def many_servers() -> dict[str, Any]:
+    """The services of the profile `postgres`, as they are with what they share merged in."""
+    services: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    return {name: service for name, service in services.items() if "profiles" in service}
+
+
+def test_compose_has_a_profile_of_two_servers_and_two_workers_on_one_database() -> None:
+    services = many_servers()
+    assert set(services) == {"postgres", "server-1", "server-2", "worker-1", "worker-2"}
+    assert all(service["profiles"] == ["postgres"] for service in services.values())
+    servers = [services["server-1"], services["server-2"]]
+    (store,) = {server["environment"]["JOBPIPE_STORE"] for server in servers}
+    assert store.startswith("postgresql://")
+    assert "@postgres/" in store
+    assert [server["ports"] for server in servers] == [["127.0.0.1:8081:8080"], ["127.0.0.1:8082:8080"]]
+    assert all(server["depends_on"]["postgres"]["condition"] == "service_healthy" for server in servers)
+
+
+def test_the_workers_of_compose_work_for_a_server_each_and_find_their_app() -> None:
+    for number in (1, 2):
+        worker = many_servers()[f"worker-{number}"]
+        assert f"http://server-{number}:8080" in worker["command"]
+        assert worker["depends_on"] == [f"server-{number}"]
+        folder, place, _ = worker["volumes"][0].split(":")
+        assert worker["working_dir"] == place
+        assert (ROOT / folder / "tasks.py").is_file()
+
+
+def test_the_database_of_compose_is_not_published_and_keeps_its_data() -> None:
+    database = many_servers()["postgres"]
+    assert "ports" not in database
+    volumes = yaml.safe_load((ROOT / "compose.yaml").read_text())["volumes"]
+    assert database["volumes"][0].split(":")[0] in volumes
+
+
 # CI and make
 
 
