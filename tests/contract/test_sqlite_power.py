@@ -33,6 +33,22 @@ async def test_a_rollback_journal_that_comes_back_undoes_nothing() -> None:
         assert (await reopen(folder / "after" / FILE)).states == {"t1": "queued"}
 
 
+@pytest.mark.parametrize("torn", [bytes(2560), b"SQLite format 3\0"[:9], bytes(100)])
+async def test_a_file_that_was_torn_while_it_was_made_is_made_again(torn: bytes) -> None:
+    with scratch() as folder, Disk() as disk:
+        store = open_storage(f"sqlite:///{folder / FILE}", clock=ManualClock())
+        await store.open()
+        await store.close()
+        platter = Platter()
+        for event in disk.log:
+            if (event.what, event.file) == ("write", FILE):
+                break
+            platter.take(event)
+        put(platter.cut(None) | {FILE: torn}, folder / "after")
+        verdict = await reopen(folder / "after" / FILE)
+        assert (verdict.corrupt, verdict.states) == (False, {})
+
+
 @pytest.mark.parametrize(("synchronous", "loses"), [("FULL", False), ("NORMAL", True)])
 def test_power_cuts_lose_what_was_acknowledged_only_without_full_syncs(
     tmp_path: Path, synchronous: str, loses: bool

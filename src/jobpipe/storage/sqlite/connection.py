@@ -18,6 +18,9 @@ from jobpipe.core.errors import JobpipeError, StorageBroken, StorageError, Stora
 APPLICATION_ID = 0x4A6F6250
 """The letters JobP, in the header of the file (SQLite file format, section 1.3.16)."""
 _MAGIC = b"SQLite format 3\0"
+# The rollback journal's first bytes; the size of the database before, in pages, stands at offset 16 (SQLite's file
+# format, section 3).
+_JOURNAL = bytes.fromhex("d9d505f920a163d7")
 _BUSY_MS = 5000
 
 
@@ -79,12 +82,22 @@ def refuse_foreign_file(path: str) -> None:
         raise StorageRefused(f"cannot open {path}: it is read-only")
     with file.open("rb") as stream:
         header = stream.read(100)
-    if not header:
+    if not header or _half_made(file, header):
         return
     if len(header) < 100 or not header.startswith(_MAGIC):
         raise StorageRefused(f"cannot open {path}: it is not a SQLite database")
     version, application = int.from_bytes(header[60:64], "big"), int.from_bytes(header[68:72], "big")
     judge(path, version, application)
+
+
+def _half_made(file: Path, header: bytes) -> bool:
+    """Whether the power went while the file was made: SQLite's journal takes its torn first page back to nothing."""
+    journal = Path(f"{file}-journal")
+    if header.startswith(_MAGIC) or not journal.is_file():
+        return False
+    with journal.open("rb") as stream:
+        head = stream.read(20)
+    return head[:8] == _JOURNAL and head[16:] == bytes(4)
 
 
 def _refuse_newer(connection: apsw.Connection, path: str) -> None:
