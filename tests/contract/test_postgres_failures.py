@@ -231,7 +231,7 @@ async def test_a_database_that_cannot_be_reached_is_one_line_without_the_passwor
     cluster: postgres.Cluster,
 ) -> None:
     line = await refused("postgresql://me:secret@127.0.0.1:1/x")
-    assert "cannot reach 127.0.0.1:1/x" in line
+    assert "cannot reach PostgreSQL at 127.0.0.1:1/x" in line
     assert "secret" not in line
     assert "cannot reach" in await refused(cluster.url("nobody"))
 

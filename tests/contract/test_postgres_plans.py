@@ -25,6 +25,7 @@ LIMIT = 64
 _TASK = "seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries, run_at, created_at"
 # Rows first and indexes afterwards: seconds instead of a minute.
 FILL = f"""
+TRUNCATE jobpipe.tasks, jobpipe.finished;
 DROP INDEX jobpipe.tasks_due;
 INSERT INTO jobpipe.tasks ({_TASK})
 SELECT g, 'w' || g, 'h', 'q' || g % 3, '1', 0, 0, 0, 0, 0, 3, jobpipe.now_ms() - 1000 + g % 1000, 0

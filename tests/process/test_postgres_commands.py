@@ -86,7 +86,7 @@ def test_a_schema_of_a_newer_program_is_refused_and_left_as_it_is(
 @pytest.mark.parametrize("command", [MIGRATE, SERVE])
 def test_a_database_that_cannot_be_reached_is_one_line_without_the_password(command: tuple[str, ...]) -> None:
     said = refusal(*command, store=f"postgresql://me:secret@127.0.0.1:{free_port()}/x")
-    assert "cannot reach 127.0.0.1" in said
+    assert "cannot reach PostgreSQL at 127.0.0.1" in said
     assert "secret" not in said
 
 

@@ -245,7 +245,7 @@ def test_the_database_of_another_program_is_refused_and_nothing_left_beside_it(t
 def test_an_engine_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     code, line = refusal(tmp_path, "--store", "postgresql://user:secret@127.0.0.1:1/jobs")
     assert code == 4
-    assert "postgresql" in line
+    assert "cannot reach PostgreSQL at 127.0.0.1:1/jobs" in line
     assert "secret" not in line
 
 

@@ -213,7 +213,7 @@ async def connect(address: Address, *, direct: bool = False, bare: bool = False)
         asyncpg.InterfaceError,
         ValueError,
     ) as error:
-        raise StorageError(f"cannot reach {address.shown}: {_line(error)}") from error
+        raise StorageError(f"cannot reach PostgreSQL at {address.shown}: {_line(error)}") from error
     return Link(connection, address if pooled == address.pooled else _unpooled(address))
 
 
