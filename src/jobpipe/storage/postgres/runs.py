@@ -78,7 +78,8 @@ class Runs:
             rows = await self._take(await lane.link(), due, upto, leases, requests)
         except Gone:
             rows = await self._take(await lane.link(), due, upto, leases, requests)
-        taken = [row for row in rows if row["n"] > 0]
+        # RETURNING gives rows as the plan comes upon them, which changes with the statistics of the table.
+        taken = sorted((row for row in rows if row["n"] > 0), key=lambda row: int(row["n"]))
         here = self._s.clock.now()
         claims = []
         for row in taken:
