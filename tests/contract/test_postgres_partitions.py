@@ -26,6 +26,7 @@ def clock() -> Iterator[postgres.DatabaseClock]:
     """The time of a database of its own, so that its partitions are this test's alone; at a partition's beginning."""
     postgres.require()
     cluster = postgres.shared_cluster()
+    postgres.empty_store("real")  # what an earlier test left there would come along
     cluster.run(f"DROP DATABASE IF EXISTS {DATABASE}")
     cluster.run(f"CREATE DATABASE {DATABASE} TEMPLATE real")
     cluster.make_manual(DATABASE)
