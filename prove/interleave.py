@@ -268,8 +268,7 @@ class World:
 
     async def check_drained(self, pool: Pool) -> None:
         """Nothing of the pool's is left, once what `close` waits for has been given back."""
-        while self.queue._pending:
-            await asyncio.wait(self.queue._pending)
+        await self.queue._claiming.settled()
         if pool.busy and self.running == 0:
             raise Wrong("a drained pool holds tasks")
         tasks = [task for task in await self.queue.get(sorted(self.acknowledged)) if task is not None]

@@ -14,9 +14,10 @@ from jobpipe.core.errors import StorageError, StorageRefused
 from jobpipe.core.lifecycle import Kind, Outcome, Transition
 from jobpipe.core.task import Status, Task
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import ClaimRequest, Extension, Settlement, Storage, Summary
+from jobpipe.storage.base import ClaimRequest, Extension, Record, Settlement, Storage, Summary
 
 TO = Transition(Kind.DONE, Status.DONE, 0, 1, 0, 0)
+TASK = Task(1, "a", "h", "q", b"1", 0, Status.QUEUED, 0, 0, 0, 3, None, 0, 0)
 CALLS: dict[str, Callable[[Storage], Coroutine[Any, Any, object]]] = {
     "insert": lambda store: store.insert([new("a")], 0),
     "claim": lambda store: store.claim(ClaimRequest(1, "w"), 0),
@@ -40,6 +41,8 @@ CALLS: dict[str, Callable[[Storage], Coroutine[Any, Any, object]]] = {
     "announce": lambda store: store.announce("s", b"{}"),
     "announced": lambda store: store.announced(),
     "cancelling": lambda store: store.cancelling(),
+    "export": lambda store: store.export(0, 1, 1),
+    "import_": lambda store: store.import_([Record(TASK)]),
     "check": lambda store: store.check(),
 }
 

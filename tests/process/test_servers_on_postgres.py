@@ -40,8 +40,8 @@ def clients(three: Fleet) -> Iterator[Clients]:
         yield one, two, other
 
 
-def lease(client: Client, queue: str) -> dict[str, Any]:
-    (task,) = client.post("/lease", {"worker_id": "w", "wait": 20, "queues": [queue]})["tasks"]
+def lease(client: Client, queue: str, worker: str = "w") -> dict[str, Any]:
+    (task,) = client.post("/lease", {"worker_id": worker, "wait": 20, "queues": [queue]})["tasks"]
     claimed: dict[str, Any] = task
     return claimed
 
@@ -102,13 +102,13 @@ def test_a_handler_is_cancelled_by_a_cancel_at_another_server(three: Fleet, clie
         worker.stop()
 
 
-def test_an_idle_worker_at_another_server_gets_a_task_at_once(clients: Clients) -> None:
+def test_an_idle_worker_at_another_server_gets_a_task_at_once(three: Fleet, clients: Clients) -> None:
     one, two, other = clients
     times = []
     for n in range(20):
-        target = (two, other)[n % 2]
-        claimed = beside(lambda: (lease(target, "now"), time.monotonic()))  # noqa: B023 - ended within the turn
-        time.sleep(0.05)  # so that the worker is idle: that it waits cannot be seen from outside
+        target, server, worker = (two, other)[n % 2], three.servers[1 + n % 2], f"idle-{n}"
+        claimed = beside(lambda: (lease(target, "now", worker), time.monotonic()))  # noqa: B023 - ended in the turn
+        until("it asks", lambda: worker in {w["worker_id"] for w in server.get("/workers")})  # noqa: B023
         began = time.monotonic()
         one.post("/enqueue", {"id": f"now-{n}", "queue": "now"})
         task, at = claimed()

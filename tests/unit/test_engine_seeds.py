@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from prove.interleave import Stuck, Wrong, one
 
-from jobpipe.engine.queue import TaskQueue
+from jobpipe.engine.claiming import Claiming
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -21,10 +21,10 @@ def test_a_seed_is_the_same_run_every_time() -> None:
 
 
 def test_a_queue_that_forgets_claims_nobody_took_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forget(queue: TaskQueue, claiming: object) -> None:
-        queue._pending.discard(claiming)  # type: ignore[arg-type]
+    def forget(claims: Claiming, claiming: object) -> None:
+        claims._pending.discard(claiming)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(TaskQueue, "_give_back", forget)
+    monkeypatch.setattr(Claiming, "_give_back", forget)
     assert any(_is_found_out(seed) for seed in range(100))
 
 

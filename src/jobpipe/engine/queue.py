@@ -12,9 +12,6 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
-
-from msgspec.structs import replace
 
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import Draining, JobpipeError, LeaseLost
@@ -22,6 +19,7 @@ from jobpipe.core.lifecycle import Kind, Outcome, Policy
 from jobpipe.core.task import Attempt, Claim, NewTask, Status, Task
 from jobpipe.engine.arrivals import Arrivals
 from jobpipe.engine.carrying import carried_out
+from jobpipe.engine.claiming import Claiming
 from jobpipe.engine.ends import Ends
 from jobpipe.engine.heartbeats import Heartbeats
 from jobpipe.engine.history import History
@@ -37,7 +35,6 @@ from jobpipe.engine.workers import Workers
 from jobpipe.storage.base import (
     MAX_CLAIM_BYTES,
     Cancelled,
-    ClaimAnswer,
     ClaimRequest,
     CommitStats,
     Extended,
@@ -76,10 +73,6 @@ class TaskQueue:
         self._waiters = ClaimWaiters(self._clock.now)
         self._running = Running(self._clock.monotonic, default_timeout)
         self._ends = Ends(self._clock.monotonic)
-        self._cancelled_early: dict[str, Task] = {}
-        """Running tasks that were cancelled before their claim was answered, by lease id."""
-        self._pending: set[asyncio.Future[Any]] = set()
-        """What must come to its end before the storage closes, although nobody waits for it any more."""
         self._cancel_listeners: list[Callable[[str, str], None]] = []
         self._observers: list[Observer] = []
         self._draining = False
@@ -88,16 +81,7 @@ class TaskQueue:
         """Called with the seconds of a lease that was given: the rescuer's alarm may have to ring earlier."""
         self.tally = Tally(self._clock)
         """What this server did since its start."""
-        self._settling = Settling(
-            storage, self._running, self._waiters, self._ends,
-            policy=self._policy, clock=self._clock, random=random, forget=self._forget, observers=self._observers,
-            tally=self.tally,
-        )  # fmt: skip
-        self._heartbeats = Heartbeats(storage, self._running)
-        self._news = News(
-            storage, self._waiters, self._ends.waiters,
-            cancelled=self._cancelled_elsewhere, ring=self._rescue_within,
-        )  # fmt: skip
+        self._make_parts(random)
         self._arrivals = Arrivals(self._insert)
         self.workers = Workers(storage, self._running, self._clock)
         """Who works, for operators."""
@@ -105,6 +89,23 @@ class TaskQueue:
         """What happened, minute by minute, for the charts."""
         self.observe(self.history)
         self.observe(self.tally)
+
+    def _make_parts(self, random: Callable[[], float]) -> None:
+        """What begins runs, what ends them, what prolongs them, and what hears of other servers."""
+        self._claiming = Claiming(
+            self._storage, self._running, self._waiters, policy=self._policy, clock=self._clock,
+            release=self.release, on_lease=self._rescue_within, observers=self._observers,
+        )  # fmt: skip
+        self._settling = Settling(
+            self._storage, self._running, self._waiters, self._ends,
+            policy=self._policy, clock=self._clock, random=random, forget=self._claiming.forget,
+            observers=self._observers, tally=self.tally,
+        )  # fmt: skip
+        self._heartbeats = Heartbeats(self._storage, self._running)
+        self._news = News(
+            self._storage, self._waiters, self._ends.waiters,
+            cancelled=self._cancelled_elsewhere, ring=self._rescue_within,
+        )  # fmt: skip
 
     @property
     def draining(self) -> bool:
@@ -114,7 +115,7 @@ class TaskQueue:
     def drain(self) -> None:
         """Refuse new tasks from now on, and answer all who wait: claims with nothing, `wait_finished` with what is."""
         self._draining = True
-        self._waiters.wake_all()
+        self._claiming.drain()
         self._ends.waiters.give_up()
 
     async def open(self) -> None:
@@ -127,8 +128,7 @@ class TaskQueue:
         self.drain()
         self._waiters.close()
         await self._news.close()
-        while self._pending:
-            await asyncio.wait(self._pending)
+        await self._claiming.settled()
         await self.history.close()
         await self._storage.close()
 
@@ -205,24 +205,7 @@ class TaskQueue:
         When this call is cancelled, what was claimed for it is released. Raises StorageError.
         """
         request = ClaimRequest(limit=limit, worker=worker, queues=queues, lease_s=lease_s, local=local)
-        end = None if wait is None else self._clock.monotonic() + wait
-        waiter = self._waiters.join(worker, queues)
-        try:
-            while not (self._draining or waiter.dismissed):
-                waiter.look()
-                answer = await self._claim_now(request)
-                waiter.looked()
-                if answer.claims:
-                    self._waiters.learn(waiter, answer.next_due)
-                    return self._claimed(answer, request)
-                left = None if end is None else end - self._clock.monotonic()
-                if (left is not None and left <= 0) or self._draining:
-                    break
-                if not await self._waiters.wait(waiter, answer.next_due, left):
-                    break
-            return []
-        finally:
-            self._waiters.leave(waiter)
+        return await self._claiming.claim(request, wait)
 
     async def settle(self, reports: Sequence[Report]) -> list[Settled | JobpipeError]:
         """Write what became of runs; a report whose claim no longer holds changes nothing and is LeaseLost.
@@ -310,8 +293,7 @@ class TaskQueue:
             if answer.lease_id is None:
                 self._ends.tell(answer.task, None)
                 continue
-            if not self._running.update(answer.lease_id, answer.task):
-                self._cancelled_early[answer.lease_id] = answer.task
+            self._claiming.cancelled(answer.lease_id, answer.task)
             for tell in self._cancel_listeners:
                 tell(answer.task.id, answer.lease_id)
         self._tell_steered([answer.task for answer in answers if isinstance(answer, Cancelled)])
@@ -374,51 +356,6 @@ class TaskQueue:
         return Rates(
             self._enqueued.per_second(), self._ends.finished.per_second(), self._ends.failed.per_second()
         )
-
-    # --- claiming, inside ---------------------------------------------------------------------------------------
-
-    async def _claim_now(self, request: ClaimRequest) -> ClaimAnswer:
-        claiming = asyncio.ensure_future(self._storage.claim(request, self._clock.now()))
-        try:
-            return await asyncio.shield(claiming)
-        except asyncio.CancelledError:
-            self._pending.add(claiming)
-            claiming.add_done_callback(self._give_back)
-            raise
-
-    def _give_back(self, claiming: asyncio.Future[ClaimAnswer]) -> None:
-        """Nobody took what was claimed: release it."""
-        self._pending.discard(claiming)
-        if not claiming.cancelled() and claiming.exception() is None and claiming.result().claims:
-            releasing = asyncio.ensure_future(self.release(claiming.result().claims))
-            self._pending.add(releasing)
-            releasing.add_done_callback(self._gave_back)
-
-    def _gave_back(self, releasing: asyncio.Future[None]) -> None:
-        self._pending.discard(releasing)
-        if not releasing.cancelled() and (error := releasing.exception()) is not None:
-            log.warning("an unused claim could not be released: %s", error)
-
-    def _claimed(self, answer: ClaimAnswer, request: ClaimRequest) -> list[Claim]:
-        claims = [self._marked(claim) for claim in answer.claims]
-        for claim in claims:
-            self._running.begin(claim)
-        if answer.next_due is not None and answer.next_due <= self._clock.now():
-            self._waiters.pass_on(request.queues)
-        if request.lease_s is not None:
-            self.on_lease(request.lease_s)
-        for observer in self._observers:
-            observer.claimed(claims)
-        return claims
-
-    def _marked(self, claim: Claim) -> Claim:
-        """A task that may take its worker down for the last time runs alone, so that no neighbour is lost with it."""
-        task = self._cancelled_early.pop(claim.lease_id, claim.task)
-        alone = task.lost >= self._policy.max_lost - 1
-        return replace(claim, task=task, alone=alone) if alone or task is not claim.task else claim
-
-    def _forget(self, lease_id: str) -> None:
-        self._cancelled_early.pop(lease_id, None)
 
 
 def _nothing(*_: object) -> None:

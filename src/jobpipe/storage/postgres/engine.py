@@ -62,7 +62,13 @@ class PostgresStorage:
         self._commits = CommitStats()
         self._runs = Runs(self._s)
         self._partitions = Partitions()
-        door = Intake(self._s, Limits(capacity, max_queues))
+        self._make_lanes(Limits(capacity, max_queues))
+        self._company = Company(self._s, self._address.channel, self._direct, self._fold, self._tidy)
+        self._s.news = self._company.news
+
+    def _make_lanes(self, limits: Limits) -> None:
+        """The connections, and what is asked over each: what waits for one of them does not wait for another."""
+        door = Intake(self._s, limits)
         steering, leases = Steering(self._s), Leases(self._s)
         prune = Pruning(self._s, self._partitions)
         self._intake = self._lane(
@@ -98,8 +104,6 @@ class PostgresStorage:
             },
             counts=True,
         )
-        self._company = Company(self._s, self._address.channel, self._direct, self._fold, self._tidy)
-        self._s.news = self._company.news
 
     # --- life ---------------------------------------------------------------------------------------------------
 
