@@ -5,7 +5,9 @@ the machine, or that of a `DatabaseClock`.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import shutil
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -16,8 +18,18 @@ from prove.cluster import elsewhere, new_folder
 from jobpipe.clock import ManualClock
 from jobpipe.storage import open_storage
 
-__all__ = ["Cluster", "DatabaseClock", "empty_store", "new_folder", "require", "shared_cluster"]
+__all__ = [
+    "Cluster",
+    "DatabaseClock",
+    "empty_store",
+    "new_folder",
+    "own_database",
+    "require",
+    "shared_cluster",
+]
 
+BLANK = "blank"
+"""A database that nobody uses, for others to be made from."""
 _CLOCK = "jobpipe_clock"
 _WIPE = """
 DELETE FROM jobpipe.tasks; DELETE FROM jobpipe.ids; DELETE FROM jobpipe.finished; DELETE FROM jobpipe.attempts;
@@ -71,7 +83,7 @@ def shared_cluster() -> Cluster:
     cluster.start()
     atexit.register(_end, cluster, folder)
     cluster.clock()
-    for database in ("manual", "real"):
+    for database in ("manual", "real", BLANK):
         cluster.run(f"CREATE DATABASE {database}")
         elsewhere(_make_schema(cluster.url(database)))
     cluster.make_manual("manual")
@@ -84,6 +96,19 @@ def empty_store(database: str = "manual") -> str:
     cluster = shared_cluster()
     cluster.run(_WIPE, database)
     return cluster.url(database)
+
+
+@contextlib.contextmanager
+def own_database(name: str) -> Iterator[str]:
+    """The URL of an empty store that no other test wipes meanwhile, by the machine's clock; it goes afterwards."""
+    require()
+    cluster = shared_cluster()
+    cluster.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    cluster.run(f"CREATE DATABASE {name} TEMPLATE {BLANK}")
+    try:
+        yield cluster.url(name)
+    finally:
+        cluster.run(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def require() -> None:

@@ -24,16 +24,12 @@ BATCH = 500
 @pytest.fixture
 def clock() -> Iterator[postgres.DatabaseClock]:
     """The time of a database of its own, so that its partitions are this test's alone; at a partition's beginning."""
-    postgres.require()
-    cluster = postgres.shared_cluster()
-    postgres.empty_store("real")  # what an earlier test left there would come along
-    cluster.run(f"DROP DATABASE IF EXISTS {DATABASE}")
-    cluster.run(f"CREATE DATABASE {DATABASE} TEMPLATE real")
-    cluster.make_manual(DATABASE)
-    clock = cluster.clock()
-    clock.advance((WIDTH_MS - clock.now() % WIDTH_MS) / 1000)
-    yield clock
-    cluster.run(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+    with postgres.own_database(DATABASE):
+        cluster = postgres.shared_cluster()
+        cluster.make_manual(DATABASE)
+        clock = cluster.clock()
+        clock.advance((WIDTH_MS - clock.now() % WIDTH_MS) / 1000)
+        yield clock
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ LIMIT = 64
 _TASK = "seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries, run_at, created_at"
 # Rows first and indexes afterwards: seconds instead of a minute.
 FILL = f"""
-TRUNCATE jobpipe.tasks, jobpipe.finished;
 DROP INDEX jobpipe.tasks_due;
 INSERT INTO jobpipe.tasks ({_TASK})
 SELECT g, 'w' || g, 'h', 'q' || g % 3, '1', 0, 0, 0, 0, 0, 3, jobpipe.now_ms() - 1000 + g % 1000, 0
@@ -43,13 +42,9 @@ SELECT 2000000 + g, 'f' || g, 'h', 'q', '1', 0, 2, 1, 0, 0, 3, 0, 0, jobpipe.now
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """A database of its own with all that waits, comes and is done, never analyzed: the worst that a plan can meet."""
-    postgres.require()
-    cluster = postgres.shared_cluster()
-    cluster.run("DROP DATABASE IF EXISTS plans")
-    cluster.run("CREATE DATABASE plans TEMPLATE real")
-    cluster.run(FILL, "plans", timeout=150)
-    yield cluster.url("plans")
-    cluster.run("DROP DATABASE plans WITH (FORCE)")
+    with postgres.own_database("plans") as url:
+        postgres.shared_cluster().run(FILL, "plans", timeout=150)
+        yield url
 
 
 async def explained(url: str, statement: str, *arguments: Any) -> list[dict[str, Any]]:

@@ -26,9 +26,10 @@ Clients = tuple[Client, Client, Client]
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Three servers that only serve."""
-    with fleet(
-        tmp_path_factory.mktemp("three"), postgres.empty_store("real"), workers=0, flags=SMALL
-    ) as whole:
+    with (
+        postgres.own_database("three") as url,
+        fleet(tmp_path_factory.mktemp("three"), url, workers=0, flags=SMALL) as whole,
+    ):
         yield whole
 
 
