@@ -20,6 +20,8 @@ from prove.stores import FILE
 
 EXIT_BROKEN = 6
 EXIT_STORE = 4
+LEAVES_S = 20.0
+"""A server that met an I/O error leaves by itself; a signal while it does would be the end that is seen."""
 POSTS = 8
 FULL_FOR = 25
 """So many writes fail in a row before there is space again."""
@@ -141,7 +143,7 @@ def _end(server: Server, fault: Fault, found: Counter[str]) -> None:
     if not fault.breaks:
         found["not healed"] += not _heals(server)
     else:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + LEAVES_S
         while server.alive() and time.monotonic() < deadline and _injected(server):
             time.sleep(0.05)
     if server.alive():
