@@ -133,6 +133,29 @@ async def test_settles_of_concurrent_calls_are_answered_each_for_itself(desk: De
     await desk.assert_counts_are_true()
 
 
+async def test_a_stale_settle_of_the_same_batch_does_not_hold_up_the_one_that_holds(desk: Desk) -> None:
+    """As when two workers settle one task at the same moment: each is answered for itself."""
+    old = await desk.start("a")
+    await desk.settle(old, RELEASED)
+    claim = await desk.claim_one()
+    stale, holds = settlement(old, FAILED, desk.now), settlement(claim, DONE, desk.now)
+    assert codes_of(await desk.write(stale, holds, stale)) == ["lease_lost", "settled", "lease_lost"]
+    assert (await desk.get("a")).status is Status.DONE
+    await desk.assert_counts_are_true()
+
+
+async def test_settles_of_one_claim_in_one_batch_are_answered_one_after_the_other(desk: Desk) -> None:
+    claim = await desk.start("a")
+    await desk.cancel("a")
+    unaware = settlement(claim, FAILED, desk.now)
+    aware = settlement(claim, FAILED, desk.now, task=await desk.get("a"))
+    asking = Settlement("a", claim.lease_id, None)
+    answers = await desk.write(unaware, aware, unaware, asking)
+    again = Settled(Status.CANCELLED, repeated=True)
+    assert answers == [CancelChanged(), Settled(Status.CANCELLED), again, again]
+    await desk.assert_counts_are_true()
+
+
 # --- claims that do not hold ---
 
 

@@ -27,6 +27,11 @@ from jobpipe.storage.postgres.shared import Shared
 
 LANE = "runs"
 
+Fence = tuple[int, str, str, bool]
+"""Seq, id, lease and cancel flag that a settlement was decided with: of all for one task, at most one is the row's."""
+Writes = dict[Fence, tuple[Settlement, int]]
+"""Settlements to write, and the times they were decided at."""
+
 
 class Runs:
     """Claims and their ends. A lease id is `server.claim.seq`: new at every claim, and it leads back to its row."""
@@ -135,11 +140,11 @@ class Runs:
 
     async def settle(self, lane: Lane, calls: Calls) -> None:
         """Write all settlements of all calls in one statement; answer beside it those whose claim does not hold."""
-        writes: dict[int, tuple[Settlement, int]] = {}
+        writes: Writes = {}
         for call in calls:
             settlements, now = call.argument
             call.answer = [self._noted(settlement, now, writes) for settlement in settlements]
-        written: dict[str, Settled] = {}
+        written: dict[Fence, Settled] = {}
         doubted = False
         if writes:
             try:
@@ -148,39 +153,36 @@ class Runs:
                 written = await self._write(await lane.link(), writes)
                 doubted = True
         for call in calls:
-            call.answer = [
-                None if settlement is None else written.pop(settlement.lease_id, None)
-                for settlement in call.answer
-            ]
-        await self._answer_earlier(await lane.link(), calls, doubted)
+            call.answer = [None if fence is None else written.get(fence) for fence in call.answer]
+        await self._answer_others(await lane.link(), calls, doubted)
 
-    def _noted(
-        self, settlement: Settlement, now: int, writes: dict[int, tuple[Settlement, int]]
-    ) -> Settlement | None:
-        """The settlement, if it is to be written; of several for one task the first is, the others are answered."""
+    def _noted(self, settlement: Settlement, now: int, writes: Writes) -> Fence | None:
+        """What is to hold for the settlement to be written; None for one that is only answered, as a repeated one."""
         seq = seq_of(settlement.lease_id)
-        if settlement.transition is None or seq < 0 or seq in writes or "\0" in settlement.id:
+        fence = (seq, settlement.id, settlement.lease_id, settlement.cancel_requested)
+        if settlement.transition is None or seq < 0 or fence in writes or "\0" in settlement.id:
             return None
-        writes[seq] = (settlement, now)
-        return settlement
+        writes[fence] = (settlement, now)
+        return fence
 
-    async def _write(self, link: Link, writes: dict[int, tuple[Settlement, int]]) -> dict[str, Settled]:
+    async def _write(self, link: Link, writes: Writes) -> dict[Fence, Settled]:
         # By seq, as every lock of rows, so that no two servers wait for each other.
         rows = [
-            settled(seq, settlement, settlement.transition, now)
-            for seq, (settlement, now) in sorted(writes.items())
+            settled(fence[0], settlement, settlement.transition, now)
+            for fence, (settlement, now) in sorted(writes.items(), key=lambda item: item[0])
             if settlement.transition is not None
         ]
         held = await link.rows(sql.SETTLE, *arrays(rows, 17), self._s.counts.writer(LANE))
         moved: Counter[Standing] = Counter()
-        answers: dict[str, Settled] = {}
+        answers: dict[Fence, Settled] = {}
         for row in held:
-            settlement, now = writes[row["seq"]]
+            fence = (row["seq"], row["id"], row["lease_id"], row["cancel_requested"])
+            settlement, now = writes[fence]
             to = settlement.transition
             if to is None:
                 continue
             queue, priority = row["queue"], row["priority"]
-            answers[settlement.lease_id] = Settled(to.status)
+            answers[fence] = Settled(to.status)
             moved[(queue, priority, Status.RUNNING)] -= 1
             moved[(queue, priority, to.status)] += 1
             if to.status is Status.QUEUED:
@@ -191,25 +193,35 @@ class Runs:
             self._s.news()
         return answers
 
-    async def _answer_earlier(self, link: Link, calls: Calls, doubted: bool) -> None:
-        """What a lease's settle got before; lost when another claim, or the rescuer, came between."""
-        ids = {
-            settlement.id
+    async def _answer_others(self, link: Link, calls: Calls, doubted: bool) -> None:
+        """What was not written: decided with another cancel flag than a later one of its claim's, or held no more."""
+        asked = [
+            (settlement, answer)
             for call in calls
             for settlement, answer in zip(call.argument[0], call.answer, strict=True)
-            if answer is None and "\0" not in settlement.id
-        }
+        ]
+        ids = {settlement.id for settlement, answer in asked if answer is None and "\0" not in settlement.id}
         if not ids:
             return
         rows = {row["id"]: row for row in await link.rows(sql.SETTLED_AS, list(ids))}
+        to_come = {(settlement.id, settlement.lease_id) for settlement, answer in asked if answer is not None}
+        answers: list[SettleAnswer] = []
+        for settlement, answer in asked:
+            claim = (settlement.id, settlement.lease_id)
+            if answer is not None:
+                to_come.discard(claim)
+                answers.append(answer)
+            elif claim in to_come and settlement.transition is not None:
+                answers.append(CancelChanged())
+            else:
+                answers.append(_earlier(settlement, rows.get(settlement.id), doubted))
+        left = iter(answers)
         for call in calls:
-            call.answer = [
-                _earlier(settlement, rows.get(settlement.id), doubted) if answer is None else answer
-                for settlement, answer in zip(call.argument[0], call.answer, strict=True)
-            ]
+            call.answer = [next(left) for _ in call.answer]
 
 
 def _earlier(settlement: Settlement, row: Row | None, doubted: bool) -> SettleAnswer:
+    """What a lease's settle got before; lost when another claim, or the rescuer, came between."""
     if row is None:
         return NotFound(f"no task has the id '{settlement.id}'")
     if row["lease_id"] == settlement.lease_id:

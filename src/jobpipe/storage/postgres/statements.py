@@ -193,6 +193,7 @@ SELECT count(*) FROM back
 # from now, $8 attempts, $9 failures, $10 lost, $11 result, $12 error, $13 its type, $14 its group, $15 whether the lease
 # id is kept, $16 outcome and $17 attempt of an unsuccessful run (else NULL); $18 the writer of counts. The condition on
 # the lease is the fence against stale workers; it is judged again when the row was locked by somebody else meanwhile.
+# Of several for one task, which differ in lease or flag, it lets one through at most.
 SETTLE = f"""
 WITH {_T},
 held AS MATERIALIZED (
@@ -234,7 +235,7 @@ counted AS (
     INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
     SELECT $18::bigint, queue, s, priority, sum(rise)
       FROM held, LATERAL (VALUES (1::smallint, -1), (to_status, 1)) AS m(s, rise) GROUP BY queue, priority, s)
-SELECT seq, queue, priority, (SELECT now FROM t) AS now FROM held
+SELECT seq, id, lease_id, cancel_requested, queue, priority, (SELECT now FROM t) AS now FROM held
 """
 
 # The latest lease of each of the ids $1, and what became of it.
