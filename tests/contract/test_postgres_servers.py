@@ -93,6 +93,15 @@ async def test_what_one_server_accepted_another_gives_claims_settles_and_steers(
     await assert_all_count(desks)
 
 
+async def test_how_long_the_oldest_task_waits_is_told_by_a_server_that_never_claimed(
+    desks: list[Desk],
+) -> None:
+    one, two, _ = desks
+    (task,) = await one.accept("a")
+    await asyncio.sleep(FRESH_S)
+    assert [counts.oldest_ready for counts in await two.store.queues(two.now)] == [task.run_at]
+
+
 async def test_servers_that_claim_at_once_never_share_a_task(desks: list[Desk]) -> None:
     await desks[0].accept(*(new(f"t{i}", queue=f"q{i % 3}", priority=i % 2) for i in range(400)))
     claims: list[Claim] = []

@@ -83,6 +83,12 @@ class Counts:
         """All queue names that hold tasks, with the number of their tasks of any status."""
         return self._total
 
+    def waiting(self) -> list[tuple[str, int]]:
+        """Each queue and priority that has queued tasks, whichever server accepted them."""
+        return [
+            (queue, priority) for (queue, status, priority), n in self._n.items() if status == 0 and n > 0
+        ]
+
     def by_status(self) -> dict[Status, int]:
         """The sums by status, over all queues."""
         sums = [0] * len(STATUSES)

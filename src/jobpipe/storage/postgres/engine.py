@@ -40,7 +40,7 @@ from jobpipe.storage.postgres.company import Company
 from jobpipe.storage.postgres.intake import Intake, Limits
 from jobpipe.storage.postgres.lane import Call, Calls, Lane, Serve
 from jobpipe.storage.postgres.leases import Leases
-from jobpipe.storage.postgres.link import Again, Gone, Link, Refused, connect
+from jobpipe.storage.postgres.link import Again, Gone, Link, Refused, arrays, connect
 from jobpipe.storage.postgres.partitions import Partitions
 from jobpipe.storage.postgres.pruning import Pruning
 from jobpipe.storage.postgres.runs import Runs
@@ -274,9 +274,8 @@ class PostgresStorage:
 
     async def _queues(self, link: Link) -> list[QueueCounts]:
         await self._s.counts.freshen(link)
-        levels = self._s.levels.levels()
-        queues, priorities = [queue for queue, _ in levels], [priority for _, priority in levels]
-        found = await link.rows(sql.OLDEST_READY, queues, priorities) if levels else []
+        waiting = self._s.counts.waiting()
+        found = await link.rows(sql.OLDEST_READY, *arrays(waiting, 2)) if waiting else []
         oldest = {row["queue"]: row["run_at"] for row in found}
         return [
             QueueCounts(queue, counts, self._s.time.here(oldest.get(queue)))

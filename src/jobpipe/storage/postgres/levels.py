@@ -133,10 +133,6 @@ class Levels:
                 self._put_off[level] = now + LOCKED_MS
         self._add_watched()
 
-    def levels(self) -> list[Level]:
-        """Each queue and priority that may have waiting tasks."""
-        return list(self._heads)
-
     def _add_watched(self) -> None:
         added, self._added = self._added or [], None
         for (queue, priority), run_at in added:
