@@ -3,99 +3,93 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
+import contextlib
+import math
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
-from jobpipe.clock import ManualClock
-from jobpipe.storage import open_storage
-from jobpipe.storage.base import Storage
+from msgspec import Struct
+
+from prove import cluster
+from prove.driver import Driver
+from prove.places import Opens, database, in_memory, on_files
 from prove.proof import Figure, Trial, none
 from prove.stores import scratch
-from prove.world import CAPACITY, MAX_QUEUES, Difference, Driver, World
+from prove.world import Difference
 
 STEPS_A_WORLD = 2_000
+SHARES = {"memory": 0.45, "sqlite": 0.45, "postgresql": 0.1}
+"""Of the steps: one on PostgreSQL takes as long as ten in the process."""
+
+
+class Ran(Struct):
+    """What was done on one engine."""
+
+    found: Counter[str]
+    differences: list[str]
+    seconds: float
 
 
 def agreement(trial: Trial) -> Sequence[Figure]:
     """Every engine, each from many fresh stores; a difference is told with the seed that repeats it."""
-    steps = trial.sized(20_000, 200_000, 1_000_000)
-    counts: dict[str, int] = {}
-    differences: list[str] = []
-    restarts = 0
-    began = time.monotonic()
-    share = {"memory": steps // 2, "sqlite": steps - steps // 2}
-    for engine, wanted in share.items():
-        counts[engine] = 0
-        number = 0
-        while counts[engine] < wanted:
-            with scratch() as folder:
-                done, difference, again = asyncio.run(_one(trial, engine, number, folder))
-            counts[engine] += done
-            restarts += again
-            differences += [f"{engine}/{number}: {difference}"] if difference else []
-            number += 1
+    steps = trial.sized(12_000, 200_000, 1_000_000)
+    missing = cluster.missing()
+    opens: dict[str, Opens] = {"memory": in_memory, "sqlite": on_files}
+    with contextlib.ExitStack() as stack:
+        if missing is None:
+            opens["postgresql"] = stack.enter_context(database()).open
+        ran = {engine: _on(trial, engine, wanted, opens[engine]) for engine, wanted in _shares(opens, steps)}
+    differences = [difference for each in ran.values() for difference in each.differences]
     for difference in differences[:3]:
         print(difference)  # which step differed is what a person needs
     return [
-        Figure("steps", sum(counts.values()), at_least=steps),
-        *(Figure(f"  on {engine}", done) for engine, done in counts.items()),
-        Figure("crashes and restarts among them", restarts),
+        Figure("steps", _sum(ran, "steps"), at_least=steps),
+        *(Figure(f"  on {engine}", each.found["steps"]) for engine, each in ran.items()),
+        *([] if missing is None else [Figure("  on postgresql", 0, f"(skipped: {missing})")]),
+        Figure("crashes and restarts among them", _sum(ran, "restarts")),
+        Figure("connections cut among them", _sum(ran, "cuts")),
         none("differences", len(differences)),
-        Figure("steps a second", sum(counts.values()) / (time.monotonic() - began)),
+        *(
+            Figure(f"steps a second on {engine}", each.found["steps"] / each.seconds)
+            for engine, each in ran.items()
+        ),
     ]
 
 
-async def _one(trial: Trial, engine: str, number: int, folder: Path) -> tuple[int, str | None, int]:
-    """Steps done, the difference that ended them, and restarts."""
-    clock = ManualClock()
-    crashes = Crashes(folder, clock)
-    store = open_store("memory:" if engine == "memory" else crashes.url, clock)
-    await store.open()
-    world = World(store, clock, None if engine == "memory" else crashes.reopen)
-    driver = Driver(world, trial.source(f"{engine}/{number}"))
-    difference = None
-    try:
-        for _ in range(STEPS_A_WORLD):
-            await driver.step()
-        await world.look()
-    except Difference as error:
-        difference = str(error)
-    finally:
-        await world.store.close()
-    return world.steps, difference, crashes.count
+def _shares(opens: Mapping[str, Opens], steps: int) -> list[tuple[str, int]]:
+    """The steps of each engine that is here; those of one that is not are the others'."""
+    whole = sum(SHARES[engine] for engine in opens)
+    return [(engine, math.ceil(steps * SHARES[engine] / whole)) for engine in opens]
 
 
-def open_store(url: str, clock: ManualClock) -> Storage:
-    """A store with the bounds of the world."""
-    return open_storage(url, capacity=CAPACITY, max_queues=MAX_QUEUES, clock=clock)
+def _on(trial: Trial, engine: str, wanted: int, opens: Opens) -> Ran:
+    began = time.monotonic()
+    ran = Ran(Counter(), [], 0.0)
+    number = 0
+    while ran.found["steps"] < wanted:
+        asyncio.run(
+            _one(trial, f"{engine}/{number}", min(STEPS_A_WORLD, wanted - ran.found["steps"]), opens, ran)
+        )
+        number += 1
+    ran.seconds = time.monotonic() - began
+    return ran
 
 
-class Crashes:
-    """SQLite files that are left as a killed server leaves them: copied while their server still has them open."""
+async def _one(trial: Trial, name: str, steps: int, opens: Opens, ran: Ran) -> None:
+    with scratch() as folder:
+        world = await opens(folder)
+        driver = Driver(world, trial.source(name))
+        try:
+            for _ in range(steps):
+                await driver.step()
+            await world.look()
+        except Difference as error:
+            ran.differences.append(f"{name}: {error}")
+        finally:
+            await world.store.close()
+    ran.found += Counter(steps=world.steps, restarts=world.restarts, cuts=world.cuts)
 
-    def __init__(self, folder: Path, clock: ManualClock) -> None:
-        self._folder, self._clock = folder, clock
-        self.count = 0
-        (folder / "0").mkdir()
 
-    @property
-    def url(self) -> str:
-        """Where the store is now."""
-        return f"sqlite:///{self._folder / str(self.count) / 'jobpipe.db'}"
-
-    async def reopen(self, store: Storage) -> Storage:
-        """The server on a copy of what it had on the disk."""
-        before = self._folder / str(self.count)
-        self.count += 1
-        after = self._folder / str(self.count)
-        after.mkdir()
-        for name in ("jobpipe.db", "jobpipe.db-wal"):
-            if (before / name).exists():
-                shutil.copyfile(before / name, after / name)
-        await store.close()
-        shutil.rmtree(before)
-        fresh = open_store(self.url, self._clock)
-        await fresh.open()
-        return fresh
+def _sum(ran: Mapping[str, Ran], what: str) -> int:
+    return sum(each.found[what] for each in ran.values())

@@ -26,10 +26,19 @@ import asyncpg
 
 from prove.proof import Broken
 from prove.servers import free_port
+from prove.times import DatabaseClock
 
 T = TypeVar("T")
 
 START_S = 20.0
+MEMORY = Path("/dev/shm")
+ROOM = 2 << 30
+WIPE = """
+DELETE FROM jobpipe.tasks; DELETE FROM jobpipe.ids; DELETE FROM jobpipe.finished; DELETE FROM jobpipe.attempts;
+DELETE FROM jobpipe.counts; DELETE FROM jobpipe.servers; DELETE FROM jobpipe.summaries; DELETE FROM jobpipe.announced;
+"""
+"""Makes a store empty that nobody uses; a fifth of the time that its making takes."""
+_CLOCK = "jobpipe_clock"
 SYSTEM = Path("/usr/lib/postgresql")
 """Where Debian and its like put PostgreSQL's programs, which are not on the PATH."""
 
@@ -103,6 +112,18 @@ class Cluster:
         finally:
             await connection.close()
 
+    def clock(self) -> DatabaseClock:
+        """The clock of the databases that `make_manual` was called for."""
+        return DatabaseClock(self.data / _CLOCK)
+
+    def make_manual(self, database: str = "postgres") -> None:
+        """Let a database with our schema go by the `clock`."""
+        self.run(
+            "CREATE OR REPLACE FUNCTION jobpipe.now_ms() RETURNS bigint LANGUAGE sql STABLE AS"
+            f" $$ SELECT pg_read_file('{_CLOCK}')::bigint $$",
+            database,
+        )
+
     def _run(self, program: str, *arguments: str) -> None:
         as_nobody = (
             ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.geteuid() == 0 else []
@@ -116,9 +137,10 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running(**settings: str) -> Iterator[Cluster]:
-    """A new cluster for a while."""
-    folder = new_folder()
+def running(*, in_memory: bool = False, **settings: str) -> Iterator[Cluster]:
+    """A new cluster for a while; `in_memory` where there is room, for what a disk's own syncs prove nothing of."""
+    roomy = in_memory and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM
+    folder = new_folder(MEMORY if roomy else Path("/tmp"))
     cluster = Cluster(folder, **settings)
     try:
         cluster.make()
@@ -131,9 +153,9 @@ def running(**settings: str) -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def new_folder() -> Path:
+def new_folder(place: Path = Path("/tmp")) -> Path:
     """A folder that the database's user can reach."""
-    folder = Path(tempfile.mkdtemp(prefix="jobpipe-pg-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="jobpipe-pg-", dir=place))
     folder.chmod(0o755)
     return folder
 

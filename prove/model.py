@@ -19,7 +19,7 @@ from jobpipe.storage.base import CancelChanged, Cancelled, SettleAnswer, Settled
 
 @dataclass
 class Lease:
-    """The claim that runs a task. `ends` is on the monotonic clock, None for one that does not expire."""
+    """The claim that runs a task. `ends` is on the clock that judges, None for one that does not expire."""
 
     lease_id: str
     lease_s: float | None
@@ -39,7 +39,7 @@ class Row:
 
 
 class Model:
-    """All tasks by id. Times are milliseconds (`now`) and monotonic seconds."""
+    """All tasks by id. Times are the store's: milliseconds (`now`), and seconds of the clock that judges leases."""
 
     def __init__(self, capacity: int, max_queues: int) -> None:
         self._capacity, self._max_queues = capacity, max_queues
@@ -137,6 +137,11 @@ class Model:
         for _, lease in self._leases():
             lease.orphaned = lease.local or lease.lease_s is None
             lease.ends = None if lease.lease_s is None else monotonic + lease.lease_s
+
+    def outlive(self, end: float) -> None:
+        """The server died, and others have the store: the claims of its own workers hold until `end`."""
+        for _, lease in self._leases():
+            lease.ends = end if lease.ends is None else lease.ends
 
     def _leases(self) -> list[tuple[Row, Lease]]:
         return [(row, row.lease) for row in self.rows.values() if row.lease is not None]

@@ -29,6 +29,7 @@ from jobpipe.storage.base import (
     TaskFilter,
 )
 from prove.model import Lease, Model
+from prove.times import Times
 
 CAPACITY = 6
 MAX_QUEUES = 3
@@ -36,11 +37,16 @@ IDS = 14
 QUEUES = ("q0", "q1", "q2", "q3")
 POLICY = Policy(retry=RetryPolicy(base=1.0, jitter=0.0, cap=8.0), max_lost=3)
 REMEMBERED = 60
+ALIVE_S = 15.0
+"""So long after a server's last sign the leases of its own workers end, where others go on."""
 TOLERANCE_S = 0.002
 EVERYTHING = TaskFilter()
 
-Reopen = Callable[[Storage], Awaitable[Storage]]
-"""Let the server die and open its store again; None where a store does not outlive it."""
+Reopen = Callable[[Storage], Awaitable[tuple[Storage, int | None]]]
+"""Let the server die and open its store again. Where other servers may have it too, leases go on, and it tells when
+those of the dead server's own workers end (milliseconds on the store's clock), else None."""
+Cut = Callable[[Storage], Awaitable[None]]
+"""Take the store's connections away; the server lives."""
 
 
 class Difference(AssertionError):
@@ -57,26 +63,33 @@ class Held(Struct, frozen=True):
 class World:
     """One store under one clock. Every method is one step."""
 
-    def __init__(self, store: Storage, clock: ManualClock, reopen: Reopen | None = None) -> None:
+    def __init__(
+        self, store: Storage, clock: ManualClock, reopen: Reopen | None = None, cut: Cut | None = None
+    ) -> None:
         self.store, self.clock = store, clock
+        self._times = Times(clock)
         self.model = Model(CAPACITY, MAX_QUEUES)
         self.claims: list[Held] = []
-        self.can_restart = reopen is not None
-        self._reopen = reopen
-        self.steps = 0
+        self.can_restart, self.can_be_cut = reopen is not None, cut is not None
+        self._reopen, self._cut = reopen, cut
+        self._opened_at = self.stored_now
+        self.steps = self.restarts = self.cuts = 0
 
     # --- the verbs ---
 
     async def insert(self, tasks: Sequence[NewTask]) -> None:
         """Accept a batch."""
-        expected = [self.model.insert(task, self._now) for task in tasks]
+        expected = [self.model.insert(self._due_there(task), self.stored_now) for task in tasks]
         self._same("insert", await self.store.insert(tasks, self._now), expected)
+
+    def _due_there(self, task: NewTask) -> NewTask:
+        return task if task.run_at is None else replace(task, run_at=self._times.there(task.run_at))
 
     async def claim(
         self, limit: int, queues: frozenset[str] | None, lease_s: float | None, local: bool
     ) -> None:
         """Claim; the order is the model's, the lease ids are the store's."""
-        due = self.model.due(queues, self._now)[:limit]
+        due = self.model.due(queues, self.stored_now)[:limit]
         answer = await self.store.claim(ClaimRequest(limit, "w", queues, lease_s, local), self._now)
         self._check(
             [claim.task.id for claim in answer.claims] == [task.id for task in due], "claim", answer, due
@@ -87,8 +100,9 @@ class World:
             self._check_next_due(answer.next_due, queues)
 
     def _claimed(self, claim: Claim, lease_s: float | None, local: bool) -> None:
-        ends = None if lease_s is None else self.clock.monotonic() + lease_s
-        task = self.model.claim(claim.task.id, "w", Lease(claim.lease_id, lease_s, local, ends), self._now)
+        ends = None if lease_s is None else self._times.after(lease_s)
+        lease = Lease(claim.lease_id, lease_s, local, ends)
+        task = self.model.claim(claim.task.id, "w", lease, self.stored_now)
         self._same("claimed task", [claim.task], [task])
         until = None if lease_s is None else self._now + round(lease_s * 1000)
         self._check(claim.lease_until == until, "lease_until", claim.lease_until, until)
@@ -98,7 +112,7 @@ class World:
 
     def _check_next_due(self, next_due: int | None, queues: frozenset[str] | None) -> None:
         """The store may look too early (a cancelled task was the next), never too late, and never at once again."""
-        waiting = [task.run_at for task in self.model.waiting(queues)]
+        waiting = [self._times.here(task.run_at) or 0 for task in self.model.waiting(queues)]
         in_time = next_due is not None and next_due <= min(waiting, default=next_due)
         self._check(in_time or not waiting, "next_due is not late", next_due, waiting)
         self._check(next_due is None or next_due > self._now, "next_due is not now", next_due, self._now)
@@ -108,7 +122,7 @@ class World:
         asked = [
             settlement for settlement in (self._settlement(*item, rescue) for item in outcomes) if settlement
         ]
-        expected = [self.model.settle(settlement, self._now) for settlement in asked]
+        expected = [self.model.settle(self._written_there(it), self.stored_now) for it in asked]
         self._same("settle", await self.store.settle(asked, self._now), expected)
 
     def _settlement(self, held: Held, kind: Kind, remembered: bool, rescue: bool) -> Settlement | None:
@@ -124,6 +138,17 @@ class World:
         to = decide(task, outcome, self._now, POLICY, random.random)
         return Settlement(held.task.id, held.lease_id, to, task.cancel_requested, rescue)
 
+    def _written_there(self, settlement: Settlement) -> Settlement:
+        """What the store must write: moments that were decided on, told in its own time."""
+        to = settlement.transition
+        if to is None:
+            return settlement
+        if to.finished_at is None:
+            to = replace(to, run_at=self._times.there(to.run_at))
+        else:
+            to = replace(to, finished_at=self._times.there(to.finished_at))
+        return replace(settlement, transition=to)
+
     async def extend(self, beats: Sequence[tuple[Held, float]]) -> None:
         """Prolong claims."""
         expected = [self._extended(held, lease_s) for held, lease_s in beats]
@@ -134,15 +159,15 @@ class World:
         row = self.model.held(held.task.id, held.lease_id)
         if row is None or row.lease is None:
             return LeaseLost
-        if row.lease.ends is None:
+        if row.lease.lease_s is None:
             return Extended(None, row.task.cancel_requested)
-        row.lease.ends = self.clock.monotonic() + lease_s
+        row.lease.ends = self._times.after(lease_s)
         return Extended(self._now + round(lease_s * 1000), row.task.cancel_requested)
 
     async def rescue(self, limit: int) -> None:
         """Find what is lost, and settle it as the rescuer does."""
         lost = await self.store.lost(limit)
-        expected = self.model.lost(self.clock.monotonic())
+        expected = self.model.lost(self._times.seconds())
         found = [claim.task.id for claim in lost]
         self._check(
             len(found) == min(limit, len(expected)) and set(found) <= set(expected), "lost", found, expected
@@ -157,12 +182,12 @@ class World:
 
     async def cancel(self, ids: Sequence[str]) -> None:
         """Cancel."""
-        expected = [self.model.cancel(id_, self._now) for id_ in ids]
+        expected = [self.model.cancel(id_, self.stored_now) for id_ in ids]
         self._same("cancel", await self.store.cancel(ids, self._now), expected)
 
     async def retry(self, ids: Sequence[str]) -> None:
         """Queue again by hand."""
-        expected = [self.model.retry(id_, self._now) for id_ in ids]
+        expected = [self.model.retry(id_, self.stored_now) for id_ in ids]
         self._same("retry", await self.store.retry(ids, self._now), expected)
 
     async def delete(self, ids: Sequence[str]) -> None:
@@ -173,7 +198,8 @@ class World:
     async def prune(self, done_s: float | None, failed_s: float | None, limit: int) -> None:
         """Prune what finished so many seconds ago; which of them goes first is the store's to say."""
         done, failed = (None if age is None else self._now - round(age * 1000) for age in (done_s, failed_s))
-        may_go = self.model.prunable(done, failed)
+        there = [None if at is None else self._times.there(at) for at in (done, failed)]
+        may_go = self.model.prunable(*there)
         pruned = await self.store.prune(done, failed, limit)
         self._check(pruned == min(limit, len(may_go)), "pruned", pruned, may_go)
         left = {
@@ -195,9 +221,24 @@ class World:
 
     async def restart(self) -> None:
         """The server dies without a goodbye, and comes again."""
-        if self._reopen is not None:
-            self.store = await self._reopen(self.store)
-            self.model.restart(self.clock.monotonic())
+        if self._reopen is None:
+            return
+        self.store, ends = await self._reopen(self.store)
+        self.restarts += 1
+        if ends is None:
+            self.model.restart(self._times.seconds())
+        else:
+            earliest, latest = (at + round(ALIVE_S * 1000) for at in (self._opened_at, self.stored_now))
+            self._check(earliest <= ends <= latest, "a dead server's leases", ends, (earliest, latest))
+            self.model.outlive(ends / 1000)
+        self._opened_at = self.stored_now
+        await self.look()
+
+    async def cut(self) -> None:
+        """The server loses its connections, and nothing else changes."""
+        if self._cut is not None:
+            await self._cut(self.store)
+            self.cuts += 1
             await self.look()
 
     async def look(self) -> None:
@@ -213,10 +254,11 @@ class World:
         queues = {counts.queue: counts.by_status for counts in by_queue}
         self._check(queues == model.queues(), "queues", queues, model.queues())
         for counts in by_queue:
-            oldest = model.oldest_ready(counts.queue, self._now)
+            oldest = self._times.here(model.oldest_ready(counts.queue, self.stored_now))
             self._check(counts.oldest_ready == oldest, "oldest_ready", counts, oldest)
-        self._check(await store.next_prunable() == model.next_prunable(), "next_prunable", None, None)
-        expiry, expected = await store.next_expiry(), model.next_expiry(self.clock.monotonic())
+        prunable = tuple(self._times.here(at) for at in model.next_prunable())
+        self._check(await store.next_prunable() == prunable, "next_prunable", None, prunable)
+        expiry, expected = await store.next_expiry(), model.next_expiry(self._times.seconds())
         near = expiry is not None and expected is not None and abs(expiry - expected) <= TOLERANCE_S
         self._check(near or expiry == expected, "next_expiry", expiry, expected)
 
@@ -240,7 +282,13 @@ class World:
     # --- comparing ---
 
     @property
+    def stored_now(self) -> int:
+        """This moment as the store writes it."""
+        return self._times.now()
+
+    @property
     def _now(self) -> int:
+        """This moment as the caller says it."""
         return self.clock.now()
 
     def _same(self, what: str, answers: Sequence[Any], expected: Sequence[Any]) -> None:
@@ -262,93 +310,3 @@ def _plain(answer: Any) -> Any:
     if isinstance(answer, Cancelled):
         return replace(answer, task=_plain(answer.task))
     return answer
-
-
-class Driver:
-    """Chooses steps from a source of chance; `step` does one. Without `jumps` nobody sets the wall clock."""
-
-    def __init__(self, world: World, source: random.Random, *, jumps: bool = True) -> None:
-        self._world, self._source = world, source
-        self._verbs: list[Callable[[], Awaitable[None]]] = [
-            *[self._insert] * 5, *[self._claim] * 5, *[self._settle] * 6, *[self._advance] * 3,
-            self._extend, self._extend, self._rescue, self._rescue, self._cancel, self._cancel, self._retry,
-            self._delete, self._prune, self._list, world.look,
-        ]  # fmt: skip
-        if jumps:
-            self._verbs.append(self._jump)
-
-    async def step(self) -> None:
-        """One verb, chosen at random; a restart now and then."""
-        self._world.steps += 1
-        if self._world.can_restart and self._source.random() < 0.004:
-            await self._world.restart()
-        else:
-            await self._source.choice(self._verbs)()
-
-    async def _insert(self) -> None:
-        await self._world.insert([self._new() for _ in range(self._source.choice([1, 1, 1, 2, 5]))])
-
-    def _new(self) -> NewTask:
-        pick = self._source.choice
-        return NewTask(
-            self._id(), pick(["h", "g"]), payload=pick([b"null", b'{"n": 1.10}', b'"\xc3\xa9"']), queue=pick(QUEUES),
-            priority=pick([-1, 0, 0, 5]), max_retries=pick([0, 1, 3]), timeout=pick([None, 1.5]),
-            run_at=pick([None, None, self._world.clock.now() + 3000, self._world.clock.now() - 500]),
-            traceparent=pick([None, "00-x"]),
-        )  # fmt: skip
-
-    def _id(self) -> str:
-        return f"t{self._source.randrange(IDS)}"
-
-    def _ids(self) -> list[str]:
-        return [self._id() for _ in range(self._source.choice([1, 1, 3]))]
-
-    async def _claim(self) -> None:
-        queues = self._source.choice([None, None, frozenset(self._source.sample(QUEUES, 2))])
-        lease_s, local = self._source.choice([(None, True), (5.0, False), (9.0, False), (5.0, True)])
-        await self._world.claim(self._source.choice([1, 1, 2, 4]), queues, lease_s, local)
-
-    async def _settle(self) -> None:
-        kinds = [Kind.DONE, Kind.DONE, Kind.FAILED, Kind.TIMED_OUT, Kind.RELEASED, Kind.CANCELLED]
-        pick = self._source.choice
-        await self._world.settle([(held, pick(kinds), self._source.random() < 0.3) for held in self._held()])
-
-    async def _extend(self) -> None:
-        await self._world.extend([(held, self._source.choice([5.0, 8.0])) for held in self._held()])
-
-    def _held(self) -> list[Held]:
-        """Claims, mostly the newest ones."""
-        known = self._world.claims[-6:] if self._source.random() < 0.8 else self._world.claims
-        return [self._source.choice(known) for _ in range(self._source.choice([1, 1, 3]))] if known else []
-
-    async def _rescue(self) -> None:
-        await self._world.rescue(self._source.choice([1, 100]))
-
-    async def _cancel(self) -> None:
-        await self._world.cancel(self._ids())
-
-    async def _retry(self) -> None:
-        await self._world.retry(self._ids())
-
-    async def _delete(self) -> None:
-        await self._world.delete(self._ids())
-
-    async def _prune(self) -> None:
-        pick = self._source.choice
-        await self._world.prune(pick([None, 0, 4]), pick([None, 0, 4]), pick([1, 100]))
-
-    async def _advance(self) -> None:
-        await self._world.advance(self._source.choice([0.001, 0.4, 1.0, 3.0, 6.0]))
-
-    async def _jump(self) -> None:
-        await self._world.jump(self._source.choice([-86400, -3600, -1, 1, 3600, 86400]))
-
-    async def _list(self) -> None:
-        pick, now = self._source.choice, self._world.clock.now()
-        where = TaskFilter(
-            status=pick([None, None, *Status]), queue=pick([None, None, *QUEUES]), handler=pick([None, None, "h"]),
-            error_type=pick([None, None, None, "E0"]), id_prefix=pick([None, None, "t1"]),
-            created_after=pick([None, None, now - 5000]), created_before=pick([None, None, now]),
-            ids=pick([None, None, tuple(self._ids())]),
-        )  # fmt: skip
-        await self._world.list(where, pick([1, 3, 100]))

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from prove import cluster as postgresql
-from prove.cluster import elsewhere, new_folder
+from prove.cluster import WIPE, Cluster, elsewhere, new_folder
+from prove.times import DatabaseClock
 
-from jobpipe.clock import ManualClock
 from jobpipe.storage import open_storage
 
 __all__ = [
@@ -30,48 +30,6 @@ __all__ = [
 
 BLANK = "blank"
 """A database that nobody uses, for others to be made from."""
-_CLOCK = "jobpipe_clock"
-_WIPE = """
-DELETE FROM jobpipe.tasks; DELETE FROM jobpipe.ids; DELETE FROM jobpipe.finished; DELETE FROM jobpipe.attempts;
-DELETE FROM jobpipe.counts; DELETE FROM jobpipe.servers; DELETE FROM jobpipe.summaries; DELETE FROM jobpipe.announced;
-"""
-
-
-class DatabaseClock(ManualClock):
-    """A manual clock that the database goes by too. A jump of the wall clock is the server's alone."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self._file = file
-        self._there = self.now()
-        self._tell()
-
-    def advance(self, seconds: float) -> None:
-        super().advance(seconds)
-        self._there += round(seconds * 1000)
-        self._tell()
-
-    def _tell(self) -> None:
-        beside = self._file.with_suffix(".new")
-        beside.write_text(str(self._there))
-        beside.chmod(0o644)
-        beside.replace(self._file)
-
-
-class Cluster(postgresql.Cluster):
-    """One with a clock that tests can set."""
-
-    def clock(self) -> DatabaseClock:
-        """The clock of the databases that `make_manual` was called for."""
-        return DatabaseClock(self.data / _CLOCK)
-
-    def make_manual(self, database: str) -> None:
-        """Let a database with our schema go by the `clock`."""
-        self.run(
-            "CREATE OR REPLACE FUNCTION jobpipe.now_ms() RETURNS bigint LANGUAGE sql STABLE AS"
-            f" $$ SELECT pg_read_file('{_CLOCK}')::bigint $$",
-            database,
-        )
 
 
 @cache
@@ -94,7 +52,7 @@ def empty_store(database: str = "manual") -> str:
     """The URL of an empty store: `manual` goes by `shared_cluster().clock()`, `real` by the machine's clock."""
     require()
     cluster = shared_cluster()
-    cluster.run(_WIPE, database)
+    cluster.run(WIPE, database)
     return cluster.url(database)
 
 

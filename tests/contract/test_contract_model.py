@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from prove.agreement import Crashes, open_store
-from prove.world import CAPACITY, IDS, MAX_QUEUES, QUEUES, Difference, Driver, Held, World
+from prove.driver import Driver
+from prove.places import Database, Opens, in_memory, on_files
+from prove.world import CAPACITY, IDS, MAX_QUEUES, QUEUES, Difference, Held, World
 
+import postgres
 from jobpipe.clock import ManualClock
 from jobpipe.core.lifecycle import Kind
 from jobpipe.core.task import NewTask, Status
@@ -42,6 +44,8 @@ NEW_TASKS = st.builds(
     priority=st.integers(-1, 1),
     max_retries=st.integers(0, 2),
 )
+FALLS = 3
+"""Crashes of a world, and cuts: a server that connects anew takes as long as thirty steps."""
 AGES = st.sampled_from([None, 0.0, 4.0])
 LEASES = st.sampled_from([(None, True), (5.0, False), (5.0, True)])
 
@@ -49,7 +53,7 @@ LEASES = st.sampled_from([(None, True), (5.0, False), (5.0, True)])
 class Machine(RuleBasedStateMachine):
     """Each rule is one verb of the world; the world compares."""
 
-    engine: str
+    opens: Opens
     folder: Path
     number = 0
 
@@ -57,13 +61,9 @@ class Machine(RuleBasedStateMachine):
     def open(self) -> None:
         Machine.number += 1
         self.loop = asyncio.new_event_loop()
-        clock = ManualClock()
         place = self.folder / str(Machine.number)
         place.mkdir()
-        crashes = Crashes(place, clock) if self.engine == "sqlite" else None
-        store = open_store(crashes.url if crashes else "memory:", clock)
-        self.do(store.open())
-        self.world = World(store, clock, crashes and crashes.reopen)
+        self.world = self.loop.run_until_complete(self.opens(place))
 
     def do(self, step: Coroutine[Any, Any, None]) -> None:
         self.loop.run_until_complete(step)
@@ -122,10 +122,15 @@ class Machine(RuleBasedStateMachine):
     def jump(self, seconds: float) -> None:
         self.do(self.world.jump(seconds))
 
-    @precondition(lambda self: self.world.can_restart)
+    @precondition(lambda self: self.world.can_restart and self.world.restarts < FALLS)
     @rule()
     def crash_and_reopen(self) -> None:
         self.do(self.world.restart())
+
+    @precondition(lambda self: self.world.can_be_cut and self.world.cuts < FALLS)
+    @rule()
+    def cut_connections(self) -> None:
+        self.do(self.world.cut())
 
     @rule()
     def look(self) -> None:
@@ -136,14 +141,29 @@ class Machine(RuleBasedStateMachine):
         self.do(self.world.list(TaskFilter(status=status), limit))
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "memory"])
-def test_an_engine_answers_as_a_plain_dict_does(kind: str, tmp_path: Path) -> None:
-    machine = type("Machine", (Machine,), {"engine": kind, "folder": tmp_path})
+def on_database() -> Opens:
+    postgres.empty_store()
+    return Database(postgres.shared_cluster(), "manual").open
+
+
+@pytest.mark.parametrize(
+    ("engine", "examples", "steps"),
+    [
+        pytest.param(lambda: on_files, 15, 30, id="sqlite"),
+        pytest.param(lambda: in_memory, 15, 30, id="memory"),
+        # To open a world takes as long as a hundred steps: fewer of them, with more steps in each.
+        pytest.param(on_database, 10, 50, id="postgres"),
+    ],
+)
+def test_an_engine_answers_as_a_plain_dict_does(
+    engine: Callable[[], Opens], examples: int, steps: int, tmp_path: Path
+) -> None:
+    machine = type("Machine", (Machine,), {"opens": staticmethod(engine()), "folder": tmp_path})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=15,
-            stateful_step_count=30,
+            max_examples=examples,
+            stateful_step_count=steps,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
@@ -152,23 +172,19 @@ def test_an_engine_answers_as_a_plain_dict_does(kind: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_random_steps_are_answered_alike_on_every_engine(
-    url: str, clock: ManualClock, open_store: OpenStore, seed: int
+    clock: ManualClock, open_store: OpenStore, seed: int
 ) -> None:
     world = World(await open_store(capacity=CAPACITY, max_queues=MAX_QUEUES), clock)
-    # A database goes by its own clock, and tells times in that of the server: what a jump shows has tests of its own.
-    driver = Driver(world, random.Random(seed), jumps=not url.startswith("postgresql:"))
+    driver = Driver(world, random.Random(seed))
     for _ in range(300):
         await driver.step()
     await world.look()
 
 
 async def test_a_store_that_forgets_a_cancel_is_found_out() -> None:
-    clock = ManualClock()
-    store = open_store("memory:", clock)
-    await store.open()
-    world = World(store, clock)
+    world = await in_memory(Path())
     await world.insert([NewTask("t1", "h")])
-    world.model.cancel("t1", clock.now())
+    world.model.cancel("t1", world.stored_now)
     with pytest.raises(Difference, match="get"):
         await world.look()
-    await store.close()
+    await world.store.close()
