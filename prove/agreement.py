@@ -14,7 +14,7 @@ from msgspec import Struct
 from prove import cluster
 from prove.driver import Driver
 from prove.places import Opens, database, in_memory, on_files
-from prove.proof import Figure, Trial, none
+from prove.proof import Figure, Trial, none, skipped
 from prove.stores import scratch
 from prove.world import Difference
 
@@ -46,7 +46,7 @@ def agreement(trial: Trial) -> Sequence[Figure]:
     return [
         Figure("steps", _sum(ran, "steps"), at_least=steps),
         *(Figure(f"  on {engine}", each.found["steps"]) for engine, each in ran.items()),
-        *([] if missing is None else [Figure("  on postgresql", 0, f"(skipped: {missing})")]),
+        *([] if missing is None else [skipped("  on postgresql", missing)]),
         Figure("crashes and restarts among them", _sum(ran, "restarts")),
         Figure("connections cut among them", _sum(ran, "cuts")),
         none("differences", len(differences)),

@@ -13,6 +13,7 @@ from jobpipe.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Storage
 from prove.cluster import WIPE, Cluster, running
+from prove.times import DatabaseClock
 from prove.world import CAPACITY, MAX_QUEUES, World
 
 Opens = Callable[[Path], Awaitable[World]]
@@ -84,10 +85,19 @@ class Database:
     def __init__(self, cluster: Cluster, name: str = "postgres") -> None:
         self._cluster, self._name = cluster, name
 
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._cluster.url(self._name)
+
+    async def empty(self) -> DatabaseClock:
+        """Forget all; its clock begins anew."""
+        await self._cluster.ask(WIPE, self._name)
+        return self._cluster.clock()
+
     async def open(self, _: Path) -> World:
         """A world on the emptied database."""
-        await self._cluster.ask(WIPE, self._name)
-        clock = self._cluster.clock()
+        clock = await self.empty()
         store = await self._opened(clock)
 
         async def reopen(_: Storage) -> tuple[Storage, int]:
@@ -97,7 +107,7 @@ class Database:
         return World(store, clock, reopen, self._cut)
 
     async def _opened(self, clock: ManualClock) -> Storage:
-        store = open_store(self._cluster.url(self._name), clock)
+        store = open_store(self.url, clock)
         await store.open()
         return store
 

@@ -45,6 +45,11 @@ def none(name: str, count: float) -> Figure:
     return Figure(name, int(count), at_most=0)
 
 
+def skipped(name: str, missing: str) -> Figure:
+    """What was not done because something is missing here."""
+    return Figure(name, 0, f"(skipped: {missing})")
+
+
 class Broken(Exception):
     """The proof itself could not be carried out: nothing is shown either way. The message is for people."""
 
