@@ -13,6 +13,7 @@ EXAMPLES_STAMP := $(VENV)/.installed-examples
 APP ?=
 ARGS ?=
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 4
 BENCH_ARGS ?=
 PROVE_ARGS ?=
 FULL ?=
@@ -24,6 +25,10 @@ COVERAGE ?=
 # The example apps need what the server does not.
 RUN_NEEDS := $(RUN_STAMP) $(if $(filter examples%,$(APP)),$(EXAMPLES_STAMP))
 
+# Most tests wait for something, so all of them are shared out to more processes than there may be cores. A few, chosen by
+# PYTEST_ARGS, end before several processes have begun. The order of the files is that of tests/conftest.py.
+SHARED_OUT := $(if $(PYTEST_ARGS),,-n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder)
+
 .DEFAULT_GOAL := run
 .PHONY: run test test_race coverage vet check format bench bench-peers bench-growth bench-overload bench-backlog
 .PHONY: bench-guard prove build docker-build docker-run clean help
@@ -31,8 +36,8 @@ RUN_NEEDS := $(RUN_STAMP) $(if $(filter examples%,$(APP)),$(EXAMPLES_STAMP))
 run: $(RUN_NEEDS) ## start a server; APP=package.module:app gives it handlers, ARGS="--port 9000" flags
 	@exec $(BIN)/jobpipe serve $(APP) $(ARGS)
 
-test: $(DEV_STAMP) ## run all tests; PYTEST_ARGS="-k settings" passes arguments on
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(DEV_STAMP) ## run all tests in TEST_PROCESSES (4) processes; PYTEST_ARGS="-k settings" in one, passed on
+	$(BIN)/python -m pytest $(SHARED_OUT) $(PYTEST_ARGS)
 
 # Order and thread switches are what races hide behind: each run has another seed, and threads switch all the time.
 test_race: $(DEV_STAMP) ## run the unit and contract tests RACE_RUNS times, in random order, with switches forced
@@ -45,8 +50,8 @@ test_race: $(DEV_STAMP) ## run the unit and contract tests RACE_RUNS times, in r
 
 coverage: $(DEV_STAMP) ## run all tests under branch coverage, subprocesses included; fails under the limit
 	@$(BIN)/coverage erase
-	COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/coverage run -m pytest $(PYTEST_ARGS) || { [ -n "$(AGAIN)" ] && \
-	    echo "== once more, what failed (name it: such a test depends on the machine's pace)" && \
+	COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/coverage run -m pytest $(SHARED_OUT) $(PYTEST_ARGS) || { [ -n "$(AGAIN)" ] && \
+	    echo "== once more, one at a time, what failed (name it: such a test depends on the machine's pace)" && \
 	    COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/coverage run -m pytest -v --last-failed --last-failed-no-failures none; }
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report

@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from prove.ports import free_port
 from prove.proof import Broken
-from prove.servers import free_port
 from prove.times import DatabaseClock
 
 T = TypeVar("T")

@@ -17,8 +17,9 @@ import apsw
 from jobpipe.clock import ManualClock
 from jobpipe.storage import open_storage
 from prove.disk import Disk, Event, Platter
+from prove.ports import free_port
 from prove.proof import Figure, Trial, none
-from prove.servers import ROOT, Server, ended, free_port
+from prove.servers import ROOT, Server, ended
 from prove.stores import FILE, put, scratch
 
 STORES = ROOT / "tests" / "contract" / "stores"

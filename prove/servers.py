@@ -9,7 +9,6 @@ import contextlib
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import psutil
 
 from prove.client import Client, connected
+from prove.ports import free_port
 from prove.proof import Broken
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,14 +35,6 @@ def until(what: str, is_so: Callable[[], Any], seconds: float = BOUND_S, pause_s
             raise Broken(f"not within {seconds:g} s: {what}")
         time.sleep(pause_s)
     return answer
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
 
 
 class Program:

@@ -155,7 +155,7 @@ async def test_a_task_is_told_at_every_stand_as_it_is_read_elsewhere(server: Ser
     async with events(server) as stream:
         await stream.next()
         await server.enqueue({"id": "a", "queue": "q", "handler": "h", "priority": 3, "max_retries": 1})
-        for step in ("queued", "running", "retried", "failed"):
+        for step in ("queued", "running", "retried", "running again", "failed"):
             kind, _, data = await stream.next()
             (told,) = data["tasks"]
             task = (await server.get("/tasks/a")).json()
@@ -163,12 +163,12 @@ async def test_a_task_is_told_at_every_stand_as_it_is_read_elsewhere(server: Ser
             expected = {name: task[name] for name in told if name != "error_type"}
             assert told == {**expected, "error_type": None if error is None else error["type"]}, step
             assert (kind, data["counts"][task["status"]]) == ("delta", 1)
-            if step == "queued":
+            if step in ("queued", "retried"):
                 claim = await server.claim()
             elif step == "running":
                 await server.settle(claim, Kind.FAILED, error_type="E", message="m", retry_in=0.0)
-            elif step == "retried":
-                await server.run_one(Kind.FAILED, error_type="E", message="m")
+            elif step == "running again":
+                await server.settle(claim, Kind.FAILED, error_type="E", message="m")
 
 
 async def test_what_happens_at_once_is_told_once_with_the_last_stand(server: Server) -> None:

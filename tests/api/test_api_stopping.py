@@ -75,6 +75,7 @@ async def healthy(scope: Any, receive: Any, send: Any) -> None:
             return
 
 
+@pytest.mark.alone
 async def test_an_idle_server_stops_at_once() -> None:
     async with edge_of(healthy) as (edge, wire):
         wire.send(HEALTH)
@@ -83,6 +84,7 @@ async def test_an_idle_server_stops_at_once() -> None:
         await wire.closed()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "data", [b"", b"GET /hea", post(b'{"id":"t1"}')[:-3], HEALTH + b"BR", HEALTH + post(b"{}")[:-1]]
 )
@@ -108,6 +110,7 @@ async def test_a_body_that_is_read_when_the_server_stops_stores_nothing(server: 
     assert await server.ids() == []
 
 
+@pytest.mark.alone
 async def test_a_client_that_does_not_read_is_cut_off_after_the_grace() -> None:
     async def much(scope: Any, receive: Any, send: Any) -> None:
         await answer(send, b"x" * 50_000_000)
@@ -118,6 +121,7 @@ async def test_a_client_that_does_not_read_is_cut_off_after_the_grace() -> None:
         assert GRACE_S * 0.9 < await edge.stop() < GRACE_S + 0.4
 
 
+@pytest.mark.alone
 async def test_a_stream_that_does_not_end_is_cut_off_after_the_grace() -> None:
     async def endless(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -131,6 +135,7 @@ async def test_a_stream_that_does_not_end_is_cut_off_after_the_grace() -> None:
         assert await edge.stop() < GRACE_S + 0.4
 
 
+@pytest.mark.alone
 async def test_what_was_asked_whole_is_answered_within_the_grace() -> None:
     go = asyncio.Event()
 

@@ -280,6 +280,7 @@ async def test_a_lease_is_extended_and_lost_whichever_server_is_asked(desks: lis
 # --- news -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 async def test_a_worker_that_waits_at_one_server_gets_what_another_accepts_at_once(
     open_queue: OpenQueue,
 ) -> None:

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from prove.ports import free_port
 
 HERE = Path(__file__).parent
 BOUND_S = 60.0
@@ -33,13 +33,6 @@ def until(what: str, is_so: Callable[[], Any], seconds: float = BOUND_S) -> Any:
         assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}"
         time.sleep(0.02)
     return answer
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
 
 
 class Program:

@@ -28,7 +28,8 @@ class Terminal:
     ) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-        plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}
+        size = ("COLUMNS", "LINES")  # of another terminal: a pytest that starts others sets them
+        plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", *size)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "jobpipe", *args],
             stdin=stdin or slave, stdout=slave, stderr=slave, start_new_session=True,

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from programs import Server, free_port, until
+from programs import Server, until
+from prove.ports import free_port
 from terminal import Terminal
 
 from jobpipe.cli import main

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from programs import Server, free_port, until
+from programs import Server, until
+from prove.ports import free_port
 
 pytestmark = [
     pytest.mark.process,

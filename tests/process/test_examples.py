@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from prove.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = 60
@@ -100,13 +100,6 @@ def environment() -> dict[str, str]:
     mine = ("JOBPIPE_", "WORKERS", "QUEUE_SIZE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
     return kept | {"PYTHONPATH": str(ROOT), "no_proxy": "*"}
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def run(*command: str | Path) -> str:

@@ -19,7 +19,8 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from programs import Server, free_port, until
+from programs import Server, until
+from prove.ports import free_port
 
 import postgres
 

@@ -40,7 +40,9 @@ def test_each_process_enters_the_lifespan_before_its_first_task_and_leaves_it_at
     count = max(1, int(processes))
     until("every process began", lambda: server.journal.read_text().count("begin") == count)
     server.enqueue({"id": "first", "handler": "first", "payload": 4})
-    server.finished("first")
+    # What it enqueued as well: a server that stops takes nothing new, and a handler that asks is told to wait.
+    server.all_finished(["first", "second", "threaded"])
+    server.finished("last")
     assert server.stop() == 0
     noted = [tuple(line.split()) for line in server.journal.read_text().splitlines()]
     pids = {pid for _, pid in noted}

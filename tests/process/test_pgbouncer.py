@@ -11,9 +11,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from programs import free_port, until
+from programs import until
 from prove.cluster import new_folder
 from prove.fleet import Fleet, fleet
+from prove.ports import free_port
 
 import postgres
 

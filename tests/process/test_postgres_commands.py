@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from prove.cluster import running
-from prove.servers import free_port
+from prove.ports import free_port
 
 import postgres
 from jobpipe.storage.postgres import migrations

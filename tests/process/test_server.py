@@ -71,6 +71,7 @@ def looked_at(server: Server) -> Server:
     return server.again("--no-pool", *server.args[-2:])
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_short_tasks_releases_long_ones_and_exits_0(start: Start, number: int) -> None:
     server = start("faults:app", "--shutdown-grace", "1.5")
@@ -99,6 +100,7 @@ def refused(server: Server) -> tuple[int, str | None]:
     return 202, None
 
 
+@pytest.mark.alone
 def test_a_second_signal_releases_and_leaves_at_once(start: Start) -> None:
     server = start("faults:app", "--shutdown-grace", "60")
     server.enqueue(nap("long", 60), nap("thread", 60, "thread"))
@@ -114,6 +116,7 @@ def test_a_second_signal_releases_and_leaves_at_once(start: Start) -> None:
     looker.kill()
 
 
+@pytest.mark.alone
 def test_a_slow_client_does_not_hold_the_stop(start: Start) -> None:
     server = start("--shutdown-grace", "0.5")
     with socket.create_connection(("127.0.0.1", server.port)) as slow:
@@ -261,6 +264,7 @@ def test_without_an_app_tasks_that_name_nothing_are_simulated(start: Start) -> N
     assert server.task("i-0")["last_error"]["type"] == "unknown_handler"
 
 
+@pytest.mark.alone
 def test_a_stop_ends_the_event_streams_after_the_running_tasks_and_is_not_held_by_them(start: Start) -> None:
     server = start("--simulate-min", "0.5", "--simulate-max", "0.5", "--simulate-failures", "0")
     with socket.create_connection(("127.0.0.1", server.port), 20) as reader:

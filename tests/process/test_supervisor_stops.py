@@ -55,6 +55,7 @@ def test_an_app_that_does_not_import_is_told_before_anything_is_touched(tmp_path
     assert not store.exists()
 
 
+@pytest.mark.alone
 def test_a_drain_finishes_what_runs_releases_the_rest_and_leaves_no_process(start: Start) -> None:
     server = start("faults:app", "--processes", "2", "--shutdown-grace", "2")
     server.enqueue(

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import HERE, Program, Server, free_port, ids, many, pid_of, until
+from programs import HERE, Program, Server, ids, many, pid_of, until
+from prove.ports import free_port
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 

@@ -12,7 +12,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from prove.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -314,10 +314,7 @@ def _copy(source: Path, target: Path) -> None:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        found: int = free.getsockname()[1]
-        return found
+    return free_port()
 
 
 @pytest.fixture
