@@ -16,7 +16,7 @@ import psutil
 from prove.checker import Begun, books, by_task, runs
 from prove.journal import Journal
 from prove.load import Load
-from prove.proof import Figure, Trial, none
+from prove.proof import Broken, Figure, Trial, none
 from prove.servers import Program, Server, ended, serving, until, worker
 
 LEASE_S = 5.0
@@ -152,11 +152,20 @@ def _missing(server: Server, ids: Sequence[str]) -> int:
 
 
 def _all_ended(server: Server) -> None:
-    def none_left() -> bool:
-        counts = server.counts()
-        return counts["queued"] + counts["running"] == 0
+    """Wait until no task is left. A backlog may take its time; one that does not shrink for a while is stuck."""
+    left, since = _left(server), time.monotonic()
+    while left:
+        if time.monotonic() - since > SETTLED_S:
+            raise Broken(f"{left} tasks are at no end, and none came to one within {SETTLED_S:g} s")
+        time.sleep(0.1)
+        now = _left(server)
+        if now < left:
+            left, since = now, time.monotonic()
 
-    until("all tasks are at an end", none_left, SETTLED_S, pause_s=0.1)
+
+def _left(server: Server) -> int:
+    counts = server.counts()
+    return counts["queued"] + counts["running"]
 
 
 def _waits(begun: Sequence[Begun]) -> list[float]:
