@@ -1,5 +1,5 @@
-"""The PostgreSQL of the tests: one server for the whole run, with databases that are told what time they have: that of
-the machine, or that of a `DatabaseClock`.
+"""The PostgreSQL of the tests: one server for each process of tests, with databases that are told what time they have:
+that of the machine, or that of a `DatabaseClock`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from prove import cluster as postgresql
 from prove.cluster import WIPE, Cluster, elsewhere, new_folder
+from prove.proof import Broken
 from prove.times import DatabaseClock
 
 from jobpipe.storage import open_storage
@@ -34,12 +35,15 @@ BLANK = "blank"
 
 @cache
 def shared_cluster() -> Cluster:
-    """The one server that most tests share, with a database for each kind of time; it ends with the test run."""
+    """The one server that most tests of a process share, with a database for each kind of time; it ends with them.
+
+    Processes that share the tests out have one each: tests wipe it, count its connections and cut them.
+    """
     folder = new_folder()
     cluster = Cluster(folder)
+    atexit.register(_end, cluster, folder)  # first: what is made here may be interrupted
     cluster.make()
     cluster.start()
-    atexit.register(_end, cluster, folder)
     cluster.clock()
     for database in ("manual", "real", BLANK):
         cluster.run(f"CREATE DATABASE {database}")
@@ -83,5 +87,6 @@ async def _make_schema(url: str) -> None:
 
 
 def _end(cluster: Cluster, folder: Path) -> None:
-    cluster.stop("immediate")
+    with contextlib.suppress(Broken):  # it may not have begun
+        cluster.stop("immediate")
     shutil.rmtree(folder, ignore_errors=True)
