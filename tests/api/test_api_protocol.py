@@ -366,7 +366,7 @@ async def test_a_keep_alive_connection_outlives_the_deadlines_of_receiving(serve
         for _ in range(2):
             wire.send(HEALTH)
             assert (await wire.answer())[0] == 200
-            await asyncio.sleep(0.5)  # longer than both deadlines: what is waited for is that nothing happens
+            await asyncio.sleep(1.0)  # longer than both deadlines: what is waited for is that nothing happens
 
 
 async def test_a_declared_length_over_the_limit_is_413_before_reading(server: Server) -> None:

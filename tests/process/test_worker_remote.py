@@ -199,6 +199,8 @@ def test_a_worker_elsewhere_is_shown_over_the_servers_restart_and_gone_when_it_l
     rig.server = rig.server.again()
     (again,) = rig.server.ask("/workers")
     assert (again["worker_id"], [run["id"] for run in again["tasks"]]) == (shown["worker_id"], ["long"])
+    # Only who waits for tasks is seen to leave; others are forgotten later.
+    until("it asks for more", lambda: rig.server.ask("/workers")[0]["total"] > 1)
     rig.server.ask("/tasks/long/cancel", {}, "POST")
     assert rig.server.finished("long")["status"] == "cancelled"
     assert worker.stop() == 0

@@ -447,7 +447,7 @@ async def test_a_drain_without_a_deadline_waits_as_long_as_it_takes(rigs: Rigs) 
 
 
 async def test_at_the_deadline_the_rest_is_released(rigs: Rigs) -> None:
-    rig = rigs(claim("t0"), claim("t1", "thread"), claim("t2", "stubborn"), workers=3)
+    rig = rigs(claim("t0"), claim("t1", "thread"), claim("t2", "stubborn"), workers=3, settle_grace=30)
     await rig.bench.until_running("t0", "t2")
     await rig.pool.drain(0.01)
     assert {id: o.kind for id, o in rig.source.settled.items()} == dict.fromkeys(
