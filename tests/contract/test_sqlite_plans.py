@@ -112,8 +112,11 @@ async def test_a_claim_looks_at_the_head_of_its_index_without_a_sort(desk: Desk,
 
 async def test_a_settle_seeks_one_row_by_its_key_for_each_item(desk: Desk, watch: Watch) -> None:
     claims = await desk.claim(3)
-    plans = await watch.plans(lambda: desk.write(*(settlement(claim, DONE, desk.now) for claim in claims)))
-    assert on_tasks(plans[sql.SETTLE]) == ["SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)"]
+    outcomes = [DONE, DONE, FAILED]
+    writes = [settlement(c, outcome, desk.now) for c, outcome in zip(claims, outcomes, strict=True)]
+    plans = await watch.plans(lambda: desk.write(*writes))
+    for statement in (sql.SETTLE_DONE, sql.SETTLE):
+        assert on_tasks(plans[statement]) == ["SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)"]
 
 
 async def test_an_insert_looks_an_id_up_by_its_own_index(desk: Desk, watch: Watch) -> None:

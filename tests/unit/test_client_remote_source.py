@@ -184,7 +184,7 @@ async def test_settles_are_answered_before_the_next_claim_is_sent(server: Script
     answer = asyncio.get_running_loop().create_future()
     server.script("/settle", answer)
     server.script("/lease", gives("b"))
-    settling = asyncio.create_task(source.settle(claim, DONE))
+    settling = asyncio.ensure_future(source.settle(claim, DONE))
     await server.until(lambda: server.bodies("/settle"))
     claiming = asyncio.create_task(source.claim(1))
     await asyncio.sleep(0)
@@ -351,7 +351,7 @@ async def test_closing_does_not_wait_for_a_server_that_is_gone(
     server.script("/lease", gives("a"))
     (claim,) = await source.claim(1)
     await server.stop()
-    settling = asyncio.create_task(source.settle(claim, DONE))
+    settling = asyncio.ensure_future(source.settle(claim, DONE))
     await asyncio.sleep(0)
     await source.close()
     with pytest.raises(ConnectionFailed):

@@ -66,9 +66,9 @@ async def test_what_ends_together_goes_together(server: ScriptedServer, settler:
 async def test_settles_gather_while_one_is_under_way(server: ScriptedServer, settler: Settler) -> None:
     answer = asyncio.get_running_loop().create_future()
     server.script("/settle", answer)
-    first = asyncio.create_task(settler.settle(claim("a"), DONE))
+    first = asyncio.ensure_future(settler.settle(claim("a"), DONE))
     await server.until(lambda: server.requests)
-    others = [asyncio.create_task(settler.settle(claim(id), DONE)) for id in "bcd"]
+    others = [asyncio.ensure_future(settler.settle(claim(id), DONE)) for id in "bcd"]
     await asyncio.sleep(0)
     assert sent(server) == [["a"]]
     answer.set_result(accept([{"id": "a"}]))
@@ -165,11 +165,11 @@ async def test_flushing_waits_for_what_was_handed_in_before_alone(
     await settler.flush()
     first, second = (asyncio.get_running_loop().create_future() for _ in range(2))
     server.script("/settle", first, second)
-    tasks = [asyncio.create_task(settler.settle(claim("a"), DONE))]
+    tasks = [asyncio.ensure_future(settler.settle(claim("a"), DONE))]
     await server.until(lambda: len(server.requests) == 1)
     flushing = asyncio.create_task(settler.flush())
     await asyncio.sleep(0)
-    tasks.append(asyncio.create_task(settler.settle(claim("b"), DONE)))
+    tasks.append(asyncio.ensure_future(settler.settle(claim("b"), DONE)))
     await asyncio.sleep(0)
     assert not flushing.done()
     first.set_result(accept([{"id": "a"}]))
@@ -182,9 +182,9 @@ async def test_flushing_waits_for_what_was_handed_in_before_alone(
 async def test_a_caller_that_leaves_takes_nothing_back(server: ScriptedServer, settler: Settler) -> None:
     answer = asyncio.get_running_loop().create_future()
     server.script("/settle", answer)
-    settling_ = asyncio.create_task(settler.settle(claim("a"), DONE))
+    settling_ = asyncio.ensure_future(settler.settle(claim("a"), DONE))
     await server.until(lambda: server.requests)
-    waiting = asyncio.create_task(settler.settle(claim("b"), DONE))
+    waiting = asyncio.ensure_future(settler.settle(claim("b"), DONE))
     await asyncio.sleep(0)
     settling_.cancel()
     waiting.cancel()
@@ -195,9 +195,9 @@ async def test_a_caller_that_leaves_takes_nothing_back(server: ScriptedServer, s
 
 async def test_closing_tells_those_who_wait(server: ScriptedServer, settler: Settler) -> None:
     server.script("/settle", asyncio.get_running_loop().create_future())
-    under_way = asyncio.create_task(settler.settle(claim("a"), DONE))
+    under_way = asyncio.ensure_future(settler.settle(claim("a"), DONE))
     await server.until(lambda: server.requests)
-    waiting = asyncio.create_task(settler.settle(claim("b"), DONE))
+    waiting = asyncio.ensure_future(settler.settle(claim("b"), DONE))
     flushing = asyncio.create_task(settler.flush())
     await asyncio.sleep(0)
     settler.close()

@@ -13,6 +13,7 @@ import random as random_
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -106,7 +107,7 @@ class RemoteSource:
             await self._settler.sent()
             began = self._clock.monotonic()
             try:
-                claims = await self._poll(limit)
+                claims = await self._poll(limit, self._wait_s)
             except JobpipeError as error:
                 if not self._closed.is_set():
                     await self._pause(self._outage.failed("lease", error), error)
@@ -121,8 +122,24 @@ class RemoteSource:
                 await self._pause(failures)
         return []
 
-    async def settle(self, claim: Claim, outcome: Outcome) -> None:
-        """Deliver the outcome, through any outage; return when the server answered for it."""
+    async def claim_now(self, limit: int) -> Sequence[Claim]:
+        """Claim up to `limit` tasks that are due now, beside those that run; none also when the server is away.
+
+        Cancelled as `claim` is, and never called beside it.
+        """
+        await self._settler.sent()
+        began = self._clock.monotonic()
+        try:
+            claims = [] if self._closed.is_set() else await self._poll(limit, 0.0)
+        except JobpipeError as error:
+            logger.debug("claiming ahead failed: %s", error)
+            return []
+        if claims:
+            self._hold(claims, began)
+        return claims
+
+    def settle(self, claim: Claim, outcome: Outcome) -> asyncio.Future[None]:
+        """Deliver the outcome, through any outage; ends when the server answered for it."""
         held = self._leases.get(claim.lease_id)
         if held is not None:
             held.offered = True
@@ -130,9 +147,14 @@ class RemoteSource:
                 # It was stopped for its lease, and nobody cancelled the task: if the lease holds after all, the
                 # task goes back, and its attempt with it.
                 outcome = Outcome(Kind.RELEASED)
-        await self._settler.settle(claim, outcome)
+        settled = self._settler.settle(claim, outcome)
         # Not before the answer: the lease must hold for as long as the outcome is being sent.
-        self._leases.drop(claim.lease_id)
+        settled.add_done_callback(partial(self._settled, claim.lease_id))
+        return settled
+
+    def _settled(self, lease_id: str, settled: asyncio.Future[None]) -> None:
+        if not settled.cancelled() and settled.exception() is None:
+            self._leases.drop(lease_id)
 
     async def close(self) -> None:
         """Stop claiming, release what arrives late, send what was handed in, for a few seconds at most. Safe twice."""
@@ -155,10 +177,10 @@ class RemoteSource:
             self._loop = asyncio.get_running_loop()
             self._heartbeat.start()
 
-    async def _poll(self, limit: int) -> list[Claim]:
-        self._wish.max = min(limit, MAX_LEASED)
+    async def _poll(self, limit: int, wait_s: float) -> list[Claim]:
+        self._wish.max, self._wish.wait = min(limit, MAX_LEASED), wait_s
         body = msgspec.json.encode(self._wish)
-        posting = self._polls.post("/lease", body, self._wait_s + ANSWER_S)
+        posting = self._polls.post("/lease", body, wait_s + ANSWER_S)
         polling = self._polling = asyncio.get_running_loop().create_task(posting)
         try:
             reply = await asyncio.shield(polling)

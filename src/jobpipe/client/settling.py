@@ -89,18 +89,19 @@ class Settler:
         self._progress = asyncio.Event()
         self._closed = False
 
-    async def settle(self, claim: Claim, outcome: Outcome) -> None:
-        """Return when the server answered for it. Cancelling this call does not take the outcome back."""
-        if self._closed:
-            raise ConnectionFailed("closed")
+    def settle(self, claim: Claim, outcome: Outcome) -> asyncio.Future[None]:
+        """Ends when the server answered for it. Cancelling that does not take the outcome back."""
         loop = asyncio.get_running_loop()
-        item = _Item(claim, outcome, loop.create_future())
-        self._waiting.append(item)
+        done: asyncio.Future[None] = loop.create_future()
+        if self._closed:
+            done.set_exception(ConnectionFailed("closed"))
+            return done
+        self._waiting.append(_Item(claim, outcome, done))
         self._handed_in += 1
         if self._sender is None:
             # The sender's first step comes after all that is ready to run now: what ends together goes together.
             self._sender = loop.create_task(self._send(), name="jobpipe-settle")
-        await item.done
+        return done
 
     async def sent(self) -> None:
         """Return when all that was handed in before is on its way: written to the server, or answered for."""

@@ -133,7 +133,9 @@ def decide(task: Task, outcome: Outcome, now: int, policy: Policy, random: Calla
     if task.status not in ALLOWED[Event.SETTLE]:
         raise ValueError(f"task '{task.id}' is {task.status}: it has no run to settle")
     if outcome.kind is Kind.DONE:
-        return _end(task, outcome.kind, Status.DONE, now, result=outcome.result)
+        return Transition(
+            Kind.DONE, Status.DONE, task.run_at, task.attempts, task.failures, task.lost, now, outcome.result
+        )
     if task.cancel_requested:
         return _end(task, outcome.kind, Status.CANCELLED, now)
     if outcome.kind is Kind.CANCELLED:
@@ -174,7 +176,6 @@ def _end(
     *,
     failures: int | None = None,
     lost: int | None = None,
-    result: bytes | None = None,
     error: TaskError | None = None,
 ) -> Transition:
     return Transition(
@@ -185,7 +186,6 @@ def _end(
         failures=task.failures if failures is None else failures,
         lost=task.lost if lost is None else lost,
         finished_at=now,
-        result=result,
         error=error,
         error_group=_group(task, error),
     )

@@ -115,9 +115,8 @@ class Claiming:
             log.warning("an unused claim could not be released: %s", error)
 
     def _claimed(self, answer: ClaimAnswer, request: ClaimRequest) -> list[Claim]:
-        claims = [self._marked(claim) for claim in answer.claims]
-        for claim in claims:
-            self._running.begin(claim)
+        claims = self._marked(answer.claims)
+        self._running.begin(claims)
         if answer.next_due is not None and answer.next_due <= self._clock.now():
             self._waiters.pass_on(request.queues)
         if request.lease_s is not None:
@@ -126,8 +125,13 @@ class Claiming:
             observer.claimed(claims)
         return claims
 
-    def _marked(self, claim: Claim) -> Claim:
+    def _marked(self, claims: list[Claim]) -> list[Claim]:
         """A task that may take its worker down for the last time runs alone, so that no neighbour is lost with it."""
-        task = self._cancelled_early.pop(claim.lease_id, claim.task)
-        alone = task.lost >= self._policy.max_lost - 1
-        return replace(claim, task=task, alone=alone) if alone or task is not claim.task else claim
+        lost = self._policy.max_lost - 1
+        if not self._cancelled_early and all(claim.task.lost < lost for claim in claims):
+            return claims
+        tasks = [self._cancelled_early.pop(claim.lease_id, claim.task) for claim in claims]
+        return [
+            replace(claim, task=task, alone=task.lost >= lost)
+            for claim, task in zip(claims, tasks, strict=True)
+        ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -26,16 +26,19 @@ class Ends:
         self.on_finish: Callable[[], object] = _nothing
         """Called when a task finished: the pruner may have work."""
 
-    def tell(self, task: Task, transition: Transition | None) -> None:
-        """A task came to its end: by a transition, or (None) by cancelling it while it was queued."""
-        status = task.status if transition is None else transition.status
-        self.finished.add()
-        if status is Status.FAILED:
-            self.failed.add()
-        if task.id in self.waiters:
-            self.waiters.finished(task if transition is None else _final(task, transition))
+    def tell(self, ends: Sequence[tuple[Task, Transition | None]]) -> None:
+        """Tasks came to their end: each by a transition, or (None) by cancelling it while it was queued."""
+        if not ends:
+            return
+        self.finished.add(len(ends))
+        if failed := sum(to is not None and to.status is Status.FAILED for _, to in ends):
+            self.failed.add(failed)
+        if self.waiters:
+            for task, to in ends:
+                if task.id in self.waiters:
+                    self.waiters.finished(task if to is None else _final(task, to))
         if log.isEnabledFor(logging.INFO):
-            _log_end(task, transition)
+            often(log, [_line(task, to) for task, to in ends])
         self.on_finish()
 
 
@@ -54,17 +57,15 @@ def _final(task: Task, transition: Transition) -> Task:
     )
 
 
-def _log_end(task: Task, transition: Transition | None) -> None:
-    """One line per end of a task. Messages of errors are people's data and stay out of it."""
+def _line(task: Task, to: Transition | None) -> tuple[str, dict[str, object]]:
+    """What is said of an end, and its fields. Messages of errors are people's data and stay out of it."""
     fields: dict[str, object] = {"task_id": task.id, "handler": task.handler, "queue": task.queue}
-    if transition is None:
-        often(log, f"task {task.id} cancelled before it ran", fields)
-        return
-    finished = transition.finished_at or 0
+    if to is None:
+        return f"task {task.id} cancelled before it ran", fields
+    finished = to.finished_at or 0
     took = max(0, finished - (task.started_at or finished)) / 1000
-    error = f" ({transition.error.type})" if transition.error is not None else ""
-    how = f"{transition.status.value}{error} after {took:.3f} s, attempt {transition.attempts}"
-    often(log, f"task {task.id} {how}", fields)
+    error = f" ({to.error.type})" if to.error is not None else ""
+    return f"task {task.id} {to.status.value}{error} after {took:.3f} s, attempt {to.attempts}", fields
 
 
 def _nothing() -> None:

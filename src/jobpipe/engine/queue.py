@@ -291,7 +291,7 @@ class TaskQueue:
             if isinstance(answer, JobpipeError):
                 continue
             if answer.lease_id is None:
-                self._ends.tell(answer.task, None)
+                self._ends.tell([(answer.task, None)])
                 continue
             self._claiming.cancelled(answer.lease_id, answer.task)
             for tell in self._cancel_listeners:

@@ -6,7 +6,7 @@ the monotonic clock, which a jump of the wall clock does not touch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from jobpipe.core.task import Claim, Task
 
@@ -37,9 +37,11 @@ class Running:
         """The tasks of all runs, in the order of their claims."""
         return [run.task for run in self._runs.values()]
 
-    def begin(self, claim: Claim) -> None:
-        """A claim was handed out."""
-        self._runs[claim.lease_id] = Run(claim.task, self._monotonic())
+    def begin(self, claims: Iterable[Claim]) -> None:
+        """Claims were handed out."""
+        now = self._monotonic()
+        for claim in claims:
+            self._runs[claim.lease_id] = Run(claim.task, now)
 
     def end(self, lease_id: str) -> None:
         """The claim was settled, or is not to be relied on any more."""

@@ -106,9 +106,10 @@ class Settling:
     ) -> None:
         ends: list[tuple[Task, Transition]] = []
         for task, settlement, answer in zip(tasks, settlements, answers, strict=True):
-            self._settled(task, settlement, answer, ends)
-        for observer in self._observers if ends else ():
-            observer.settled(ends)
+            if self._is_over(settlement, answer) and task is not None and settlement.transition is not None:
+                ends.append((task, settlement.transition))
+        if ends:
+            self._tell(ends)
 
     def _settlement(
         self, report: Report, task: Task | None, now: int, rescue: bool
@@ -122,28 +123,28 @@ class Settling:
         transition = decide(task, report.outcome, now, self._policy, self._random)
         return Settlement(report.id, report.lease_id, transition, task.cancel_requested, rescue)
 
-    def _settled(
-        self,
-        task: Task | None,
-        settlement: Settlement,
-        answer: Settled | CancelChanged | JobpipeError,
-        ends: list[tuple[Task, Transition]],
-    ) -> None:
+    def _is_over(self, settlement: Settlement, answer: Settled | CancelChanged | JobpipeError) -> bool:
+        """Whether this settle ended the run; one that is answered in whatever way is not under way any more."""
         if isinstance(answer, CancelChanged):
-            return
+            return False
         self._running.end(settlement.lease_id)
         self._forget(settlement.lease_id)
-        transition = settlement.transition
         if isinstance(answer, LeaseLost) and not settlement.rescue:
             self._tally.leases_lost += 1
-        if not isinstance(answer, Settled) or answer.repeated or transition is None or task is None:
-            return
-        ends.append((task, transition))
-        if transition.status is not Status.QUEUED:
-            self._ends.tell(task, transition)
-        elif transition.run_at <= self._clock.now():
+        return isinstance(answer, Settled) and not answer.repeated
+
+    def _tell(self, ends: Sequence[tuple[Task, Transition]]) -> None:
+        self._ends.tell([end for end in ends if end[1].status is not Status.QUEUED])
+        for task, transition in ends:
+            if transition.status is Status.QUEUED:
+                self._queued_again(task, transition)
+        for observer in self._observers:
+            observer.settled(ends)
+
+    def _queued_again(self, task: Task, transition: Transition) -> None:
+        if transition.run_at <= self._clock.now():
             self._waiters.ready(task.queue, 1)
         else:
             self._waiters.later(task.queue, transition.run_at)
-        if log.isEnabledFor(logging.DEBUG) and transition.status is Status.QUEUED:
+        if log.isEnabledFor(logging.DEBUG):
             log.debug("task %s %s, queued again", task.id, transition.kind, extra={"task_id": task.id})

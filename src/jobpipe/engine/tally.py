@@ -57,45 +57,64 @@ class Tally:
 
     def claimed(self, claims: Sequence[Claim]) -> None:
         """See Observer."""
+        waits: dict[str, list[float]] = {}
         for claim in claims:
             task = claim.task
             if task.started_at is not None:
-                self._add(self.waits, task.handler, task.started_at - task.run_at)
+                waits.setdefault(task.handler, []).append(_seconds(task.run_at, task.started_at))
+        self._add(self.waits, waits)
 
     def settled(self, ends: Sequence[tuple[Task, Transition]]) -> None:
         """See Observer."""
         now = self._clock.now()
+        runs: dict[str, list[float]] = {}
+        done: dict[tuple[str, str], int] = {}
         for task, transition in ends:
             kind = transition.kind
-            if kind is Kind.RELEASED:
-                continue
-            if task.started_at is not None:
-                self._add(self.runs, task.handler, now - task.started_at)
-            self.rescued += kind is Kind.LOST
-            if transition.status is Status.QUEUED:
-                self.retried += 1
-            else:
-                self._end(task, kind if transition.status is Status.FAILED else transition.status)
+            if kind is not Kind.RELEASED and task.started_at is not None:
+                runs.setdefault(task.handler, []).append(_seconds(task.started_at, now))
+            if kind is Kind.DONE:
+                pair = task.queue, task.handler
+                done[pair] = done.get(pair, 0) + 1
+            elif kind is not Kind.RELEASED:
+                self._unsuccessful(task, transition)
+        for pair, n in done.items():
+            self._end(pair, Status.DONE, n)
+        self._add(self.runs, runs)
+
+    def _unsuccessful(self, task: Task, transition: Transition) -> None:
+        kind = transition.kind
+        self.rescued += kind is Kind.LOST
+        if transition.status is Status.QUEUED:
+            self.retried += 1
+        else:
+            outcome = kind if transition.status is Status.FAILED else transition.status
+            self._end((task.queue, task.handler), outcome, 1)
 
     def steered(self, tasks: Sequence[Task]) -> None:
         """See Observer."""
         for task in tasks:
             if task.status is Status.CANCELLED:
-                self._end(task, Status.CANCELLED)
+                self._end((task.queue, task.handler), Status.CANCELLED, 1)
 
     def deleted(self, tasks: Sequence[Task]) -> None:
         """See Observer: they had their ends before."""
 
-    def _end(self, task: Task, outcome: str) -> None:
-        pair = task.queue, task.handler
-        self.finished[*_bounded(self._pairs, pair, MOST_PAIRS, (OTHER, OTHER)), str(outcome)] += 1
+    def _end(self, pair: tuple[str, str], outcome: str, n: int) -> None:
+        self.finished[*_bounded(self._pairs, pair, MOST_PAIRS, (OTHER, OTHER)), str(outcome)] += n
 
-    def _add(self, histograms: dict[str, Histogram], handler: str, ms: int) -> None:
-        handler = _bounded(self._handlers, handler, MOST_HANDLERS, OTHER)
-        histogram = histograms.get(handler)
-        if histogram is None:
-            histogram = histograms[handler] = Histogram()
-        histogram.add(max(0, ms) / 1000)
+    def _add(self, histograms: dict[str, Histogram], seconds: dict[str, list[float]]) -> None:
+        for name, values in seconds.items():
+            handler = _bounded(self._handlers, name, MOST_HANDLERS, OTHER)
+            histogram = histograms.get(handler)
+            if histogram is None:
+                histogram = histograms[handler] = Histogram()
+            histogram.add_all(values)
+
+
+def _seconds(since: int, until: int) -> float:
+    """Between two times in milliseconds, of which a clock may have been set back."""
+    return (until - since) / 1000 if until > since else 0.0
 
 
 def _bounded(known: dict[K, K], name: K, most: int, other: K) -> K:

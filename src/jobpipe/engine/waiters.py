@@ -208,6 +208,9 @@ class FinishWaiters:
     def __init__(self) -> None:
         self._by_id: dict[str, set[asyncio.Future[Task | None]]] = {}
 
+    def __len__(self) -> int:
+        return len(self._by_id)
+
     def __contains__(self, task_id: str) -> bool:
         return task_id in self._by_id
 

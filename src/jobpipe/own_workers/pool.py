@@ -118,13 +118,13 @@ class LocalSource:
             await asyncio.sleep(0)  # the settles' first step, which hands them in before this claim
         return await self._queue.claim(self._worker, limit, queues=self._queues, wait=None)
 
-    async def settle(self, claim: Claim, outcome: Outcome) -> None:
+    def settle(self, claim: Claim, outcome: Outcome) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         settled: asyncio.Future[None] = loop.create_future()
         if not self._gathered:
             loop.call_soon(self._send_gathered)
         self._gathered.append((Report(claim.task.id, claim.lease_id, outcome), settled))
-        await settled
+        return settled
 
     def _send_gathered(self) -> None:
         if self._gathered:

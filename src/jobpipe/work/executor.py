@@ -17,6 +17,7 @@ from jobpipe.core.lifecycle import Outcome
 from jobpipe.core.task import Claim, Task
 from jobpipe.work import simulate as simulate_
 from jobpipe.work.app import App
+from jobpipe.work.deadlines import Deadlines
 from jobpipe.work.handler import Handler
 from jobpipe.work.middleware import Middleware
 from jobpipe.work.run import Observer, Run
@@ -52,6 +53,7 @@ class Executor:
         self.max_result = max_result
         self.cleanup = cleanup
         self.threads = Threads()
+        self.deadlines = Deadlines()
         self.app = app
         self._spans = [traced] if tracing.on() else []
         self._timeout = timeout
@@ -91,8 +93,9 @@ class Executor:
         return self._timeout if handler.timeout is None else handler.timeout
 
     def close(self) -> None:
-        """End the idle threads; waits for nothing."""
+        """End the idle threads; waits for nothing, and no run is timed out any more."""
         self.threads.close()
+        self.deadlines.close()
 
 
 class _Waiter:

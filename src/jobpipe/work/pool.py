@@ -7,10 +7,12 @@ least once, however often the source fails, until the drain's end. What a run co
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random as random_
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from msgspec import Struct
 
@@ -18,6 +20,7 @@ from jobpipe.core.errors import StorageError
 from jobpipe.core.lifecycle import Outcome
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim
+from jobpipe.work.ahead import Ahead, ClaimNow
 from jobpipe.work.executor import Executor
 from jobpipe.work.run import INFINITY, RELEASE_CLEANUP_S, Run
 from jobpipe.work.source import TaskSource
@@ -59,7 +62,8 @@ class Pool:
 
     `backoff` says how long to wait after a failed call to the source. `settle_grace` is how many seconds after the
     end of a drain's deadline (and the handlers' clean-up time) the last settles may take. After `max_tasks` tasks
-    (0: no limit) nothing more is claimed.
+    (0: no limit) nothing more is claimed. With `claim_now` (claims up to so many tasks that are due, none when none is)
+    a pool with a backlog of short runs claims ahead of them.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Pool:
         backoff: RetryPolicy = BACKOFF,
         settle_grace: float = SETTLE_GRACE_S,
         max_tasks: int = 0,
+        claim_now: ClaimNow | None = None,
         watcher: Watcher | None = None,
         random: Callable[[], float] = random_.random,
     ) -> None:
@@ -84,9 +89,14 @@ class Pool:
         self._random = random
         self._runs: dict[str, Run] = {}
         self._open = 0
+        self._ahead = Ahead(claim_now, workers)
         self._alone: deque[Run] = deque()
         self._lone: Run | None = None
-        self._settles: dict[Run, asyncio.Task[None]] = {}
+        self._settles: dict[Run, asyncio.Future[None]] = {}
+        self._ended: list[Run] = []
+        """Runs whose workers are freed at the end of this turn of the event loop."""
+        self._context = contextvars.copy_context()
+        """Of no run: what a handler puts into its context must not be seen by the run that takes its place."""
         self._room = asyncio.Event()
         self._claiming: asyncio.Task[None] | None = None
         self._draining = False
@@ -111,6 +121,11 @@ class Pool:
         """The runs that hold a worker. May be read from any thread."""
         return list(self._runs.values())
 
+    @property
+    def ahead(self) -> list[Run]:
+        """The runs that were claimed ahead and hold no worker yet. May be read from any thread."""
+        return self._ahead.runs()
+
     def start(self) -> None:
         """Begin to claim, on the running event loop. Does nothing when started or drained before."""
         if self._claiming is None and not self._draining:
@@ -118,7 +133,7 @@ class Pool:
 
     def cancel(self, lease_id: str) -> bool:
         """Ask the handler that runs under this lease to stop; False when none does (any more)."""
-        run = self._runs.get(lease_id)
+        run = self._runs.get(lease_id) or self._ahead.find(lease_id)
         if run is None or run.reported:
             return False
         run.cancel()
@@ -128,7 +143,7 @@ class Pool:
         """Stop claiming, wait up to `seconds` for what runs, release the rest, and see the settles delivered.
 
         Safe before `start`, twice, and at the same time: the earliest deadline holds, and all calls return at the
-        end. Tasks that only wait to run alone are released at once.
+        end. Tasks that only wait for a worker, or to run alone, are released at once.
         """
         if not self._draining:
             self._draining = True
@@ -137,6 +152,7 @@ class Pool:
                 self._claiming.cancel()
             while self._alone:
                 self._alone.popleft().release()
+            self._ahead.release()
         self._release_in(seconds)
         self._check_drained()
         await self._drained.wait()
@@ -146,41 +162,54 @@ class Pool:
     async def _claim(self) -> None:
         failures = 0
         while not self._draining and self._left != 0:
-            limit = self._free()
-            if limit <= 0:
+            free = self._free()
+            ahead = 0 if free else self._bounded(self._ahead.room)
+            if not (free or ahead):
                 self._room.clear()
                 await self._room.wait()
                 continue
             try:
-                claims = await self._source.claim(limit)
+                claims = await (self._ahead.claim(ahead) if ahead else self._source.claim(free))
             except Exception as error:  # noqa: BLE001  # a source that fails must not end the pool
+                self._ahead.stop()
                 failures += 1
                 await self._pause("claim", failures, error)
                 continue
-            if not claims:
+            if not claims and not ahead:
                 logger.debug("the source gives no more tasks: claiming ends")
                 return
             failures = 0
-            self._take(claims)
+            self._take(claims, ahead=ahead > 0)
 
     def _free(self) -> int:
-        """How many tasks may be claimed now: none while one has the process to itself, or too many settles wait."""
+        """For how many workers tasks may be claimed now."""
+        return self._bounded(self.workers - len(self._runs))
+
+    def _bounded(self, claims: int) -> int:
+        """So many claims, but none while a task has the process to itself, or too many settles wait."""
         if self._alone or self._lone is not None or len(self._settles) >= SETTLES_PER_WORKER * self.workers:
             return 0
-        free = self.workers - len(self._runs)
-        return free if self._left is None else min(free, self._left)
+        return claims if self._left is None else min(claims, self._left)
 
-    def _take(self, claims: Sequence[Claim]) -> None:
+    def _take(self, claims: Sequence[Claim], *, ahead: bool) -> None:
         together: list[Run] = []
+        waiting: list[Run] = []
         for claim in claims:
-            run = self._runs[claim.lease_id] = self._executor.prepare(claim, self)
+            run = self._executor.prepare(claim, self)
             self._open += 1
-            if self._draining:
+            if self._draining or (ahead and claim.alone):
+                # What came ahead of time and must run alone would wait here beside runs that may kill it.
+                self._ahead.stop()
                 run.release()
             elif claim.alone:
+                self._runs[claim.lease_id] = run
                 self._alone.append(run)
-            else:
+            elif len(self._runs) < self.workers:
+                self._runs[claim.lease_id] = run
                 together.append(run)
+            else:
+                waiting.append(run)
+        self._ahead.put(waiting)
         self._begin(together)
         self._begin_alone()
         self._spend(len(claims))
@@ -194,6 +223,13 @@ class Pool:
             run.begin()
             if run.claim.task.cancel_requested:  # cancelled while its claim was on the way to here
                 run.cancel()
+
+    def _begin_waiting(self) -> None:
+        """Begin what was claimed ahead, as far as workers are free and no task needs the process to itself."""
+        if self._ahead and not self._alone and self._lone is None:
+            runs = self._ahead.take(self.workers - len(self._runs))
+            self._runs.update((run.claim.lease_id, run) for run in runs)
+            self._begin(runs)
 
     def _spend(self, claimed: int) -> None:
         if self._left is None:
@@ -213,54 +249,72 @@ class Pool:
     def on_outcome(self, run: Run, outcome: Outcome) -> None:
         """Hand the outcome to the source, without waiting."""
         self._open -= 1
-        self._settles[run] = asyncio.get_running_loop().create_task(self._deliver(run, outcome))
+        settling = self._settles[run] = asyncio.ensure_future(self._source.settle(run.claim, outcome))
+        settling.add_done_callback(partial(self._answered, run, outcome), context=self._context)
 
     def on_end(self, run: Run) -> None:
-        """Free the worker, but after its settle was handed in: the loop calls in the order of registration, and the
-        settle's first step was registered before."""
-        if run.started is None and run in self._alone:
-            self._alone.remove(run)
-        asyncio.get_running_loop().call_soon(self._free_worker, run)
+        """Free the worker, but after its settle was handed in."""
+        if run.started is None:
+            self._ahead.drop(run)
+            if run in self._alone:
+                self._alone.remove(run)
+        if not self._ended:
+            asyncio.get_running_loop().call_soon(self._free_workers, context=self._context)
+        self._ended.append(run)
 
     def on_overstay(self, run: Run) -> None:
         """Pass on that a worker may be occupied for ever: a pool cannot help it, its process's owner can."""
         self._watcher.on_overstay(run)
 
-    def _free_worker(self, run: Run) -> None:
-        del self._runs[run.claim.lease_id]
-        self._check_alone(run)
+    def _free_workers(self) -> None:
+        ended, self._ended = self._ended, []
+        for run in ended:
+            self._runs.pop(run.claim.lease_id, None)
+        self._ahead.ended(len(ended))
+        self._check_alone()
+        self._begin_waiting()
         self._room.set()
 
-    async def _deliver(self, run: Run, outcome: Outcome) -> None:
-        try:
-            await self._settle(run.claim, outcome)
-        finally:
-            self._settles.pop(run, None)
-            self._watcher.on_settled(run.claim.lease_id)
-            self._check_alone(run)
-            self._room.set()
-            if self._draining:
-                self._check_drained()
+    def _answered(self, run: Run, outcome: Outcome, settling: asyncio.Future[None]) -> None:
+        """The source answered for the outcome, or could not deliver it: then it is asked again."""
+        error = None if settling.cancelled() else settling.exception()
+        if error is None:
+            self._settled(run, settling)
+        elif isinstance(error, Exception):
+            again = asyncio.get_running_loop().create_task(self._settle_again(run.claim, outcome, error))
+            again.add_done_callback(partial(self._settled, run))
+            self._settles[run] = again
 
-    def _check_alone(self, run: Run) -> None:
+    def _settled(self, run: Run, _: asyncio.Future[None]) -> None:
+        del self._settles[run]
+        self._watcher.on_settled(run.claim.lease_id)
+        if run is self._lone:
+            self._check_alone()
+        self._room.set()
+        if self._draining:
+            self._check_drained()
+
+    def _check_alone(self) -> None:
         """A run that has the process to itself has it until its outcome is delivered: one that comes after it and kills
         the process would otherwise count it out, although it had succeeded."""
-        if run is self._lone and run.claim.lease_id not in self._runs and run not in self._settles:
+        lone = self._lone
+        if lone is not None and lone.claim.lease_id not in self._runs and lone not in self._settles:
             self._lone = None
         self._begin_alone()
 
-    async def _settle(self, claim: Claim, outcome: Outcome) -> None:
+    async def _settle_again(self, claim: Claim, outcome: Outcome, error: Exception) -> None:
         failures = 0
         while True:
+            failures += 1
+            if failures == TRIES and not isinstance(error, (StorageError, OSError)):
+                # No outage, then: it would be refused for ever. The task's lease is left to run out.
+                logger.error("outcome %s of task %s is given up", outcome.kind, claim.task.id, exc_info=error)
+                return None
+            await self._pause(f"settle of task {claim.task.id}", failures, error)
             try:
                 return await self._source.settle(claim, outcome)
-            except Exception as error:  # the outcome must outlive whatever the source raises
-                failures += 1
-                if failures == TRIES and not isinstance(error, (StorageError, OSError)):
-                    # No outage, then: it would be refused for ever. The task's lease is left to run out.
-                    logger.exception("outcome %s of task %s is given up", outcome.kind, claim.task.id)
-                    return None
-                await self._pause(f"settle of task {claim.task.id}", failures, error)
+            except Exception as again:  # noqa: BLE001  # the outcome must outlive whatever the source raises
+                error = again
 
     async def _pause(self, what: str, failures: int, error: Exception) -> None:
         delay = self._backoff.delay(failures, self._random)

@@ -105,7 +105,7 @@ class Run:
         self.timeout = executor.timeout_of(task, handler)
         if self.timeout != INFINITY:
             self.deadline = executor.clock.monotonic() + self.timeout
-            self._timer = loop.call_later(self.timeout, self._time_out)
+            executor.deadlines.add(self)
         if handler.is_async or executor.around:
             self._asyncio_task = loop.create_task(self._await(handler), context=self._variables())
         else:
@@ -179,6 +179,7 @@ class Run:
 
     def _end(self, outcome: Outcome) -> None:
         """The handler ended, with what it says itself."""
+        self._executor.deadlines.remove(self)
         if self._timer is not None:
             self._timer.cancel()
         self._report(outcome)
@@ -220,7 +221,8 @@ class Run:
         self._interrupt()
         self._give_up_after(min(self._executor.cleanup, RELEASE_CLEANUP_S))
 
-    def _time_out(self) -> None:
+    def time_out(self) -> None:
+        """The run is past its timeout: stop the handler, and after its clean-up time settle without it."""
         self._timed_out = True
         self._interrupt()
         if not self._stoppable:
@@ -255,6 +257,7 @@ class Run:
         """After a release; a run that timed out before keeps its own timer when it is reported."""
         if self.reported:
             return
+        self._executor.deadlines.remove(self)
         if self._timer is not None:
             self._timer.cancel()
         if not self._stoppable:

@@ -6,7 +6,7 @@ given: it gathers settles into batches and sends them again as long as it takes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from jobpipe.core.lifecycle import Outcome
@@ -23,10 +23,10 @@ class TaskSource(Protocol):
         """
         ...
 
-    async def settle(self, claim: Claim, outcome: Outcome) -> None:
-        """Deliver the outcome of a claim; return when it is stored, or when the claim turned out to be lost.
+    def settle(self, claim: Claim, outcome: Outcome) -> Awaitable[None]:
+        """Deliver the outcome of a claim; the answer ends when it is stored, or when the claim turned out to be lost.
 
         Settles handed in before a claim are carried out before it, so that a freed worker's next claim never makes
-        more tasks running than there are workers.
+        more tasks running than there are workers. A future as answer spares a busy pool an asyncio.Task for each.
         """
         ...

@@ -137,7 +137,12 @@ class WorkerProcess(Watcher):
         )
         self._source.on_cancel = self._source.on_lost = self._cancel
         self._pool = Pool(
-            self._source, self._executor, orders.workers, max_tasks=orders.max_tasks, watcher=self
+            self._source,
+            self._executor,
+            orders.workers,
+            max_tasks=orders.max_tasks,
+            claim_now=self._source.claim_now,
+            watcher=self,
         )
         self._watchdog = Watchdog(
             self._loop, lambda: self._pool.runs, CLEANUP_S + 0.25, self._on_hang, self._clock
@@ -245,7 +250,8 @@ class WorkerProcess(Watcher):
             log.error(
                 "task %s: handler %s blocks the event loop; replacing its process", task.id, task.handler
             )
-        outcomes = [(run.claim, run.judge_hung(guilty=run in guilty)) for run in runs]
+        held = [*runs, *self._pool.ahead]
+        outcomes = [(run.claim, run.judge_hung(guilty=run in guilty)) for run in held]
         try:
             last_words.tell(self._address, self._headers | authorization(self._orders.key), outcomes)
         except (OSError, HTTPException) as error:

@@ -51,7 +51,6 @@ class Leases:
     def end(self, seq: int) -> None:
         """A claim was settled."""
         self._undo.setdefault(seq, self._by_seq.pop(seq, None))
-        self._by_seq.pop(seq, None)
 
     def commit(self) -> None:
         """What was changed stands."""

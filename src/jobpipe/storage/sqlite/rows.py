@@ -81,6 +81,23 @@ def settled(settlements: Sequence[tuple[int, Settlement]]) -> tuple[str, bytes]:
     return text(rows), b"".join(results)
 
 
+def succeeded(settlements: Sequence[tuple[int, Settlement]]) -> tuple[str, bytes]:
+    """The two arguments of SETTLE_DONE, for (seq, settlement of a run that succeeded) pairs."""
+    rows: list[tuple[object, ...]] = []
+    results: list[bytes] = []
+    at = 1
+    for seq, settlement in settlements:
+        to = settlement.transition
+        if to is None:
+            raise ValueError("a settlement without a transition writes nothing")
+        result = to.result or b""
+        size = None if to.result is None else len(result)
+        rows.append((seq, settlement.lease_id, to.finished_at, at, size, int(settlement.cancel_requested)))
+        results.append(result)
+        at += len(result)
+    return text(rows), b"".join(results)
+
+
 def attempted(seq: int, to: Transition, now: int) -> tuple[object, ...]:
     """A row of KEEP_ATTEMPTS: the unsuccessful end of a run, settled at `now`."""
     return seq, to.attempt, to.outcome, now, None if to.error is None else text(to.error)

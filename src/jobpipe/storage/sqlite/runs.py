@@ -27,9 +27,11 @@ from jobpipe.storage.base import (
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.counts import Standing
 from jobpipe.storage.sqlite.leases import Lease
-from jobpipe.storage.sqlite.rows import STATUSES, attempted, decode_json, settled, text
+from jobpipe.storage.sqlite.rows import STATUSES, attempted, decode_json, settled, succeeded, text
 from jobpipe.storage.sqlite.state import State
 from jobpipe.storage.sqlite.writer import Calls
+
+_DONE = Settled(Status.DONE)
 
 
 class Runs:
@@ -72,7 +74,7 @@ class Runs:
         for call in calls:
             settlements, now = call.argument
             call.answer = [self._judged(settlement, now, ends) for settlement in settlements]
-        if ends.writes:
+        if ends.moved:
             self._write(ends)
         # After the writing, so that a settle sent twice within one commit gets the same answer twice.
         self._answer_earlier(calls)
@@ -81,9 +83,13 @@ class Runs:
         self._s.counts.add_all(ends.moved)
         if ends.attempts:  # before SETTLE, which clears when and where a run began
             self._s.db.execute(sql.KEEP_ATTEMPTS, (text(ends.attempts),))
-        self._s.db.execute(sql.SETTLE, settled(ends.writes))
-        if self._s.db.changes() != len(ends.writes):
-            raise StorageBroken("the running claims in memory and in the file disagree")
+        for statement, arguments, ended in (
+            (sql.SETTLE_DONE, succeeded, ends.successes), (sql.SETTLE, settled, ends.others),
+        ):  # fmt: skip
+            if ended:
+                self._s.db.execute(statement, arguments(ended))
+                if self._s.db.changes() != len(ended):
+                    raise StorageBroken("the running claims in memory and in the file disagree")
 
     def _judged(self, settlement: Settlement, now: int, ends: _Ends) -> SettleAnswer | None:
         """The answer, the write noted; None when the claim does not hold (any more)."""
@@ -95,9 +101,12 @@ class Runs:
         if lease.cancel_requested != settlement.cancel_requested:
             return CancelChanged()
         self._s.leases.end(seq)
-        ends.writes.append((seq, settlement))
         ends.moved[(lease.queue, lease.priority, Status.RUNNING)] -= 1
         ends.moved[(lease.queue, lease.priority, to.status)] += 1
+        if to.kind is Kind.DONE and not settlement.rescue:
+            ends.successes.append((seq, settlement))
+            return _DONE
+        ends.others.append((seq, settlement))
         if to.kind is not Kind.DONE:
             ends.attempts.append(attempted(seq, to, now))
         if to.status is Status.QUEUED:
@@ -149,10 +158,11 @@ class Runs:
 class _Ends:
     """What the settles of one commit write: the tasks, the history of unsuccessful runs, the counts."""
 
-    __slots__ = ("attempts", "moved", "writes")
+    __slots__ = ("attempts", "moved", "others", "successes")
 
     def __init__(self) -> None:
-        self.writes: list[tuple[int, Settlement]] = []
+        self.successes: list[tuple[int, Settlement]] = []
+        self.others: list[tuple[int, Settlement]] = []
         self.attempts: list[tuple[object, ...]] = []
         self.moved: Counter[Standing] = Counter()
 

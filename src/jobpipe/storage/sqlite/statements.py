@@ -79,6 +79,15 @@ UPDATE tasks SET status = v.status, run_at = v.run_at, attempts = v.attempts, fa
  WHERE tasks.seq = v.seq AND tasks.status = 1 AND tasks.lease_id = v.lease_id AND tasks.cancel_requested = v.cancel
 """
 
+# What SETTLE does, for runs that succeeded: they change little, and are most. ?1 and ?2 as there.
+SETTLE_DONE = """
+UPDATE tasks SET status = 2, finished_at = v.finished_at, result = substr(?2, v.result_at, v.result_len), settled = 2
+  FROM (SELECT value->>0 AS seq, value->>1 AS lease_id, value->>2 AS finished_at, value->>3 AS result_at,
+               value->>4 AS result_len, value->>5 AS cancel
+          FROM jsonb_each(?1)) AS v
+ WHERE tasks.seq = v.seq AND tasks.status = 1 AND tasks.lease_id = v.lease_id AND tasks.cancel_requested = v.cancel
+"""
+
 # ?1 unsuccessful ends as JSON: seq, attempt, outcome, ended_at, error. Before SETTLE, which clears when and where the
 # run began. A task ends once a commit at most, so that `n` counts right.
 KEEP_ATTEMPTS = """
