@@ -49,7 +49,7 @@ class Deadlines:
                 del self._by_length[run.timeout]
 
     def close(self) -> None:
-        """Forget all, and set no timer any more."""
+        """Forget all: nobody is told any more."""
         self._by_length.clear()
         if self._timer is not None:
             self._timer.cancel()
