@@ -127,6 +127,7 @@ class RemoteSource:
 
         Cancelled as `claim` is, and never called beside it.
         """
+        self._start()
         await self._settler.sent()
         began = self._clock.monotonic()
         try:

@@ -13,7 +13,7 @@ from jobpipe.core.task import Claim
 from jobpipe.work.run import Run
 
 SWIFT_S = 0.05
-"""Within this time all workers must have been through a run."""
+"""Within this time as many runs as there are workers must have ended; it proves them swift for as long again."""
 PATIENCE_S = 0.25
 """How long a task may wait here."""
 
@@ -27,7 +27,7 @@ class Ahead:
         self._claim_now = claim_now
         self._workers = workers
         self._waiting: dict[str, Run] = {}
-        self._swift = False
+        self._swift_until = 0.0
         self._ends = 0
         self._since = 0.0
 
@@ -37,22 +37,24 @@ class Ahead:
     @property
     def room(self) -> int:
         """How many to claim now; nothing before half of what waits has begun, so that claims stay large."""
-        if self._claim_now is None or not self._swift or len(self._waiting) > self._workers // 2:
+        if self._claim_now is None or len(self._waiting) > self._workers // 2:
+            return 0
+        if asyncio.get_running_loop().time() > self._swift_until:
             return 0
         return self._workers - len(self._waiting)
 
     def stop(self) -> None:
         """Claim no more until the workers have proved swift again."""
-        self._swift = False
+        self._swift_until = 0.0
         self._ends = 0
         self._since = asyncio.get_running_loop().time()
 
     def ended(self, runs: int) -> None:
-        """So many runs ended."""
+        """So many runs ended that had begun."""
         self._ends += runs
         if self._ends >= self._workers:
             now = asyncio.get_running_loop().time()
-            self._swift = now - self._since <= SWIFT_S
+            self._swift_until = now + SWIFT_S if now - self._since <= SWIFT_S else 0.0
             self._ends, self._since = 0, now
 
     async def claim(self, limit: int) -> Sequence[Claim]:

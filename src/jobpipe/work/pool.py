@@ -54,7 +54,7 @@ class Watcher:
         """A run was settled as timed out, and its handler goes on: its worker stays occupied, maybe for ever."""
 
     def on_spent(self) -> None:
-        """The last of the tasks that this pool may take was claimed."""
+        """The last of the tasks that this pool may take has begun."""
 
 
 class Pool:
@@ -95,7 +95,7 @@ class Pool:
         self._settles: dict[Run, asyncio.Future[None]] = {}
         self._ended: list[Run] = []
         """Runs whose workers are freed at the end of this turn of the event loop."""
-        self._context = contextvars.copy_context()
+        self._context: contextvars.Context | None = None
         """Of no run: what a handler puts into its context must not be seen by the run that takes its place."""
         self._room = asyncio.Event()
         self._claiming: asyncio.Task[None] | None = None
@@ -129,6 +129,8 @@ class Pool:
     def start(self) -> None:
         """Begin to claim, on the running event loop. Does nothing when started or drained before."""
         if self._claiming is None and not self._draining:
+            # Not before the start: what the app's lifespan put into the context is for every run.
+            self._context = contextvars.copy_context()
             self._claiming = asyncio.get_running_loop().create_task(self._claim(), name="jobpipe-pool")
 
     def cancel(self, lease_id: str) -> bool:
@@ -189,7 +191,7 @@ class Pool:
         """So many claims, but none while a task has the process to itself, or too many settles wait."""
         if self._alone or self._lone is not None or len(self._settles) >= SETTLES_PER_WORKER * self.workers:
             return 0
-        return claims if self._left is None else min(claims, self._left)
+        return claims if self._left is None else min(claims, self._left - len(self._ahead))
 
     def _take(self, claims: Sequence[Claim], *, ahead: bool) -> None:
         together: list[Run] = []
@@ -212,7 +214,6 @@ class Pool:
         self._ahead.put(waiting)
         self._begin(together)
         self._begin_alone()
-        self._spend(len(claims))
 
     def _begin(self, runs: Sequence[Run]) -> None:
         if not runs:
@@ -223,6 +224,7 @@ class Pool:
             run.begin()
             if run.claim.task.cancel_requested:  # cancelled while its claim was on the way to here
                 run.cancel()
+        self._spend(len(runs))
 
     def _begin_waiting(self) -> None:
         """Begin what was claimed ahead, as far as workers are free and no task needs the process to itself."""
@@ -231,10 +233,11 @@ class Pool:
             self._runs.update((run.claim.lease_id, run) for run in runs)
             self._begin(runs)
 
-    def _spend(self, claimed: int) -> None:
+    def _spend(self, begun: int) -> None:
+        """What was only claimed is not counted: its claim may yet be given back."""
         if self._left is None:
             return
-        self._left = max(0, self._left - claimed)
+        self._left = max(0, self._left - begun)
         if self._left == 0:
             self._watcher.on_spent()
 
@@ -249,8 +252,16 @@ class Pool:
     def on_outcome(self, run: Run, outcome: Outcome) -> None:
         """Hand the outcome to the source, without waiting."""
         self._open -= 1
-        settling = self._settles[run] = asyncio.ensure_future(self._source.settle(run.claim, outcome))
+        settling = self._settles[run] = self._settle(run.claim, outcome)
         settling.add_done_callback(partial(self._answered, run, outcome), context=self._context)
+
+    def _settle(self, claim: Claim, outcome: Outcome) -> asyncio.Future[None]:
+        try:
+            return asyncio.ensure_future(self._source.settle(claim, outcome))
+        except Exception as error:  # noqa: BLE001  # a run must come to its end whatever the source raises
+            refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            refused.set_exception(error)
+            return refused
 
     def on_end(self, run: Run) -> None:
         """Free the worker, but after its settle was handed in."""
@@ -270,7 +281,8 @@ class Pool:
         ended, self._ended = self._ended, []
         for run in ended:
             self._runs.pop(run.claim.lease_id, None)
-        self._ahead.ended(len(ended))
+        # Not those that never began: what is given back proves no worker swift.
+        self._ahead.ended(sum(run.started is not None for run in ended))
         self._check_alone()
         self._begin_waiting()
         self._room.set()
@@ -278,12 +290,12 @@ class Pool:
     def _answered(self, run: Run, outcome: Outcome, settling: asyncio.Future[None]) -> None:
         """The source answered for the outcome, or could not deliver it: then it is asked again."""
         error = None if settling.cancelled() else settling.exception()
-        if error is None:
-            self._settled(run, settling)
-        elif isinstance(error, Exception):
+        if isinstance(error, Exception):
             again = asyncio.get_running_loop().create_task(self._settle_again(run.claim, outcome, error))
             again.add_done_callback(partial(self._settled, run))
             self._settles[run] = again
+        else:
+            self._settled(run, settling)
 
     def _settled(self, run: Run, _: asyncio.Future[None]) -> None:
         del self._settles[run]
