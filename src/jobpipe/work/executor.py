@@ -54,6 +54,8 @@ class Executor:
         self.cleanup = cleanup
         self.threads = Threads()
         self.deadlines = Deadlines()
+        self.leaving = False
+        """Whether the worker stops: a run that cannot enqueue any more is given back then."""
         self.app = app
         self._spans = [traced] if tracing.on() else []
         self._timeout = timeout

@@ -148,7 +148,7 @@ class Pool:
         end. Tasks that only wait for a worker, or to run alone, are released at once.
         """
         if not self._draining:
-            self._draining = True
+            self._draining = self._executor.leaving = True
             if self._claiming is not None:
                 self._claiming.add_done_callback(self._check_drained)
                 self._claiming.cancel()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobpipe import tracing
+from jobpipe.core.errors import Draining
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim
 from jobpipe.work.context import Context
@@ -119,7 +120,7 @@ class Run:
                 value = await handler.function(**self._arguments(handler))
             outcome = returned(value, self._executor.max_result)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its run's outcome
-            outcome = raised(error, self._backoff)
+            outcome = self._raised(error)
         self._end(outcome)
 
     async def _innermost(self, handler: Handler[..., Any]) -> Any:
@@ -156,7 +157,14 @@ class Run:
             value = handler.function(**self._arguments(handler))
             return returned(value, self._executor.max_result)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its run's outcome
-            return raised(error, self._backoff)
+            return self._raised(error)
+
+    def _raised(self, error: BaseException) -> Outcome:
+        if self._executor.leaving and isinstance(error, Draining):
+            return Outcome(
+                Kind.RELEASED
+            )  # it wanted to enqueue, and its server takes nothing new: no fault of its own
+        return raised(error, self._backoff)
 
     def _arguments(self, handler: Handler[..., Any]) -> dict[str, Any]:
         binding = handler.binding

@@ -1,0 +1,75 @@
+"""A handler that wants to enqueue while everything stops is no failure: its run is given back, and no attempt burnt."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from jobpipe.core.errors import Draining
+from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.task import Claim, Status, Task
+from jobpipe.work.app import App
+from jobpipe.work.executor import Executor
+from jobpipe.work.pool import Pool
+
+
+class Source:
+    """One task, and what became of it."""
+
+    def __init__(self, handler: str) -> None:
+        task = Task(1, "a", handler, "default", b"{}", 0, Status.RUNNING, 1, 0, 0, 3, None, 0, 0)
+        self._claims = [Claim(task, "lease")]
+        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    async def claim(self, limit: int) -> list[Claim]:
+        claims, self._claims = self._claims, []
+        return claims
+
+    async def settle(self, claim: Claim, outcome: Outcome) -> None:
+        self.outcome.set_result(outcome)
+
+
+class Work:
+    """Handlers that find out, once let go, that nothing is taken any more."""
+
+    def __init__(self) -> None:
+        self.app = App()
+        self.begun, self.go = asyncio.Event(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.app.handler("on_the_loop")(self.on_the_loop)
+        self.app.handler("in_a_thread")(self.in_a_thread)
+
+    async def on_the_loop(self) -> None:
+        self.begun.set()
+        await self.go.wait()
+        raise Draining
+
+    def in_a_thread(self) -> None:
+        self._loop.call_soon_threadsafe(self.begun.set)
+        asyncio.run_coroutine_threadsafe(self.go.wait(), self._loop).result(10)
+        raise Draining
+
+
+@pytest.mark.parametrize("handler", ["on_the_loop", "in_a_thread"])
+async def test_a_run_that_cannot_enqueue_while_its_worker_stops_is_given_back(handler: str) -> None:
+    source, work = Source(handler), Work()
+    pool = Pool(source, Executor(work.app), 1)
+    pool.start()
+    await work.begun.wait()
+    draining = asyncio.create_task(pool.drain(10))
+    await asyncio.sleep(0)
+    work.go.set()
+    assert (await source.outcome).kind is Kind.RELEASED
+    await draining
+
+
+@pytest.mark.parametrize("handler", ["on_the_loop", "in_a_thread"])
+async def test_a_server_that_stops_elsewhere_fails_the_run(handler: str) -> None:
+    source, work = Source(handler), Work()
+    pool = Pool(source, Executor(work.app), 1)
+    pool.start()
+    work.go.set()
+    outcome = await source.outcome
+    assert (outcome.kind, outcome.error_type) == (Kind.FAILED, "Draining")
+    await pool.drain(10)
