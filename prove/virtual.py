@@ -102,6 +102,7 @@ class _SimulatedWriter(Writer):
         self._source = source
         self._gathered: list[Call] = []
         self._committing = False
+        self._posted_until = 0.0
         self._store: Served | None = None
 
     async def start(self) -> None:
@@ -134,8 +135,10 @@ class _SimulatedWriter(Writer):
         self._begin()
 
     def _post(self, function: Callable[..., None], *arguments: Any) -> None:
+        # In the order in which they are posted, as `call_soon_threadsafe` has them.
         if self._loop is not None:
-            self._loop.call_later(self._pause(), function, *arguments)
+            self._posted_until = max(self._posted_until, self._loop.time() + self._pause())
+            self._loop.call_at(self._posted_until, function, *arguments)
 
     def _pause(self) -> float:
         """Mostly next to nothing, sometimes long enough for anything to happen meanwhile."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
 from jobpipe.clock import ManualClock
 from jobpipe.core.errors import JobpipeError, LeaseLost, NotFound
-from jobpipe.core.lifecycle import Kind, Outcome, Policy
+from jobpipe.core.lifecycle import Kind, Outcome, Policy, Transition
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import FINISHED, Claim, NewTask, Status, Task
 from jobpipe.engine.maintenance import Rescuer
@@ -35,8 +36,9 @@ class World:
         self.acknowledged: set[str] = set()
         self.ends: Counter[str] = Counter()
         """Ends that were told to who brought them about, by id; a rescuer's are told to nobody."""
-        self.finished = 0
-        self.queue.listen_to_ends(self.count)
+        self.told_ends: Counter[str] = Counter()
+        """Ends that observers were told, by id, whoever brought them about."""
+        self.queue.observe(self)
         self.told_lost = 0
 
     async def run(self) -> None:
@@ -53,8 +55,19 @@ class World:
         finally:
             await self.queue.close()
 
-    def count(self) -> None:
-        self.finished += 1
+    # --- the observer: what the queue tells ---
+
+    def accepted(self, tasks: Sequence[Task]) -> None: ...
+    def claimed(self, claims: Sequence[Claim]) -> None: ...
+    def deleted(self, tasks: Sequence[Task]) -> None: ...
+
+    def settled(self, ends: Sequence[tuple[Task, Transition]]) -> None:
+        self.told_ends.update(task.id for task, to in ends if to.status in FINISHED)
+
+    def steered(self, tasks: Sequence[Task]) -> None:
+        self.told_ends.update(task.id for task in tasks if task.finished)
+
+    # --- those who use the queue ---
 
     async def pause(self) -> None:
         for _ in range(self.source.randrange(4)):
@@ -165,7 +178,7 @@ class World:
             assert task.failures <= task.max_retries + 1
             assert task.lost <= POLICY.max_lost
             assert self.ends[task.id] <= 1
-        assert self.finished == len(self.acknowledged), "each task ends once"
+        assert self.told_ends == Counter(self.acknowledged), "each task ends once"
         counts = await self.queue.counts()
         assert sum(counts.values()) == len(self.acknowledged)
         assert {status for status, n in counts.items() if n} <= FINISHED

@@ -24,7 +24,7 @@ class Ends:
         self.failed = Rate(monotonic)
         self.waiters = FinishWaiters()
         self.on_finish: Callable[[], object] = _nothing
-        """Called when a task finished: the pruner may have work."""
+        """Called when tasks finished, once a batch: the pruner may have work."""
 
     def tell(self, ends: Sequence[tuple[Task, Transition | None]]) -> None:
         """Tasks came to their end: each by a transition, or (None) by cancelling it while it was queued."""

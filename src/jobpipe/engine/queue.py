@@ -133,7 +133,7 @@ class TaskQueue:
         await self._storage.close()
 
     def listen_to_ends(self, tell: Callable[[], object]) -> None:
-        """Have `tell` called whenever a task finished: the pruner may have work."""
+        """Have `tell` called whenever tasks finished, once a batch: the pruner may have work."""
         self._ends.on_finish = tell
 
     def listen_to_cancels(self, tell: Callable[[str, str], None]) -> None:
