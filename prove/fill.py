@@ -1,13 +1,19 @@
-"""`python -m prove.fill FILE.json`: put the figures of a run into docs/reliability.md, between its two marks."""
+"""`python -m prove.fill FILE.json ...`: put the figures of a run into docs/reliability.md, between its two marks.
+
+Proofs that were run one by one, each with its own file, make one table; of one that is in several, the last counts.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from prove import report
+from prove.proofs import PROOFS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -20,10 +26,19 @@ def filled(page: str, run: report.Run) -> str:
     return f"{before}{BEGIN}\n\n{report.markdown(run)}\n\n{END}{after}"
 
 
+def joined(runs: Sequence[report.Run]) -> report.Run:
+    """One run of what several did. Raises ValueError when their counts differ in size."""
+    if len({run.size for run in runs}) != 1:
+        raise ValueError("runs of different sizes make no table")
+    found = {result.name: result for run in runs for result in run.results}
+    first = min(runs, key=lambda run: run.began)
+    return replace(first, results=[found[name] for name in PROOFS if name in found])
+
+
 def main() -> None:
-    """Fill the page from the file that the command line names."""
-    run = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=report.Run)
-    PAGE.write_text(filled(PAGE.read_text("utf-8"), run), "utf-8")
+    """Fill the page from the files that the command line names."""
+    runs = [msgspec.json.decode(Path(name).read_bytes(), type=report.Run) for name in sys.argv[1:]]
+    PAGE.write_text(filled(PAGE.read_text("utf-8"), joined(runs)), "utf-8")
 
 
 if __name__ == "__main__":

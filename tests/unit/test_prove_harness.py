@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from prove import report
 from prove.checker import books, runs
 from prove.disk import Event, Platter
-from prove.fill import BEGIN, END, filled
+from prove.fill import BEGIN, END, filled, joined
 from prove.history import History
 from prove.proof import Figure, Size, none
 
@@ -108,6 +109,18 @@ def test_a_figure_over_its_bound_breaks_the_promise() -> None:
     assert "NOT HELD" in table
     assert "! lost" in table
     assert "! cuts" not in table
+
+
+def test_proofs_that_were_run_one_by_one_make_one_table_in_the_order_of_the_promises() -> None:
+    def of(name: str, size: Size = Size.FULL) -> report.Run:
+        run = run_of(none("lost", 0))
+        return replace(run, size=size, results=[replace(run.results[0], name=name)])
+
+    assert [result.name for result in joined([of("schema"), of("kill"), of("power")]).results] == [
+        "kill", "power", "schema",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="sizes"):
+        joined([of("kill"), of("power", Size.SHORT)])
 
 
 def test_the_page_is_filled_between_its_marks() -> None:
