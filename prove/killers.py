@@ -33,7 +33,8 @@ def killers(trial: Trial) -> Sequence[Figure]:
         with server.connected() as client:
             for at in range(0, len(tasks), 1000):
                 client.post("/enqueue", tasks[at : at + 1000])
-            until("all are at an end", lambda: _left(server.counts()) == 0, 1200, pause_s=0.2)
+        until("all are at an end", lambda: _left(server.counts()) == 0, 1200, pause_s=0.2)
+        with server.connected() as client:  # a new one: the first was idle for longer than a server waits
             ended = {task["id"]: task for task in client.tasks()}
         begun = by_task(runs(server.runs))
     counts = {id_: len(ran) for id_, ran in begun.items()}
