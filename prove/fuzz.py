@@ -144,7 +144,5 @@ def _mutated(data: bytes, source: random.Random) -> bytes:
         elif kind == 3:
             changed[at:at] = source.randbytes(source.randint(1, 8))
         else:
-            changed[at:at] = source.choice(
-                [b"\r\n", b"\x00", b"\xff", b"{", b"[[", b"%", b"\\ud800"]
-            )
+            changed[at:at] = source.choice([b"\r\n", b"\x00", b"\xff", b"{", b"[[", b"%", b"\\ud800"])
     return bytes(changed) or b"\n"
