@@ -12,15 +12,14 @@ import logging
 import random as random_
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from msgspec import Struct
 
-from jobpipe.core.errors import StorageError
 from jobpipe.core.lifecycle import Outcome
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim
 from jobpipe.work.ahead import Ahead, ClaimNow
+from jobpipe.work.delivery import Deliveries, Pauses
 from jobpipe.work.executor import Executor
 from jobpipe.work.run import INFINITY, RELEASE_CLEANUP_S, Run
 from jobpipe.work.source import TaskSource
@@ -30,7 +29,6 @@ logger = logging.getLogger(__name__)
 BACKOFF = RetryPolicy(base=0.1, jitter=0.1, cap=5.0)
 SETTLE_GRACE_S = 5.0
 SETTLES_PER_WORKER = 2
-TRIES = 5
 
 
 class Running(Struct, frozen=True):
@@ -82,17 +80,16 @@ class Pool:
         self.workers = workers
         self._source = source
         self._executor = executor
-        self._backoff = backoff
+        self._pauses = Pauses(backoff, random)
         self._settle_grace = settle_grace
         self._left = max_tasks or None
         self._watcher = watcher or Watcher()
-        self._random = random
         self._runs: dict[str, Run] = {}
         self._open = 0
         self._ahead = Ahead(claim_now, workers)
         self._alone: deque[Run] = deque()
         self._lone: Run | None = None
-        self._settles: dict[Run, asyncio.Future[None]] = {}
+        self._deliveries = Deliveries(source, self._pauses, self._delivered)
         self._ended: list[Run] = []
         """Runs whose workers are freed at the end of this turn of the event loop."""
         self._context: contextvars.Context | None = None
@@ -175,7 +172,7 @@ class Pool:
             except Exception as error:  # noqa: BLE001  # a source that fails must not end the pool
                 self._ahead.stop()
                 failures += 1
-                await self._pause("claim", failures, error)
+                await self._pauses.after("claim", failures, error)
                 continue
             if not claims and not ahead:
                 logger.debug("the source gives no more tasks: claiming ends")
@@ -189,9 +186,13 @@ class Pool:
 
     def _bounded(self, claims: int) -> int:
         """So many claims, but none while a task has the process to itself, or too many settles wait."""
-        if self._alone or self._lone is not None or len(self._settles) >= SETTLES_PER_WORKER * self.workers:
+        if (
+            self._alone
+            or self._lone is not None
+            or len(self._deliveries) >= SETTLES_PER_WORKER * self.workers
+        ):
             return 0
-        return claims if self._left is None else min(claims, self._left - len(self._ahead))
+        return claims if self._left is None else max(0, min(claims, self._left - len(self._ahead)))
 
     def _take(self, claims: Sequence[Claim], *, ahead: bool) -> None:
         together: list[Run] = []
@@ -252,16 +253,7 @@ class Pool:
     def on_outcome(self, run: Run, outcome: Outcome) -> None:
         """Hand the outcome to the source, without waiting."""
         self._open -= 1
-        settling = self._settles[run] = self._settle(run.claim, outcome)
-        settling.add_done_callback(partial(self._answered, run, outcome), context=self._context)
-
-    def _settle(self, claim: Claim, outcome: Outcome) -> asyncio.Future[None]:
-        try:
-            return asyncio.ensure_future(self._source.settle(claim, outcome))
-        except Exception as error:  # noqa: BLE001  # a run must come to its end whatever the source raises
-            refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            refused.set_exception(error)
-            return refused
+        self._deliveries.hand_in(run, outcome, self._context)
 
     def on_end(self, run: Run) -> None:
         """Free the worker, but after its settle was handed in."""
@@ -287,18 +279,7 @@ class Pool:
         self._begin_waiting()
         self._room.set()
 
-    def _answered(self, run: Run, outcome: Outcome, settling: asyncio.Future[None]) -> None:
-        """The source answered for the outcome, or could not deliver it: then it is asked again."""
-        error = None if settling.cancelled() else settling.exception()
-        if isinstance(error, Exception):
-            again = asyncio.get_running_loop().create_task(self._settle_again(run.claim, outcome, error))
-            again.add_done_callback(partial(self._settled, run))
-            self._settles[run] = again
-        else:
-            self._settled(run, settling)
-
-    def _settled(self, run: Run, _: asyncio.Future[None]) -> None:
-        del self._settles[run]
+    def _delivered(self, run: Run) -> None:
         self._watcher.on_settled(run.claim.lease_id)
         if run is self._lone:
             self._check_alone()
@@ -310,28 +291,9 @@ class Pool:
         """A run that has the process to itself has it until its outcome is delivered: one that comes after it and kills
         the process would otherwise count it out, although it had succeeded."""
         lone = self._lone
-        if lone is not None and lone.claim.lease_id not in self._runs and lone not in self._settles:
+        if lone is not None and lone.claim.lease_id not in self._runs and lone not in self._deliveries:
             self._lone = None
         self._begin_alone()
-
-    async def _settle_again(self, claim: Claim, outcome: Outcome, error: Exception) -> None:
-        failures = 0
-        while True:
-            failures += 1
-            if failures == TRIES and not isinstance(error, (StorageError, OSError)):
-                # No outage, then: it would be refused for ever. The task's lease is left to run out.
-                logger.error("outcome %s of task %s is given up", outcome.kind, claim.task.id, exc_info=error)
-                return None
-            await self._pause(f"settle of task {claim.task.id}", failures, error)
-            try:
-                return await self._source.settle(claim, outcome)
-            except Exception as again:  # noqa: BLE001  # the outcome must outlive whatever the source raises
-                error = again
-
-    async def _pause(self, what: str, failures: int, error: Exception) -> None:
-        delay = self._backoff.delay(failures, self._random)
-        logger.warning("%s failed, again in %.1f s: %s: %s", what, delay, type(error).__name__, error)
-        await asyncio.sleep(delay)
 
     # --- draining ---
 
@@ -354,14 +316,12 @@ class Pool:
 
     def _check_drained(self, _: object = None) -> None:
         claiming = self._claiming is not None and not self._claiming.done()
-        if not (claiming or self._open or self._settles):
+        if not (claiming or self._open or self._deliveries):
             self._finish()
 
     def _give_up(self) -> None:
-        """The drain ends although the source does not answer: what it was not told, leases and restarts will find."""
-        for run, settle in list(self._settles.items()):
-            logger.error("the outcome of task %s could not be delivered", run.claim.task.id)
-            settle.cancel()
+        """The drain ends although the source does not answer."""
+        self._deliveries.give_up()
         self._finish()
 
     def _finish(self) -> None:

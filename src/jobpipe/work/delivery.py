@@ -1,0 +1,102 @@
+"""Sees outcomes delivered: each is handed to the source at once, and again and again while that fails.
+
+A future from the source is all that an outcome costs; only one that has to be tried again gets an asyncio.Task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import random as random_
+from collections.abc import Callable
+from functools import partial
+
+from jobpipe.core.errors import StorageError
+from jobpipe.core.lifecycle import Outcome
+from jobpipe.core.retry import RetryPolicy
+from jobpipe.core.task import Claim
+from jobpipe.work.run import Run
+from jobpipe.work.source import TaskSource
+
+logger = logging.getLogger("jobpipe.work.pool")
+
+TRIES = 5
+"""Of an outcome that the source refuses although nothing is away."""
+
+
+class Pauses:
+    """How long to wait after a failed call to the source, said in the log."""
+
+    def __init__(self, policy: RetryPolicy, random: Callable[[], float] = random_.random) -> None:
+        self._policy = policy
+        self._random = random
+
+    async def after(self, what: str, failures: int, error: Exception) -> None:
+        """`what` failed for the time number `failures`: sleep before the next try."""
+        delay = self._policy.delay(failures, self._random)
+        logger.warning("%s failed, again in %.1f s: %s: %s", what, delay, type(error).__name__, error)
+        await asyncio.sleep(delay)
+
+
+class Deliveries:
+    """The outcomes on their way to `source`. `on_delivered` is called when one is there, or given up."""
+
+    def __init__(self, source: TaskSource, pauses: Pauses, on_delivered: Callable[[Run], object]) -> None:
+        self._source = source
+        self._pauses = pauses
+        self._on_delivered = on_delivered
+        self._under_way: dict[Run, asyncio.Future[None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    def __contains__(self, run: Run) -> bool:
+        return run in self._under_way
+
+    def hand_in(self, run: Run, outcome: Outcome, context: contextvars.Context | None) -> None:
+        """Deliver the outcome of `run`, without waiting; what follows happens in `context`, not in the handler's."""
+        settling = self._under_way[run] = self._settle(run.claim, outcome)
+        settling.add_done_callback(partial(self._answered, run, outcome), context=context)
+
+    def give_up(self) -> None:
+        """Try no more: what the source was not told, leases and restarts will find."""
+        for run, settling in list(self._under_way.items()):
+            logger.error("the outcome of task %s could not be delivered", run.claim.task.id)
+            settling.cancel()
+
+    def _settle(self, claim: Claim, outcome: Outcome) -> asyncio.Future[None]:
+        try:
+            return asyncio.ensure_future(self._source.settle(claim, outcome))
+        except Exception as error:  # noqa: BLE001  # a run must come to its end whatever the source raises
+            refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            refused.set_exception(error)
+            return refused
+
+    def _answered(self, run: Run, outcome: Outcome, settling: asyncio.Future[None]) -> None:
+        """The source answered for the outcome, or could not deliver it: then it is asked again."""
+        error = None if settling.cancelled() else settling.exception()
+        if isinstance(error, Exception):
+            again = asyncio.get_running_loop().create_task(self._again(run.claim, outcome, error))
+            again.add_done_callback(partial(self._delivered, run))
+            self._under_way[run] = again
+        else:
+            self._delivered(run, settling)
+
+    def _delivered(self, run: Run, _: asyncio.Future[None]) -> None:
+        del self._under_way[run]
+        self._on_delivered(run)
+
+    async def _again(self, claim: Claim, outcome: Outcome, error: Exception) -> None:
+        failures = 0
+        while True:
+            failures += 1
+            if failures == TRIES and not isinstance(error, (StorageError, OSError)):
+                # No outage, then: it would be refused for ever. The task's lease is left to run out.
+                logger.error("outcome %s of task %s is given up", outcome.kind, claim.task.id, exc_info=error)
+                return None
+            await self._pauses.after(f"settle of task {claim.task.id}", failures, error)
+            try:
+                return await self._source.settle(claim, outcome)
+            except Exception as again:  # noqa: BLE001  # the outcome must outlive whatever the source raises
+                error = again
