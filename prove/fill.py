@@ -1,6 +1,7 @@
-"""`python -m prove.fill FILE.json ...`: put the figures of a run into docs/reliability.md, between its two marks.
+"""`python -m prove.fill FILE.json ...`: put the figures of runs into docs/reliability.md, between its two marks.
 
-Proofs that were run one by one, each with its own file, make one table; of one that is in several, the last counts.
+Proofs that were run one by one, each with its own file, make one table for each size, and a proof is shown at the largest
+that it was run at; of one that is in several files of a size, the last counts.
 """
 
 from __future__ import annotations
@@ -13,26 +14,33 @@ import msgspec
 from msgspec.structs import replace
 
 from prove import report
+from prove.proof import Size
 from prove.proofs import PROOFS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
-def filled(page: str, run: report.Run) -> str:
-    """The page with the figures of `run` in place of what stood there."""
+def filled(page: str, runs: Sequence[report.Run]) -> str:
+    """The page with the figures of `runs`, a table each, in place of what stood there."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{report.markdown(run)}\n\n{END}{after}"
+    tables = "\n\n".join(report.markdown(run) for run in runs)
+    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
 
 
-def joined(runs: Sequence[report.Run]) -> report.Run:
-    """One run of what several did. Raises ValueError when their counts differ in size."""
-    if len({run.size for run in runs}) != 1:
-        raise ValueError("runs of different sizes make no table")
-    found = {result.name: result for run in runs for result in run.results}
-    first = min(runs, key=lambda run: run.began)
-    return replace(first, results=[found[name] for name in PROOFS if name in found])
+def joined(runs: Sequence[report.Run]) -> list[report.Run]:
+    """One run for each size, the largest first, of what several did."""
+    tables: list[report.Run] = []
+    shown: set[str] = set()
+    for size in (Size.FULL, Size.DEFAULT, Size.SHORT):
+        of_size = [run for run in runs if run.size == size]
+        found = {result.name: result for run in of_size for result in run.results if result.name not in shown}
+        if found:
+            first = min(of_size, key=lambda run: run.began)
+            tables.append(replace(first, results=[found[name] for name in PROOFS if name in found]))
+            shown |= found.keys()
+    return tables
 
 
 def main() -> None:

@@ -111,20 +111,20 @@ def test_a_figure_over_its_bound_breaks_the_promise() -> None:
     assert "! cuts" not in table
 
 
-def test_proofs_that_were_run_one_by_one_make_one_table_in_the_order_of_the_promises() -> None:
+def test_proofs_that_were_run_one_by_one_make_a_table_for_each_size_in_the_order_of_the_promises() -> None:
     def of(name: str, size: Size = Size.FULL) -> report.Run:
         run = run_of(none("lost", 0))
         return replace(run, size=size, results=[replace(run.results[0], name=name)])
 
-    assert [result.name for result in joined([of("schema"), of("kill"), of("power")]).results] == [
-        "kill", "power", "schema",
-    ]  # fmt: skip
-    with pytest.raises(ValueError, match="sizes"):
-        joined([of("kill"), of("power", Size.SHORT)])
+    tables = joined([of("schema"), of("kill"), of("fuzz", Size.SHORT), of("power"), of("power", Size.SHORT)])
+    assert [(run.size, [result.name for result in run.results]) for run in tables] == [
+        (Size.FULL, ["kill", "power", "schema"]),
+        (Size.SHORT, ["fuzz"]),
+    ]
 
 
 def test_the_page_is_filled_between_its_marks() -> None:
-    page = filled(f"before\n{BEGIN}\nold\n{END}\nafter", run_of(none("lost", 0)))
+    page = filled(f"before\n{BEGIN}\nold\n{END}\nafter", [run_of(none("lost", 0))])
     assert page.startswith(f"before\n{BEGIN}")
     assert page.endswith(f"{END}\nafter")
     assert "old" not in page
