@@ -1,6 +1,6 @@
 """`python -m prove.fill FILE.json ...`: put the figures of runs into docs/reliability.md, between its two marks.
 
-Proofs that were run one by one, each with its own file, make one table for each size, and a proof is shown at the largest
+Proofs that were run one by one, each with its own file, make one table for each size. A proof is shown at the largest
 that it was run at; of one that is in several files of a size, the last counts.
 """
 
