@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from jobpipe.core.lifecycle import Outcome
+from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim
 from jobpipe.work.ahead import Ahead, ClaimNow
@@ -217,7 +217,7 @@ class Pool:
         self._begin_alone()
 
     def _begin(self, runs: Sequence[Run]) -> None:
-        if not runs:
+        if not runs or self._taken_apart():
             return
         # Told before: a handler may take the whole process down with its first line.
         self._watcher.on_begin([run.claim.lease_id for run in runs])
@@ -253,7 +253,15 @@ class Pool:
     def on_outcome(self, run: Run, outcome: Outcome) -> None:
         """Hand the outcome to the source, without waiting."""
         self._open -= 1
-        self._deliveries.hand_in(run, outcome, self._context)
+        if outcome.kind is Kind.DONE or not self._taken_apart():
+            self._deliveries.hand_in(run, outcome, self._context)
+
+    def _taken_apart(self) -> bool:
+        """Whether a handler cancelled the process's own work, and its neighbours with it: that is no failure of theirs.
+
+        The process is about to leave: what it had begun is then found lost, and nothing more may begin.
+        """
+        return self._claiming is not None and self._claiming.cancelling() > 0 and not self._draining
 
     def on_end(self, run: Run) -> None:
         """Free the worker, but after its settle was handed in."""
