@@ -201,9 +201,10 @@ class Channel:
     def interrupt(self) -> None:
         """Make a post under way fail, from another thread."""
         connection = self._connection
-        if connection is not None and connection.sock is not None:
+        sock = None if connection is None else connection.sock  # read once: the other thread may take it away
+        if sock is not None:
             with suppress(OSError):  # it ended by itself meanwhile
-                connection.sock.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
 
     def _open(self, timeout: float) -> http.client.HTTPConnection:
         host, port = self._address.host, self._address.port

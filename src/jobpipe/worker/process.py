@@ -141,7 +141,8 @@ class WorkerProcess(Watcher):
             self._executor,
             orders.workers,
             max_tasks=orders.max_tasks,
-            claim_now=self._source.claim_now,
+            # Only the server's own: of a process elsewhere that is killed, what it had not begun would be lost with it.
+            claim_now=None if orders.token is None else self._source.claim_now,
             watcher=self,
         )
         self._watchdog = Watchdog(
