@@ -136,14 +136,9 @@ class WorkerProcess(Watcher):
             version=version("jobpipe"),
         )
         self._source.on_cancel = self._source.on_lost = self._cancel
+        # Without `claim_now`: what was claimed ahead would be lost with a server or a worker that is killed.
         self._pool = Pool(
-            self._source,
-            self._executor,
-            orders.workers,
-            max_tasks=orders.max_tasks,
-            # Only the server's own: of a process elsewhere that is killed, what it had not begun would be lost with it.
-            claim_now=None if orders.token is None else self._source.claim_now,
-            watcher=self,
+            self._source, self._executor, orders.workers, max_tasks=orders.max_tasks, watcher=self
         )
         self._watchdog = Watchdog(
             self._loop, lambda: self._pool.runs, CLEANUP_S + 0.25, self._on_hang, self._clock
