@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+
+import psutil
 
 from jobpipe.clock import ManualClock
 from jobpipe.storage import open_storage
@@ -122,7 +123,7 @@ class Database:
 
     async def _cut(self, _: Storage | None) -> None:
         ended = [row["pid"] for row in await self._cluster.ask(TERMINATE, self._name)]
-        while any(map(_lives, ended)):
+        while any(map(psutil.pid_exists, ended)):
             await asyncio.sleep(0.001)
         for _turn in range(TURNS):
             await asyncio.sleep(0)
@@ -136,16 +137,6 @@ def database() -> Iterator[Database]:
         asyncio.run(_make_schema(cluster.url()))
         cluster.make_manual()
         yield Database(cluster)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 async def _make_schema(url: str) -> None:

@@ -52,24 +52,18 @@ class Work:
 
 
 @pytest.mark.parametrize("handler", ["on_the_loop", "in_a_thread"])
-async def test_a_run_that_cannot_enqueue_while_its_worker_stops_is_given_back(handler: str) -> None:
+@pytest.mark.parametrize("stops", [True, False], ids=["its worker stops too", "its worker goes on"])
+async def test_a_run_that_cannot_enqueue_is_given_back_when_its_worker_stops_too(
+    handler: str, stops: bool
+) -> None:
     source, work = Source(handler), Work()
     pool = Pool(source, Executor(work.app), 1)
     pool.start()
     await work.begun.wait()
-    draining = asyncio.create_task(pool.drain(10))
+    draining = asyncio.create_task(pool.drain(10)) if stops else None
     await asyncio.sleep(0)
     work.go.set()
-    assert (await source.outcome).kind is Kind.RELEASED
-    await draining
-
-
-@pytest.mark.parametrize("handler", ["on_the_loop", "in_a_thread"])
-async def test_a_server_that_stops_elsewhere_fails_the_run(handler: str) -> None:
-    source, work = Source(handler), Work()
-    pool = Pool(source, Executor(work.app), 1)
-    pool.start()
-    work.go.set()
     outcome = await source.outcome
-    assert (outcome.kind, outcome.error_type) == (Kind.FAILED, "Draining")
-    await pool.drain(10)
+    expected = (Kind.RELEASED, None) if stops else (Kind.FAILED, "Draining")
+    assert (outcome.kind, outcome.error_type) == expected
+    await (draining or pool.drain(10))

@@ -7,14 +7,12 @@ import contextvars
 from collections.abc import Awaitable, Sequence
 
 import pytest
-from test_work_ahead import Backlog
-from test_work_ahead import Rig as AheadRig
-from test_work_pool import SOON, claim, turns
+from test_work_pool import SOON, Source, claim, turns
+from test_work_pool import Rig as HeldRig
 
 from jobpipe.core.errors import StorageError
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim
-from jobpipe.work import ahead
 from jobpipe.work.app import App
 from jobpipe.work.executor import Executor
 from jobpipe.work.pool import Pool
@@ -45,31 +43,27 @@ class Seen:
 @pytest.mark.parametrize("handler", ["async", "thread"])
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_run_sees_nothing_that_runs_before_it_left_in_their_contexts(
-    monkeypatch: pytest.MonkeyPatch, handler: str, workers: int
+    handler: str, workers: int
 ) -> None:
-    monkeypatch.setattr(ahead, "SWIFT_S", float("inf"))
     alone = (3, 4, 9)
-    claims = [claim(f"t{n}", handler, alone=n in alone) for n in range(20)]
-    source, seen = Backlog(*claims), Seen()
-    pool = Pool(source, Executor(seen.app), workers, claim_now=source.claim_now)
+    ids = [f"t{n}" for n in range(20)]
+    source = Source(*(claim(id, handler, alone=n in alone) for n, id in enumerate(ids)))
+    seen = Seen()
+    pool = Pool(source, Executor(seen.app), workers)
     pool.start()
-    await source.until(lambda: [kind for _, kind in source.outcomes].count(Kind.DONE) == 20)
+    assert set(await source.until_settled(*ids)) == {Kind.DONE}
     await pool.drain(1)
     assert seen.found == ["nothing"] * 20
-    assert source.asked_now
 
 
-async def test_every_run_sees_what_was_in_the_context_when_the_pool_was_started(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_every_run_sees_what_was_in_the_context_when_the_pool_was_started() -> None:
     """An app's lifespan puts it there: after the pool was made, before it is started."""
-    monkeypatch.setattr(ahead, "SWIFT_S", float("inf"))
-    claims = [claim(f"t{n}", "async", alone=n == 3) for n in range(12)]
-    source, seen = Backlog(*claims), Seen()
-    pool = Pool(source, Executor(seen.app), 2, claim_now=source.claim_now)
+    ids = [f"t{n}" for n in range(12)]
+    source, seen = Source(*(claim(id, "async", alone=id == "t3") for id in ids)), Seen()
+    pool = Pool(source, Executor(seen.app), 2)
     left.set("the lifespan's")
     pool.start()
-    await source.until(lambda: [kind for _, kind in source.outcomes].count(Kind.DONE) == 12)
+    assert set(await source.until_settled(*ids)) == {Kind.DONE}
     await pool.drain(1)
     assert seen.found == ["the lifespan's"] * 12
 
@@ -164,10 +158,10 @@ async def test_an_outcome_that_the_source_takes_no_answer_for_holds_up_no_drain(
 async def test_a_source_that_raises_at_one_release_gets_the_others_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ahead, "SWIFT_S", float("inf"))
-    rig = AheadRig(*(claim(f"t{n}") for n in range(4)))
-    await rig.source.until_asked_now(2)
-    await turns()
+    ids = [f"t{n}" for n in range(4)]
+    rig = HeldRig(*(claim(id) for id in ids), workers=4)
+    rig.pool.start()
+    await rig.bench.until_running(*ids)
     delivered, errors = rig.source.settle, [StorageError("away")]
 
     def settle(claim: Claim, outcome: Outcome) -> Awaitable[None]:
@@ -177,4 +171,6 @@ async def test_a_source_that_raises_at_one_release_gets_the_others_too(
 
     monkeypatch.setattr(rig.source, "settle", settle)
     await rig.pool.drain(0)
-    assert sorted(rig.source.outcomes[2:]) == [(f"t{n}", Kind.RELEASED) for n in range(4)]
+    assert {id: outcome.kind for id, outcome in rig.source.settled.items()} == dict.fromkeys(
+        ids, Kind.RELEASED
+    )

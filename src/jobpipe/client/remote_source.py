@@ -107,7 +107,7 @@ class RemoteSource:
             await self._settler.sent()
             began = self._clock.monotonic()
             try:
-                claims = await self._poll(limit, self._wait_s)
+                claims = await self._poll(limit)
             except JobpipeError as error:
                 if not self._closed.is_set():
                     await self._pause(self._outage.failed("lease", error), error)
@@ -121,23 +121,6 @@ class RemoteSource:
             if failures:
                 await self._pause(failures)
         return []
-
-    async def claim_now(self, limit: int) -> Sequence[Claim]:
-        """Claim up to `limit` tasks that are due now, beside those that run; none also when the server is away.
-
-        Cancelled as `claim` is, and never called beside it.
-        """
-        self._start()
-        await self._settler.sent()
-        began = self._clock.monotonic()
-        try:
-            claims = [] if self._closed.is_set() else await self._poll(limit, 0.0)
-        except JobpipeError as error:
-            logger.debug("claiming ahead failed: %s", error)
-            return []
-        if claims:
-            self._hold(claims, began)
-        return claims
 
     def settle(self, claim: Claim, outcome: Outcome) -> asyncio.Future[None]:
         """Deliver the outcome, through any outage; ends when the server answered for it."""
@@ -178,10 +161,10 @@ class RemoteSource:
             self._loop = asyncio.get_running_loop()
             self._heartbeat.start()
 
-    async def _poll(self, limit: int, wait_s: float) -> list[Claim]:
-        self._wish.max, self._wish.wait = min(limit, MAX_LEASED), wait_s
+    async def _poll(self, limit: int) -> list[Claim]:
+        self._wish.max = min(limit, MAX_LEASED)
         body = msgspec.json.encode(self._wish)
-        posting = self._polls.post("/lease", body, wait_s + ANSWER_S)
+        posting = self._polls.post("/lease", body, self._wait_s + ANSWER_S)
         polling = self._polling = asyncio.get_running_loop().create_task(posting)
         try:
             reply = await asyncio.shield(polling)

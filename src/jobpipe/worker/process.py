@@ -136,7 +136,6 @@ class WorkerProcess(Watcher):
             version=version("jobpipe"),
         )
         self._source.on_cancel = self._source.on_lost = self._cancel
-        # Without `claim_now`: what was claimed ahead would be lost with a server or a worker that is killed.
         self._pool = Pool(
             self._source, self._executor, orders.workers, max_tasks=orders.max_tasks, watcher=self
         )
@@ -246,8 +245,7 @@ class WorkerProcess(Watcher):
             log.error(
                 "task %s: handler %s blocks the event loop; replacing its process", task.id, task.handler
             )
-        held = [*runs, *self._pool.ahead]
-        outcomes = [(run.claim, run.judge_hung(guilty=run in guilty)) for run in held]
+        outcomes = [(run.claim, run.judge_hung(guilty=run in guilty)) for run in runs]
         try:
             last_words.tell(self._address, self._headers | authorization(self._orders.key), outcomes)
         except (OSError, HTTPException) as error:

@@ -5,7 +5,7 @@ The order of columns here is the order of `json_array` in statements.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apsw
@@ -60,13 +60,7 @@ def inserted(tasks: Sequence[NewTask], first_seq: int, now: int) -> tuple[str, b
 def settled(settlements: Sequence[tuple[int, Settlement]]) -> tuple[str, bytes]:
     """The two arguments of SETTLE, for (seq, settlement with a transition) pairs."""
     rows: list[tuple[object, ...]] = []
-    results: list[bytes] = []
-    at = 1
-    for seq, settlement in settlements:
-        to = settlement.transition
-        if to is None:
-            raise ValueError("a settlement without a transition writes nothing")
-        size = None if to.result is None else len(to.result)
+    for seq, settlement, to, at, size in _placed(settlements):
         error = None if to.error is None else text(to.error)
         status = NUMBER[to.status]
         # A rescued claim leaves no lease id behind: its holder's late settle must find that it lost.
@@ -75,27 +69,34 @@ def settled(settlements: Sequence[tuple[int, Settlement]]) -> tuple[str, bytes]:
             (seq, settlement.lease_id, status, to.run_at, to.attempts, to.failures, to.lost, to.finished_at,
              at, size, error, *kept, int(settlement.cancel_requested), to.error_group)
         )  # fmt: skip
-        if to.result:
-            results.append(to.result)
-            at += len(to.result)
-    return text(rows), b"".join(results)
+    return text(rows), _results(settlements)
 
 
 def succeeded(settlements: Sequence[tuple[int, Settlement]]) -> tuple[str, bytes]:
     """The two arguments of SETTLE_DONE, for (seq, settlement of a run that succeeded) pairs."""
-    rows: list[tuple[object, ...]] = []
-    results: list[bytes] = []
+    rows = [
+        (seq, settlement.lease_id, to.finished_at, at, size, int(settlement.cancel_requested))
+        for seq, settlement, to, at, size in _placed(settlements)
+    ]
+    return text(rows), _results(settlements)
+
+
+def _placed(
+    settlements: Iterable[tuple[int, Settlement]],
+) -> Iterator[tuple[int, Settlement, Transition, int, int | None]]:
+    """Each with its transition, and where among all results its own begins (from 1) and how long it is."""
     at = 1
     for seq, settlement in settlements:
         to = settlement.transition
         if to is None:
             raise ValueError("a settlement without a transition writes nothing")
-        result = to.result or b""
-        size = None if to.result is None else len(result)
-        rows.append((seq, settlement.lease_id, to.finished_at, at, size, int(settlement.cancel_requested)))
-        results.append(result)
-        at += len(result)
-    return text(rows), b"".join(results)
+        size = None if to.result is None else len(to.result)
+        yield seq, settlement, to, at, size
+        at += size or 0
+
+
+def _results(settlements: Iterable[tuple[int, Settlement]]) -> bytes:
+    return b"".join([s.transition.result for _, s in settlements if s.transition and s.transition.result])
 
 
 def attempted(seq: int, to: Transition, now: int) -> tuple[object, ...]:
