@@ -287,16 +287,14 @@ class TaskQueue:
         return await carried_out(self._storage.cancel(ids, self._clock.now()), self._cancelled)
 
     def _cancelled(self, answers: Sequence[Cancelled | JobpipeError]) -> None:
-        for answer in answers:
-            if isinstance(answer, JobpipeError):
-                continue
-            if answer.lease_id is None:
-                self._ends.tell([(answer.task, None)])
-                continue
-            self._claiming.cancelled(answer.lease_id, answer.task)
-            for tell in self._cancel_listeners:
-                tell(answer.task.id, answer.lease_id)
-        self._tell_steered([answer.task for answer in answers if isinstance(answer, Cancelled)])
+        cancelled = [answer for answer in answers if isinstance(answer, Cancelled)]
+        for answer in cancelled:
+            if answer.lease_id is not None:
+                self._claiming.cancelled(answer.lease_id, answer.task)
+                for tell in self._cancel_listeners:
+                    tell(answer.task.id, answer.lease_id)
+        self._ends.tell([(answer.task, None) for answer in cancelled if answer.lease_id is None])
+        self._tell_steered([answer.task for answer in cancelled])
 
     def _rescue_within(self, seconds: float) -> None:
         self.on_lease(seconds)  # as it is by then: it is set after the queue was made
