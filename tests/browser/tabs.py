@@ -52,7 +52,8 @@ def settled(page: Page) -> Page:
 
 
 def numbers(page: Page, within: str = "body") -> dict[str, int]:
-    """The counts that the page shows there, by what they count."""
+    """The counts that the page shows there, once it does, by what they count."""
+    page.locator(within).locator("[data-count]").first.wait_for(state="attached")
     found: dict[str, str] = page.evaluate(
         "within => Object.fromEntries([...document.querySelector(within).querySelectorAll('[data-count]')]"
         ".map(e => [e.dataset.count, e.textContent]))",

@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TypeVar
 
 import pytest
 from desk import codes_of, new
@@ -19,6 +20,8 @@ from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Report
 from jobpipe.storage import open_storage
 from jobpipe.storage.postgres import migrations
+
+T = TypeVar("T")
 
 CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'jobpipe'"
 
@@ -45,16 +48,20 @@ async def queue(cluster: postgres.Cluster) -> AsyncIterator[TaskQueue]:
     await queue.close()
 
 
-async def enqueue_until_taken(queue: TaskQueue, id: str) -> str:
-    """What becomes of an id whose client tries again until it is told something."""
+async def until_reached(call: Callable[[], Awaitable[T]]) -> T:
+    """What a call gives as soon as the database is there again."""
     async with asyncio.timeout(15):
         while True:
             try:
-                (code,) = codes_of(await queue.enqueue([NewTask(id, "h")]))
+                return await call()
             except StorageError:
                 await asyncio.sleep(0.02)
-            else:
-                return code
+
+
+async def enqueue_until_taken(queue: TaskQueue, id: str) -> str:
+    """What becomes of an id whose client tries again until it is told something."""
+    (code,) = codes_of(await until_reached(lambda: queue.enqueue([NewTask(id, "h")])))
+    return code
 
 
 async def test_a_database_that_is_away_refuses_at_once_and_all_heals_when_it_is_back(
@@ -76,8 +83,12 @@ async def test_a_database_that_is_away_refuses_at_once_and_all_heals_when_it_is_
     finally:
         cluster.start()
     assert await enqueue_until_taken(queue, "after") == "task"
-    await queue.check()
-    (answer,) = await queue.settle([Report("runs", claim.lease_id, Outcome(Kind.DONE))])
+    await until_reached(
+        queue.check
+    )  # over another connection, which makes a pause of its own between its tries
+    (answer,) = await until_reached(
+        lambda: queue.settle([Report("runs", claim.lease_id, Outcome(Kind.DONE))])
+    )
     assert not isinstance(answer, StorageError)
     (task,) = await queue.get(["runs"])
     assert task is not None

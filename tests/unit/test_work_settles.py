@@ -159,7 +159,7 @@ async def test_a_source_that_raises_at_one_release_gets_the_others_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ids = [f"t{n}" for n in range(4)]
-    rig = HeldRig(*(claim(id) for id in ids), workers=4)
+    rig = HeldRig(*(claim(id) for id in ids), workers=4, settle_grace=5.0)
     rig.pool.start()
     await rig.bench.until_running(*ids)
     delivered, errors = rig.source.settle, [StorageError("away")]
