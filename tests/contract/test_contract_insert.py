@@ -10,7 +10,7 @@ import pytest
 from desk import DONE, FAILED_FOR_GOOD, Desk, OpenDesk, codes_of, expect, ids_of, new
 
 from jobpipe.core.errors import QueueFull, TaskExists, TooManyQueues
-from jobpipe.core.task import Status, Task
+from jobpipe.core.task import NewTask, Status, Task
 
 MIB = 1024 * 1024
 
@@ -38,6 +38,33 @@ async def test_the_answer_is_the_task_as_it_is_stored(desk: Desk) -> None:
     assert (plain.attempts, plain.failures, plain.lost) == (0, 0, 0)
     assert (plain.started_at, plain.finished_at, plain.worker, plain.result) == (None, None, None, None)
     assert (full.run_at, full.timeout, full.traceparent) == (desk.now + 5000, 2.5, "00-1-2-01")
+
+
+@pytest.mark.parametrize("kinds", [1, 2, 40])
+async def test_each_task_of_a_batch_is_stored_as_itself_whatever_it_shares_with_others(
+    desk: Desk, kinds: int
+) -> None:
+    def mixed(i: int) -> NewTask:
+        kind = i % kinds
+        return new(
+            f"t{i}", payload=b"1" * (1 + i % 7), queue=f"q{kind % 3}", handler=f"h{kind % 5}",
+            priority=kind % 4, max_retries=kind % 6, timeout=None if kind % 2 else kind + 0.5,
+            run_at=desk.now + kind * 1000, traceparent=f"00-{kind}",
+        )  # fmt: skip
+
+    await desk.accept("t7", "t64")
+    answers = await desk.insert(*map(mixed, range(80)))
+    assert [i for i, answer in enumerate(answers) if isinstance(answer, TaskExists)] == [7, 64]
+    accepted = [answer for answer in answers if isinstance(answer, Task)]
+    assert [task.seq for task in accepted] == sorted(task.seq for task in accepted)
+    assert [await desk.get(task.id) for task in accepted] == accepted
+    for i, answer in enumerate(answers):
+        if isinstance(answer, Task):
+            wanted = mixed(i)
+            assert [getattr(answer, name) for name in NewTask.__struct_fields__] == [
+                getattr(wanted, name) for name in NewTask.__struct_fields__
+            ]
+    await desk.assert_counts_are_true()
 
 
 async def test_an_empty_batch_is_answered_with_nothing(desk: Desk) -> None:

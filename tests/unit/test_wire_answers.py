@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobpipe.core.task import Status, Task, TaskError
-from jobpipe.wire import TaskView, encode_task, encode_tasks
+from jobpipe.wire import NewTasks, TaskView, encode_task, encode_tasks
 from jobpipe.wire.answers import encode_text
 
 text = st.text(max_size=20)
@@ -59,6 +59,31 @@ def test_a_task_is_written_as_its_schema_says_and_nothing_more(task: Task) -> No
             task.last_error.type,
             task.last_error.traceback,
         )
+
+
+new_tasks = st.builds(
+    Task,
+    seq=st.integers(1),
+    id=text,
+    handler=st.sampled_from(["mail", '\\","payload":']),
+    queue=st.sampled_from(["a", "b"]),
+    payload=payload,
+    priority=st.integers(0, 1),
+    status=st.just(Status.QUEUED),
+    attempts=st.just(0),
+    failures=st.just(0),
+    lost=st.just(0),
+    max_retries=st.integers(3, 4),
+    timeout=st.sampled_from([None, 2.5]),
+    run_at=st.integers(1000, 1001),
+    created_at=st.integers(1000, 1001),
+)
+
+
+@given(st.lists(new_tasks, max_size=20))
+def test_tasks_accepted_together_are_written_as_each_alone(tasks: list[Task]) -> None:
+    encode = NewTasks().encode
+    assert [encode(task) for task in tasks] == [encode_task(task) for task in tasks]
 
 
 def test_no_tasks_are_an_empty_array() -> None:

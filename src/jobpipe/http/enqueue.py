@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
 from jobpipe.core.errors import Draining, JobpipeError
@@ -13,7 +13,7 @@ from jobpipe.http.browser import HEAD
 from jobpipe.http.config import Api
 from jobpipe.http.problems import encode_error
 from jobpipe.http.routing import RawRoute
-from jobpipe.wire import encode_task, parse_array, parse_lines, parse_object, valid_traceparent
+from jobpipe.wire import NewTasks, encode_task, parse_array, parse_lines, parse_object, valid_traceparent
 
 Batch = Sequence[NewTask | JobpipeError]
 
@@ -69,13 +69,18 @@ class Enqueue:
         """Enqueue a batch; each item is answered in its own place."""
         tasks = [item for item in items if isinstance(item, NewTask)]
         answers = iter(await self._api.queue.enqueue(tasks) if tasks else [])
-        decided = (next(answers) if isinstance(item, NewTask) else item for item in items)
-        return Reply(200, b"[%b]" % b",".join(map(self._item, decided)))
+        decided = answers if len(tasks) == len(items) else _in_places(items, answers)
+        start, encode = self._accepted, NewTasks().encode
+        views = [
+            encode_error(answer) if isinstance(answer, JobpipeError) else b"%b%b}" % (start, encode(answer))
+            for answer in decided
+        ]
+        return Reply(200, b"[%b]" % b",".join(views))
 
-    def _item(self, answer: Task | JobpipeError) -> bytes:
-        if isinstance(answer, JobpipeError):
-            return encode_error(answer)
-        return self._accepted + encode_task(answer) + b"}"
+
+def _in_places(items: Batch, answers: Iterator[Task | JobpipeError]) -> Iterator[Task | JobpipeError]:
+    """The answers for the tasks among the items, each in its own place."""
+    return (next(answers) if isinstance(item, NewTask) else item for item in items)
 
 
 def is_ndjson(head: dict[bytes, bytes]) -> bool:

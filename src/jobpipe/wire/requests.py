@@ -147,7 +147,10 @@ def parse_array(
             raise InvalidJson(str(error)) from None
         else:
             _check_count(len(bodies))
-            return [_item(item, defaults, now, traceparent) for item in bodies]
+            try:
+                return [_new_task(item, defaults, now, traceparent) for item in bodies]
+            except JobpipeError:
+                return [_item(item, defaults, now, traceparent) for item in bodies]
     parsed = [_parse_item(item, defaults, now, traceparent) for item in split(body)]
     broken = next((item for item in parsed if isinstance(item, InvalidJson)), None)
     if broken is not None:  # then the array around it is no JSON either

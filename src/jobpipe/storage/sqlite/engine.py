@@ -112,7 +112,7 @@ class SqliteStorage:
     # --- the contract -------------------------------------------------------------------------------------------
 
     def insert(self, tasks: Sequence[NewTask], now: int) -> asyncio.Future[list[Task | JobpipeError]]:
-        return self._call("insert", tasks, now)
+        return self._writer.call("insert", (tasks, now), writes=True, weight=len(tasks))
 
     def claim(self, request: ClaimRequest, now: int) -> asyncio.Future[ClaimAnswer]:
         return self._call("claim", request, now)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -11,9 +12,22 @@ from jobpipe.core.task import NewTask, Status, Task
 from jobpipe.storage.base import Record
 from jobpipe.storage.sqlite import moving
 from jobpipe.storage.sqlite import statements as sql
-from jobpipe.storage.sqlite.rows import STATUSES, decode_json, inserted, text
+from jobpipe.storage.sqlite.rows import (
+    STATUSES,
+    Shape,
+    decode_json,
+    inserted,
+    inserted_alike,
+    numbered,
+    text,
+)
 from jobpipe.storage.sqlite.state import State
 from jobpipe.storage.sqlite.writer import Calls
+
+ALIKE = 8
+"""So many tasks of a shape on average make a statement for each shape worth it."""
+
+Shapes = Mapping[Shape, Sequence[Task]]
 
 
 class Limits(Struct, frozen=True):
@@ -48,46 +62,53 @@ class Intake:
         return left_out
 
     def _inserted(self, tasks: Sequence[NewTask], now: int) -> list[Task | JobpipeError]:
-        if not self._fits_surely(tasks):
-            return self._admitted(tasks, now)
         first = self._next_seq
-        accepted = self._write_new(tasks, now)
-        if self._s.db.changes() == len(accepted):
-            self._count_new(accepted)
+        accepted, shapes = numbered(tasks, first, now)
+        if not self._fits_surely(accepted, shapes):
+            return self._admitted(tasks, now)
+        written = self._write(accepted, shapes)
+        if written == len(accepted):
+            self._count_new(shapes)
             return list(accepted)
         return self._without_taken(accepted, first)
 
-    def _fits_surely(self, tasks: Sequence[NewTask]) -> bool:
+    def _fits_surely(self, tasks: Sequence[Task], shapes: Shapes) -> bool:
         """Whether all would be accepted if no id were taken: no bound is reached, and no id comes twice."""
         wanted: dict[str, int] = {}
-        for new in tasks:
-            wanted[new.queue] = wanted.get(new.queue, 0) + 1
+        for (queue, *_), alike in shapes.items():
+            wanted[queue] = wanted.get(queue, 0) + len(alike)
         names = sum(queue not in self._s.counts.queues for queue in wanted)
         return (
             all(self._s.counts.queued(queue) + n <= self._limits.capacity for queue, n in wanted.items())
             and len(self._s.counts.queues) + names <= self._limits.max_queues
-            and len({new.id for new in tasks}) == len(tasks)
+            and len({task.id for task in tasks}) == len(tasks)
         )
 
-    def _write_new(self, tasks: Sequence[NewTask], now: int) -> list[Task]:
-        rows, payloads, accepted = inserted(tasks, self._next_seq, now)
-        self._next_seq += len(accepted)
-        self._s.db.execute(sql.INSERT, (rows, payloads))
-        return accepted
+    def _write(self, tasks: Sequence[Task], shapes: Shapes) -> int:
+        """Insert the tasks; how many of them had an id that was free."""
+        self._next_seq += len(tasks)
+        if len(shapes) > 1 and len(shapes) * ALIKE > len(tasks):
+            return self._execute(sql.INSERT, inserted(tasks))
+        return sum(
+            self._execute(sql.INSERT_ALIKE, inserted_alike(alike, shape)) for shape, alike in shapes.items()
+        )
 
-    def _count_new(self, accepted: Iterable[Task]) -> None:
-        levels: dict[tuple[str, int], int] = {}
-        for task in accepted:
-            level = (task.queue, task.priority)
-            levels[level] = levels.get(level, 0) + 1
-            self._s.due.add(task.queue, task.priority, task.run_at, task.seq)
-        for (queue, priority), n in levels.items():
-            self._s.counts.add(queue, Status.QUEUED, priority, n)
+    def _execute(self, statement: str, arguments: tuple[Any, ...]) -> int:
+        self._s.db.execute(statement, arguments)
+        return self._s.db.changes()
+
+    def _count_new(self, shapes: Shapes) -> None:
+        for (queue, priority, run_at, *_), alike in shapes.items():
+            self._s.due.add(queue, priority, run_at, alike[0].seq)
+            self._s.counts.add(queue, Status.QUEUED, priority, len(alike))
 
     def _without_taken(self, accepted: list[Task], first_seq: int) -> list[Task | JobpipeError]:
         """The statement skipped some: those whose ids older tasks have."""
         taken = self._taken([task.id for task in accepted], first_seq)
-        self._count_new(task for task in accepted if task.id not in taken)
+        for task in accepted:
+            if task.id not in taken:
+                self._s.due.add(task.queue, task.priority, task.run_at, task.seq)
+                self._s.counts.add(task.queue, Status.QUEUED, task.priority, 1)
         return [_exists(task.id, taken[task.id]) if task.id in taken else task for task in accepted]
 
     def _admitted(self, tasks: Sequence[NewTask], now: int) -> list[Task | JobpipeError]:
@@ -103,8 +124,10 @@ class Intake:
             else:
                 room[new.queue] -= 1
                 taken[new.id] = Status.QUEUED
-        accepted = self._write_new([new for i, new in enumerate(tasks) if i not in refused], now)
-        self._count_new(accepted)
+        fitting = [new for i, new in enumerate(tasks) if i not in refused]
+        accepted, shapes = numbered(fitting, self._next_seq, now)
+        self._write(accepted, shapes)
+        self._count_new(shapes)
         left = iter(accepted)
         return [refused[i] if i in refused else next(left) for i in range(len(tasks))]
 

@@ -17,6 +17,9 @@ from jobpipe.core.task import NewTask, Status, Task, TaskError
 from jobpipe.storage.base import Settlement
 
 STATUSES = (Status.QUEUED, Status.RUNNING, Status.DONE, Status.FAILED, Status.CANCELLED)
+Shape = tuple[str, int, int, str, int, float | None, str | None]
+"""Queue, priority, `run_at`, handler, max_retries, timeout and traceparent of new tasks."""
+
 NUMBER = {status: number for number, status in enumerate(STATUSES)}
 
 encode_json = msgspec.json.Encoder().encode
@@ -37,24 +40,49 @@ def text(value: object) -> str:
     return encode_json(value).decode()
 
 
-def inserted(tasks: Sequence[NewTask], first_seq: int, now: int) -> tuple[str, bytes, list[Task]]:
-    """The two arguments of INSERT, and the tasks as they will be stored."""
-    rows: list[tuple[object, ...]] = []
+def numbered(
+    tasks: Sequence[NewTask], first_seq: int, now: int
+) -> tuple[list[Task], dict[Shape, list[Task]]]:
+    """The tasks as they will be stored, and the same by what many tasks of a batch have in common."""
     accepted: list[Task] = []
-    at = 1
+    shapes: dict[Shape, list[Task]] = {}
     for seq, new in enumerate(tasks, first_seq):
         run_at = now if new.run_at is None or new.run_at < now else new.run_at
-        size = len(new.payload)
+        task = Task(seq, new.id, new.handler, new.queue, new.payload, new.priority, Status.QUEUED, 0, 0, 0,
+                    new.max_retries, new.timeout, run_at, now, traceparent=new.traceparent)  # fmt: skip
+        accepted.append(task)
+        shape = (new.queue, new.priority, run_at, new.handler, new.max_retries, new.timeout, new.traceparent)
+        alike = shapes.get(shape)
+        if alike is None:
+            shapes[shape] = [task]
+        else:
+            alike.append(task)
+    return accepted, shapes
+
+
+def inserted(tasks: Sequence[Task]) -> tuple[str, bytes]:
+    """The two arguments of INSERT."""
+    rows: list[tuple[object, ...]] = []
+    at = 1
+    for task in tasks:
+        size = len(task.payload)
         rows.append(
-            (seq, new.id, new.handler, new.queue, at, size, new.priority, new.max_retries,
-             new.timeout, run_at, now, new.traceparent)
-        )  # fmt: skip
-        accepted.append(
-            Task(seq, new.id, new.handler, new.queue, new.payload, new.priority, Status.QUEUED, 0, 0, 0,
-                 new.max_retries, new.timeout, run_at, now, traceparent=new.traceparent)
+            (task.seq, task.id, task.handler, task.queue, at, size, task.priority, task.max_retries,
+             task.timeout, task.run_at, task.created_at, task.traceparent)
         )  # fmt: skip
         at += size
-    return text(rows), b"".join([new.payload for new in tasks]), accepted
+    return text(rows), b"".join([task.payload for task in tasks])
+
+
+def inserted_alike(tasks: Sequence[Task], shape: Shape) -> tuple[object, ...]:
+    """The arguments of INSERT_ALIKE, for tasks of one shape."""
+    rows: list[tuple[int, str, int, int]] = []
+    at = 1
+    for task in tasks:
+        size = len(task.payload)
+        rows.append((task.seq, task.id, at, size))
+        at += size
+    return text(rows), b"".join([task.payload for task in tasks]), tasks[0].created_at, *shape
 
 
 def settled(settlements: Sequence[tuple[int, Settlement]]) -> tuple[str, bytes]:

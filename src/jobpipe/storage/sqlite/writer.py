@@ -22,20 +22,27 @@ from jobpipe.storage.sqlite.connection import translate
 log = logging.getLogger("jobpipe.storage")
 
 MAX_GATHERED = 4096
-"""Calls of one commit at most: a bound on how long the first of them waits."""
+"""Tasks after which a commit takes no further call: a bound on how long the first of them waits."""
+
+LARGE = 500
+"""Tasks that are worth a hand-over of their own: the thread works on them while the event loop reads the next ones."""
 
 
 class Call:
     """One call of the Storage contract on its way through the thread.
 
-    `group` names the calls that one statement can serve together; `writes` tells those that need a transaction.
+    `group` names the calls that one statement can serve together; `writes` tells those that need a transaction;
+    `weight` is about how many tasks it moves.
     """
 
-    __slots__ = ("answer", "argument", "future", "group", "writes")
+    __slots__ = ("answer", "argument", "future", "group", "weight", "writes")
 
-    def __init__(self, group: str, argument: Any, future: asyncio.Future[Any], writes: bool) -> None:
+    def __init__(
+        self, group: str, argument: Any, future: asyncio.Future[Any], writes: bool, weight: int = 1
+    ) -> None:
         self.group = group
         self.writes = writes
+        self.weight = weight
         self.argument = argument
         self.future = future
         self.answer: Any = None
@@ -78,14 +85,16 @@ class Writer:
         self._thread.start()
         await opened
 
-    def call(self, group: str, argument: Any, *, writes: bool) -> asyncio.Future[Any]:
+    def call(self, group: str, argument: Any, *, writes: bool, weight: int = 1) -> asyncio.Future[Any]:
         """Hand a call in; the future ends after its commit."""
         if self._loop is None or self._thread is None:
             raise StorageError("the store is not open")
         future: asyncio.Future[Any] = self._loop.create_future()
         if not self._handed:
             self._loop.call_soon(self._soon)
-        self._handed.append(Call(group, argument, future, writes))
+        self._handed.append(Call(group, argument, future, writes, weight))
+        if weight >= LARGE:
+            self._hand_over()
         return future
 
     def _soon(self) -> None:
@@ -95,8 +104,9 @@ class Writer:
             self._loop.call_soon(self._hand_over)
 
     def _hand_over(self) -> None:
-        self._calls.put(self._handed)
-        self._handed = []
+        if self._handed:
+            self._calls.put(self._handed)
+            self._handed = []
 
     async def stop(self) -> None:
         """Commit what was handed in, close, and end the thread; every call returns when that is done."""
@@ -138,10 +148,12 @@ class Writer:
     def _gather(self) -> list[Call]:
         """Sleep until there are calls, and take all; none when the thread shall end."""
         calls: list[Call] = []
+        weight = 0
         handed = self._calls.get()
         while handed is not None:
             calls += handed
-            if len(calls) >= MAX_GATHERED:
+            weight += sum(call.weight for call in handed)
+            if weight >= MAX_GATHERED:
                 return calls
             try:
                 handed = self._calls.get_nowait()
