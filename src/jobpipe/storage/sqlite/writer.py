@@ -221,6 +221,20 @@ class Writer:
 
 
 def _deliver(calls: Calls) -> None:
+    """Answer claims first: workers run those while the event loop tells of the ends that shared their commit.
+
+    Two turns later, because that is what a claim's answer needs until it is sent.
+    """
+    claims = [call for call in calls if call.group == "claim"]
+    if claims and len(claims) < len(calls):
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, _answer, [call for call in calls if call.group != "claim"])
+        _answer(claims)
+    else:
+        _answer(calls)
+
+
+def _answer(calls: Calls) -> None:
     for call in calls:
         future = call.future
         if future.done():  # the caller went away; what was committed stands
