@@ -99,6 +99,10 @@ class OfRun(logging.Filter):
         return True
 
 
+_NAMES = frozenset({"handler", "queue"})
+"""Fields that say the same in most lines: what they look like is remembered."""
+
+
 class Lines(logging.Formatter):
     """A formatter that can do without a record."""
 
@@ -115,7 +119,8 @@ class TextFormatter(Lines):
         if not line.isprintable():
             line = _escaped(line, _CONTROL)
         for key, value in fields.items():
-            line += f" {key}={_text_field(value if isinstance(value, str) else str(value))}"
+            text = value if isinstance(value, str) else str(value)
+            line += f" {key}={_name_field(text) if key in _NAMES else _text_field(text)}"
         return line
 
     def format(self, record: logging.LogRecord) -> str:
@@ -233,6 +238,11 @@ def _text_field(value: str) -> str:
         return value
     text = _escaped(value, _CONTROL)
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+@lru_cache(maxsize=1000)
+def _name_field(value: str) -> str:
+    return _text_field(value)
 
 
 def _scalar(value: object) -> object:

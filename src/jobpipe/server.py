@@ -19,6 +19,7 @@ from typing import Any
 
 from jobpipe.clock import Clock
 from jobpipe.core.errors import StorageBroken, StorageRefused
+from jobpipe.garbage import look_seldom, spare_the_start
 from jobpipe.http.server import HttpServer, listen
 from jobpipe.logs import configure
 from jobpipe.loop import loop_factory
@@ -63,7 +64,10 @@ def run(settings: Settings, app_name: str | None) -> int:
     try:
         app = _in_process(app_name) if app_name is not None and settings.processes == 0 else app_name
         with _bound(settings) as sockets, asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(Server(settings, app).serve(sockets))
+            server = Server(settings, app)
+            spare_the_start()
+            look_seldom()
+            return runner.run(server.serve(sockets))
     except CannotStart as error:
         print(f"jobpipe: error: {error}", file=sys.stderr)  # noqa: T201
         return error.code

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobpipe.wire import format_time, parse_time
+from jobpipe.wire.times import read_time
 
 YEAR_1 = -62_135_596_800_000
 YEAR_9999_END = 253_402_300_799_999
@@ -19,8 +20,23 @@ moments = st.integers(YEAR_1, YEAR_9999_END)
 @given(moments)
 def test_a_time_written_is_read_as_itself(ms: int) -> None:
     text = json.loads(format_time(ms))
-    assert parse_time(text) == ms
+    assert parse_time(text) == read_time(text) == ms
     assert len(text) == 24
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1970-01-01T01:00:00.000+01:00", "1970-01-01T00:00:01Z", "1970-01-01T00:00:00.12345Z",
+     "1970-01-01T00:00:00.12+00:00"],
+)  # fmt: skip
+def test_a_time_in_another_form_is_read_quickly_or_not_but_right(text: str) -> None:
+    assert read_time(text) == parse_time(text)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "1970-01-01T00:00:00.xyzZ", "1970-13-01T00:00:00.000Z"])
+def test_what_is_no_time_is_read_as_none(text: str) -> None:
+    with pytest.raises(ValueError, match="."):
+        read_time(text)
 
 
 @given(st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1)), st.integers(-1439, 1439))

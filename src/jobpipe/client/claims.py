@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
-from jobpipe.client.values import LeaseForm
 from jobpipe.core.lifecycle import Kind, Outcome
-from jobpipe.core.task import Claim, Task, TaskError
+from jobpipe.core.task import Claim, Status, Task, TaskError
 from jobpipe.wire.answers import encode_text
+from jobpipe.wire.times import read_time
+
+
+class _Error(Struct, gc=False):
+    type: str
+    message: str
+    traceback: str | None
+    attempt: int
+    at: str
+
+
+class _Leased(Struct, gc=False):
+    """What a worker needs of a leased task; times as they are written, for most of them are the same."""
+
+    id: str
+    handler: str
+    queue: str
+    payload: Raw
+    priority: int
+    status: Status
+    attempts: int
+    failures: int
+    lost: int
+    max_retries: int
+    timeout: float | None
+    run_at: str
+    created_at: str
+    lease_id: str
+    lease_until: str | None
+    started_at: str | None = None
+    cancel_requested: bool = False
+    worker: str | None = None
+    last_error: _Error | None = None
+    alone: bool = False
+    traceparent: str | None = None
 
 
 class _Leases(Struct):
-    tasks: list[LeaseForm]
+    tasks: list[_Leased]
 
 
+_DONE: Final = Kind.DONE
 _leases: Final = msgspec.json.Decoder(_Leases)
 
 
@@ -37,7 +71,7 @@ def settle_body(claim: Claim, outcome: Outcome) -> bytes:
 
 
 def _details(outcome: Outcome) -> bytes:
-    if outcome.kind is Kind.DONE:
+    if outcome.kind is _DONE:
         return b',"result":%b' % (outcome.result or b"null")
     if outcome.kind not in (Kind.FAILED, Kind.TIMED_OUT):
         return b""
@@ -50,33 +84,21 @@ def _details(outcome: Outcome) -> bytes:
     )
 
 
-def _claim(form: LeaseForm) -> Claim:
-    error = form.last_error
+def _claim(form: _Leased) -> Claim:
     task = Task(
-        seq=0,  # the order of acceptance is the server's own knowledge
-        id=form.id,
-        handler=form.handler,
-        queue=form.queue,
-        payload=bytes(form.payload),
-        priority=form.priority,
-        status=form.status,
-        attempts=form.attempts,
-        failures=form.failures,
-        lost=form.lost,
-        max_retries=form.max_retries,
-        timeout=form.timeout,
-        run_at=_ms(form.run_at),
-        created_at=_ms(form.created_at),
-        started_at=None if form.started_at is None else _ms(form.started_at),
-        cancel_requested=form.cancel_requested,
-        worker=form.worker,
-        last_error=None
-        if error is None
-        else TaskError(error.type, error.message, error.traceback, error.attempt, _ms(error.at)),
-        traceparent=form.traceparent,
+        0,  # the order of acceptance is the server's own knowledge
+        form.id, form.handler, form.queue, bytes(form.payload), form.priority, form.status,
+        form.attempts, form.failures, form.lost, form.max_retries, form.timeout,
+        read_time(form.run_at), read_time(form.created_at),
+        None if form.started_at is None else read_time(form.started_at),
+        None, form.cancel_requested, form.worker, None,
+        None if form.last_error is None else _error(form.last_error),
+        form.traceparent,
+    )  # fmt: skip
+    return Claim(
+        task, form.lease_id, None if form.lease_until is None else read_time(form.lease_until), form.alone
     )
-    return Claim(task, form.lease_id, None if form.lease_until is None else _ms(form.lease_until), form.alone)
 
 
-def _ms(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)
+def _error(form: _Error) -> TaskError:
+    return TaskError(form.type, form.message, form.traceback, form.attempt, read_time(form.at))

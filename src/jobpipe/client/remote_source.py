@@ -127,7 +127,7 @@ class RemoteSource:
         held = self._leases.get(claim.lease_id)
         if held is not None:
             held.offered = True
-            if outcome.kind is Kind.CANCELLED and held.stopped and not held.cancelling:
+            if held.stopped and outcome.kind is Kind.CANCELLED and not held.cancelling:
                 # It was stopped for its lease, and nobody cancelled the task: if the lease holds after all, the
                 # task goes back, and its attempt with it.
                 outcome = Outcome(Kind.RELEASED)

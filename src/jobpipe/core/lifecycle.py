@@ -124,17 +124,21 @@ class Transition(Struct, frozen=True, gc=False):
         return self.attempts + (self.kind is Kind.RELEASED and self.status is Status.QUEUED)
 
 
+# Members of an enum by their bare names: looking one up in its class takes ten times as long, for every task.
+_DONE, _IS_DONE, _RUNNING = Kind.DONE, Status.DONE, Status.RUNNING
+
+
 def decide(task: Task, outcome: Outcome, now: int, policy: Policy, random: Callable[[], float]) -> Transition:
     """The transition of a running `task` whose run came to `outcome` at `now`.
 
     Raises ValueError for a task that does not run, and for a cancelled run whose cancelling nobody asked for: an
     illegal move changes nothing.
     """
-    if task.status not in ALLOWED[Event.SETTLE]:
+    if task.status is not _RUNNING:
         raise ValueError(f"task '{task.id}' is {task.status}: it has no run to settle")
-    if outcome.kind is Kind.DONE:
+    if outcome.kind is _DONE:
         return Transition(
-            Kind.DONE, Status.DONE, task.run_at, task.attempts, task.failures, task.lost, now, outcome.result
+            _DONE, _IS_DONE, task.run_at, task.attempts, task.failures, task.lost, now, outcome.result
         )
     if task.cancel_requested:
         return _end(task, outcome.kind, Status.CANCELLED, now)

@@ -15,6 +15,8 @@ from jobpipe.logs import often
 
 log = logging.getLogger("jobpipe.tasks")
 
+_FAILED = Status.FAILED
+
 
 class Ends:
     """Who is told of an end. `monotonic` gives seconds and never goes back."""
@@ -31,7 +33,7 @@ class Ends:
         if not ends:
             return
         self.finished.add(len(ends))
-        if failed := sum(to is not None and to.status is Status.FAILED for _, to in ends):
+        if failed := sum(to is not None and to.status is _FAILED for _, to in ends):
             self.failed.add(failed)
         if self.waiters:
             for task, to in ends:

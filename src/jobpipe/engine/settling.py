@@ -24,6 +24,9 @@ from jobpipe.storage.base import CancelChanged, Settled, Settlement, Storage
 
 log = logging.getLogger("jobpipe.tasks")
 
+_CANCELLED = Kind.CANCELLED
+_QUEUED, _RUNNING = Status.QUEUED, Status.RUNNING
+
 
 class Settling:
     """The one place where runs end. `forget(lease_id)` is called for each claim that holds no more."""
@@ -72,7 +75,7 @@ class Settling:
         missing = [
             i
             for i, (report, task) in enumerate(zip(reports, tasks, strict=True))
-            if task is None or (report.outcome.kind is Kind.CANCELLED and not task.cancel_requested)
+            if task is None or (report.outcome.kind is _CANCELLED and not task.cancel_requested)
         ]
         if missing:
             read = await self._storage.get([reports[i].id for i in missing])
@@ -116,9 +119,9 @@ class Settling:
     ) -> Settlement | JobpipeError:
         if task is None:
             return NotFound(f"no task has the id '{report.id}'")
-        if task.status is not Status.RUNNING:
+        if task.status is not _RUNNING:
             return Settlement(report.id, report.lease_id, None)
-        if report.outcome.kind is Kind.CANCELLED and not task.cancel_requested:
+        if report.outcome.kind is _CANCELLED and not task.cancel_requested:
             return Invalid(f"nobody asked to cancel task '{task.id}'", field="outcome")
         transition = decide(task, report.outcome, now, self._policy, self._random)
         return Settlement(report.id, report.lease_id, transition, task.cancel_requested, rescue)
@@ -134,9 +137,9 @@ class Settling:
         return isinstance(answer, Settled) and not answer.repeated
 
     def _tell(self, ends: Sequence[tuple[Task, Transition]]) -> None:
-        self._ends.tell([end for end in ends if end[1].status is not Status.QUEUED])
+        self._ends.tell([end for end in ends if end[1].status is not _QUEUED])
         for task, transition in ends:
-            if transition.status is Status.QUEUED:
+            if transition.status is _QUEUED:
                 self._queued_again(task, transition)
         for observer in self._observers:
             observer.settled(ends)

@@ -23,6 +23,8 @@ MOST_PAIRS = 2000
 
 K = TypeVar("K")
 
+_DONE, _RELEASED = Kind.DONE, Kind.RELEASED
+
 Ended = tuple[str, str, str]
 """Queue, handler and outcome."""
 
@@ -71,12 +73,12 @@ class Tally:
         done: dict[tuple[str, str], int] = {}
         for task, transition in ends:
             kind = transition.kind
-            if kind is not Kind.RELEASED and task.started_at is not None:
+            if kind is not _RELEASED and task.started_at is not None:
                 runs.setdefault(task.handler, []).append(_seconds(task.started_at, now))
-            if kind is Kind.DONE:
+            if kind is _DONE:
                 pair = task.queue, task.handler
                 done[pair] = done.get(pair, 0) + 1
-            elif kind is not Kind.RELEASED:
+            elif kind is not _RELEASED:
                 self._unsuccessful(task, transition)
         for pair, n in done.items():
             self._end(pair, Status.DONE, n)

@@ -138,6 +138,8 @@ class _SettleId(Struct):
     id: str
 
 
+_DONE = Kind.DONE
+_KINDS = {kind.value: kind for kind in Kind}
 _lease = msgspec.json.Decoder(LeaseBody)
 _lease_fields: dict[str, Any] = dict.fromkeys(LeaseBody.__struct_fields__)
 _extend = msgspec.json.Decoder(ExtendBody)
@@ -234,9 +236,9 @@ def _item(settle: SettleBody, max_result: int) -> SettleItem | RefusedSettle:
 
 
 def _outcome(settle: SettleBody, result: bytes) -> Outcome:
-    kind = Kind(settle.outcome)
-    if kind is Kind.DONE:
-        return Outcome(kind, result=result)
+    kind = _KINDS[settle.outcome]
+    if kind is _DONE:
+        return Outcome(kind, result)
     error = settle.error or SettleError()
     return Outcome(
         kind,

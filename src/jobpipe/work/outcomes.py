@@ -19,6 +19,7 @@ from jobpipe.core.text import head, tail
 from jobpipe.work.errors import Fail, InvalidResult, ResultTooLarge, Retry, RunRefused
 
 _HERE = os.path.dirname(__file__)
+_DONE = Kind.DONE
 _NULL = Outcome(Kind.DONE, result=b"null")
 
 
@@ -29,7 +30,7 @@ def returned(value: Any, max_result: int) -> Outcome:
     result = _json(value)
     if len(result) > max_result:
         raise ResultTooLarge(f"the result has {len(result)} bytes, more than the {max_result} that are kept")
-    return Outcome(Kind.DONE, result=result)
+    return Outcome(_DONE, result)
 
 
 def _json(value: Any) -> bytes:

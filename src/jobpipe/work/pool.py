@@ -25,6 +25,8 @@ from jobpipe.work.source import TaskSource
 
 logger = logging.getLogger(__name__)
 
+_DONE = Kind.DONE
+
 BACKOFF = RetryPolicy(base=0.1, jitter=0.1, cap=5.0)
 SETTLE_GRACE_S = 5.0
 SETTLES_PER_WORKER = 2
@@ -222,7 +224,7 @@ class Pool:
     def on_outcome(self, run: Run, outcome: Outcome) -> None:
         """Hand the outcome to the source, without waiting."""
         self._open -= 1
-        if outcome.kind is Kind.DONE or not self._taken_apart():
+        if outcome.kind is _DONE or not self._taken_apart():
             self._deliveries.hand_in(run, outcome, self._context)
 
     def _taken_apart(self) -> bool:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_DONE = Kind.DONE
 INFINITY = float("inf")
 
 _INTERRUPTED = Outcome(Kind.FAILED)
@@ -290,7 +291,7 @@ class Run:
 
         A result that came in spite of a cancel or a release counts; after the timeout it came too late.
         """
-        if outcome.kind is Kind.DONE and not self._timed_out:
+        if outcome.kind is _DONE and not self._timed_out:
             return outcome
         if self._cancelled:
             return Outcome(Kind.CANCELLED)

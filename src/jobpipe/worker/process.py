@@ -26,6 +26,7 @@ from jobpipe.client.remote_source import RemoteSource
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.task import Claim
 from jobpipe.enqueuing import RemoteEnqueuer
+from jobpipe.garbage import spare_the_start
 from jobpipe.logs import configure
 from jobpipe.loop import loop_factory
 from jobpipe.supervisor.orders import (
@@ -79,6 +80,7 @@ def main() -> int:
         app = App() if orders.app is None else load_app(orders.app)
         if orders.otel:
             tracing.start("jobpipe-worker")
+        spare_the_start()  # how often to look is left to those whose handlers run here
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             code = runner.run(_work(orders, app, pipes))
     except (AppNotFound, LifespanFailed) as error:

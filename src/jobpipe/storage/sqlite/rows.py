@@ -20,6 +20,7 @@ STATUSES = (Status.QUEUED, Status.RUNNING, Status.DONE, Status.FAILED, Status.CA
 Shape = tuple[str, int, int, str, int, float | None, str | None]
 """Queue, priority, `run_at`, handler, max_retries, timeout and traceparent of new tasks."""
 
+_QUEUED = Status.QUEUED
 NUMBER = {status: number for number, status in enumerate(STATUSES)}
 
 encode_json = msgspec.json.Encoder().encode
@@ -48,7 +49,7 @@ def numbered(
     shapes: dict[Shape, list[Task]] = {}
     for seq, new in enumerate(tasks, first_seq):
         run_at = now if new.run_at is None or new.run_at < now else new.run_at
-        task = Task(seq, new.id, new.handler, new.queue, new.payload, new.priority, Status.QUEUED, 0, 0, 0,
+        task = Task(seq, new.id, new.handler, new.queue, new.payload, new.priority, _QUEUED, 0, 0, 0,
                     new.max_retries, new.timeout, run_at, now, traceparent=new.traceparent)  # fmt: skip
         accepted.append(task)
         shape = (new.queue, new.priority, run_at, new.handler, new.max_retries, new.timeout, new.traceparent)

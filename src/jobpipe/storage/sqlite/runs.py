@@ -31,7 +31,9 @@ from jobpipe.storage.sqlite.rows import STATUSES, attempted, decode_json, settle
 from jobpipe.storage.sqlite.state import State
 from jobpipe.storage.sqlite.writer import Calls
 
-_DONE = Settled(Status.DONE)
+_SUCCEEDED = Settled(Status.DONE)
+_DONE = Kind.DONE
+_QUEUED, _RUNNING = Status.QUEUED, Status.RUNNING
 
 
 class Runs:
@@ -59,13 +61,13 @@ class Runs:
         claims = []
         for seq in picked.seqs:
             task, lease_id = tasks[seq], f"{prefix}{seq}"
-            moved[(task.queue, task.priority, Status.RUNNING)] += 1
+            moved[(task.queue, task.priority, _RUNNING)] += 1
             self._s.leases.put(
                 seq, Lease(task.id, task.queue, task.priority, lease_id, request.lease_s, ends)
             )
             claims.append(Claim(task, lease_id, until))
         self._s.counts.add_all(moved)
-        self._s.counts.add_all({(q, p, Status.QUEUED): -n for (q, p, _), n in moved.items()})
+        self._s.counts.add_all({(q, p, _QUEUED): -n for (q, p, _), n in moved.items()})
         return ClaimAnswer(claims, picked.next_due)
 
     def settle(self, calls: Calls) -> None:
@@ -101,15 +103,15 @@ class Runs:
         if lease.cancel_requested != settlement.cancel_requested:
             return CancelChanged()
         self._s.leases.end(seq)
-        ends.moved[(lease.queue, lease.priority, Status.RUNNING)] -= 1
+        ends.moved[(lease.queue, lease.priority, _RUNNING)] -= 1
         ends.moved[(lease.queue, lease.priority, to.status)] += 1
-        if to.kind is Kind.DONE and not settlement.rescue:
+        if to.kind is _DONE and not settlement.rescue:
             ends.successes.append((seq, settlement))
-            return _DONE
+            return _SUCCEEDED
         ends.others.append((seq, settlement))
-        if to.kind is not Kind.DONE:
+        if to.kind is not _DONE:
             ends.attempts.append(attempted(seq, to, now))
-        if to.status is Status.QUEUED:
+        if to.status is _QUEUED:
             self._s.due.add(lease.queue, lease.priority, to.run_at, seq)
         return Settled(to.status)
 
