@@ -140,7 +140,7 @@ class PostgresStorage:
     # --- the contract -------------------------------------------------------------------------------------------
 
     def insert(self, tasks: Sequence[NewTask], now: int) -> Awaitable[list[Task | JobpipeError]]:
-        return self._intake.call("insert", tasks, now)
+        return self._intake.call("insert", tasks, now, weight=len(tasks))
 
     def claim(self, request: ClaimRequest, now: int) -> Awaitable[ClaimAnswer]:
         return self._work.call("claim", request, now)

@@ -36,6 +36,11 @@ Item = tuple[NewTask, int]
 """A task to be accepted, and its delay in ms from the caller's now."""
 
 
+def _shape(new: NewTask, late: int) -> tuple[str, str, int, int, int, float | None, str | None]:
+    """What many tasks of a batch have in common."""
+    return new.handler, new.queue, new.priority, late, new.max_retries, new.timeout, new.traceparent
+
+
 class Intake:
     """The door of the store."""
 
@@ -100,23 +105,25 @@ class Intake:
             return written if written is not None else await self._put(await lane.link(), items, accept)
 
     async def _put(self, link: Link, items: Sequence[Item], accept: int) -> list[Task] | None:
-        rises: Counter[Standing] = Counter((new.queue, new.priority, Status.QUEUED) for new, _ in items)
+        shapes = Counter([_shape(new, late) for new, late in items])
+        rises: Counter[Standing] = Counter()
+        for (_, queue, priority, *_), n in shapes.items():
+            rises[queue, priority, Status.QUEUED] += n
+        varied: Sequence[object] = next(iter(shapes))
+        if len(shapes) > 1:
+            varied = [
+                list(column) for column in zip(*(_shape(new, late) for new, late in items), strict=True)
+            ]
         row = await link.row(
-            sql.INSERT,
+            sql.INSERT if len(shapes) > 1 else sql.INSERT_ALIKE,
             [new.id for new, _ in items],
-            [new.handler for new, _ in items],
-            [new.queue for new, _ in items],
             [new.payload for new, _ in items],
-            [new.priority for new, _ in items],
-            [new.max_retries for new, _ in items],
-            [new.timeout for new, _ in items],
-            [late for _, late in items],
-            [new.traceparent for new, _ in items],
             accept,
             [queue for queue, _, _ in rises],
             [priority for _, priority, _ in rises],
             list(rises.values()),
             self._s.counts.writer(LANE),
+            *varied,
         )
         now = row["now"]
         self._s.time.observe(now)
@@ -126,8 +133,8 @@ class Intake:
         tasks = [
             accepted(new, seq, now + late, now) for (new, late), seq in zip(items, row["seqs"], strict=True)
         ]
-        for task in tasks:
-            self._s.levels.add(task.queue, task.priority, task.run_at)
+        for _, queue, priority, late, *_ in shapes:
+            self._s.levels.add(queue, priority, now + late)
         return tasks
 
     async def _written(self, lane: Lane, pid: int, items: Sequence[Item], accept: int) -> list[Task] | None:

@@ -21,6 +21,8 @@ log = logging.getLogger("jobpipe.storage")
 
 MAX_GATHERED = 2048
 """Calls of one statement at most: a bound on how long the first of them waits."""
+MAX_TASKS = 1_000
+"""Tasks after which a statement takes no further call: while the database works on one, the loop reads the next."""
 DEADLOCKS = 3
 """So often a statement that was rolled back for another's sake is sent again."""
 PAUSE_S = 0.25
@@ -28,12 +30,14 @@ PAUSE_S = 0.25
 
 
 class Call:
-    """One call of the contract on its way through a lane; `group` names those that are served together."""
+    """One call of the contract on its way through a lane; `group` names those that are served together,
+    `weight` is about how many tasks it moves."""
 
-    __slots__ = ("answer", "argument", "future", "group")
+    __slots__ = ("answer", "argument", "future", "group", "weight")
 
-    def __init__(self, group: str, argument: Any, future: asyncio.Future[Any]) -> None:
+    def __init__(self, group: str, argument: Any, future: asyncio.Future[Any], weight: int = 1) -> None:
         self.group = group
+        self.weight = weight
         self.argument = argument
         self.future = future
         self.answer: Any = None
@@ -76,7 +80,7 @@ class Lane:
     def is_open(self) -> bool:
         return self._runner is not None and not self._closing
 
-    def call(self, group: str, *argument: Any) -> asyncio.Future[Any]:
+    def call(self, group: str, *argument: Any, weight: int = 1) -> asyncio.Future[Any]:
         """Hand a call in; the future ends after its commit. Raises StorageError when the store is not open."""
         if not self.is_open:
             raise StorageError("the store is not open")
@@ -84,7 +88,7 @@ class Lane:
         future: asyncio.Future[Any] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._soon)
-        self._waiting.append(Call(group, argument, future))
+        self._waiting.append(Call(group, argument, future, weight))
         return future
 
     def _soon(self) -> None:
@@ -129,12 +133,21 @@ class Lane:
             await self._bell.wait()
             self._bell.clear()
             while self._waiting:
-                calls, self._waiting = self._waiting[:MAX_GATHERED], self._waiting[MAX_GATHERED:]
+                calls = self._taken()
                 for name, serve in self._groups.items():
                     group = [call for call in calls if call.group == name]
                     if group:
                         await self._guard(serve, group)
                         _deliver(group)
+
+    def _taken(self) -> list[Call]:
+        """The calls of the next statements, taken from those that wait."""
+        n = weight = 0
+        while n < len(self._waiting) and n < MAX_GATHERED and weight < MAX_TASKS:
+            weight += self._waiting[n].weight
+            n += 1
+        calls, self._waiting = self._waiting[:n], self._waiting[n:]
+        return calls
 
     async def _guard(self, serve: Serve, calls: list[Call]) -> None:
         try:

@@ -18,6 +18,7 @@ NUMBER = {status: number for number, status in enumerate(STATUSES)}
 COLUMNS = 21
 """Of a task; what comes after them in a row is of its claim."""
 
+_QUEUED = Status.QUEUED
 _encode_json = msgspec.json.Encoder().encode
 _decode_error = msgspec.json.Decoder(TaskError).decode
 
@@ -53,7 +54,7 @@ def delay(at: int | None, now: int) -> int:
 def accepted(new: NewTask, seq: int, run_at: int, created_at: int) -> Task:
     """The task as INSERT stored it."""
     return Task(
-        seq, new.id, new.handler, new.queue, new.payload, new.priority, Status.QUEUED, 0, 0, 0, new.max_retries,
+        seq, new.id, new.handler, new.queue, new.payload, new.priority, _QUEUED, 0, 0, 0, new.max_retries,
         new.timeout, run_at, created_at, traceparent=new.traceparent,
     )  # fmt: skip
 

@@ -13,34 +13,45 @@ ROLLBACK = "ROLLBACK"
 
 _T = "t AS MATERIALIZED (SELECT jobpipe.now_ms() AS now)"
 
-# $1-$9 a row a task, in the order of acceptance; $10 the accept id of this writing; $11-$13 rises of queued tasks by
-# queue and priority, $14 the writer of counts. Either all are stored or, when an id is taken, none: then `seqs` is NULL,
-# and what `ids` got is free for whoever asks, since no task stands behind it. Sorted by id, so that two servers that
-# write the same ids wait for each other in one direction.
-INSERT = f"""
-WITH {_T},
+# $1-$2 ids and payloads in the order of acceptance; $3 the accept id of this writing; $4-$6 rises of queued tasks by queue
+# and priority, $7 the writer of counts. Either all are stored or, when an id is taken, none: then `seqs` is NULL, and
+# what `ids` got is free for whoever asks, since no task stands behind it. Sorted by id, so that two servers that write
+# the same ids wait for each other in one direction.
+_INSERT = """
+WITH {t},
 new AS MATERIALIZED (
-    SELECT nextval('jobpipe.seqs') AS seq, v.*
-      FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::bigint[], $7::float8[],
-                  $8::bigint[], $9::text[]) WITH ORDINALITY
-           AS v(id, handler, queue, payload, priority, max_retries, timeout, delay, traceparent, n)),
+    SELECT nextval('jobpipe.seqs') AS seq, v.* FROM unnest({arrays}) WITH ORDINALITY AS v({names}, n)),
 taken AS (
-    INSERT INTO jobpipe.ids (id, seq, accept) SELECT id, seq, $10::bigint FROM new ORDER BY id
+    INSERT INTO jobpipe.ids (id, seq, accept) SELECT id, seq, $3::bigint FROM new ORDER BY id
         ON CONFLICT (id) DO NOTHING RETURNING 1),
 judged AS MATERIALIZED (SELECT (SELECT count(*) FROM taken) = cardinality($1::text[]) AS whole),
 put AS (
     INSERT INTO jobpipe.tasks (seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries,
                                timeout, run_at, created_at, traceparent)
-    SELECT seq, id, handler, queue, payload, priority, 0, 0, 0, 0, max_retries, timeout, t.now + greatest(delay, 0),
-           t.now, traceparent
+    SELECT seq, id, {handler}, {queue}, payload, {priority}, 0, 0, 0, 0, {max_retries}, {timeout},
+           t.now + greatest({delay}, 0), t.now, {traceparent}
       FROM new, t WHERE (SELECT whole FROM judged)),
 counted AS (
     INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
-    SELECT $14::bigint, c.queue, 0, c.priority, c.n
-      FROM unnest($11::text[], $12::bigint[], $13::bigint[]) AS c(queue, priority, n) WHERE (SELECT whole FROM judged))
+    SELECT $7::bigint, c.queue, 0, c.priority, c.n
+      FROM unnest($4::text[], $5::bigint[], $6::bigint[]) AS c(queue, priority, n) WHERE (SELECT whole FROM judged))
 SELECT CASE WHEN (SELECT whole FROM judged) THEN (SELECT array_agg(seq ORDER BY n) FROM new) END AS seqs,
        (SELECT now FROM t) AS now
 """
+_VARIED = {
+    "handler": "$8::text", "queue": "$9::text", "priority": "$10::bigint", "delay": "$11::bigint",
+    "max_retries": "$12::bigint", "timeout": "$13::float8", "traceparent": "$14::text",
+}  # fmt: skip
+_ID, _PAYLOAD = "$1::text[]", "$2::bytea[]"
+# $8-$14 what else there is to each task: an array each, or one value each where all tasks share them, which takes a
+# quarter less of the database's time and half of the server's.
+INSERT = _INSERT.format(
+    t=_T,
+    arrays=", ".join([_ID, _PAYLOAD, *(f"{place}[]" for place in _VARIED.values())]),
+    names=", ".join(["id", "payload", *_VARIED]),
+    **{name: name for name in _VARIED},
+)
+INSERT_ALIKE = _INSERT.format(t=_T, arrays=f"{_ID}, {_PAYLOAD}", names="id, payload", **_VARIED)
 
 # Who has each of the ids $1: a NULL status says that no task stands behind the id.
 TAKEN = """
