@@ -14,6 +14,7 @@ import msgspec
 
 TIMEOUT_S = 30.0
 """How long any single answer may take before the measurement counts as broken."""
+LONGEST_PAUSE_S = 0.5
 POLL_S = 0.005
 
 
@@ -107,6 +108,17 @@ def counts(connection: Connection) -> dict[str, int]:
     return found
 
 
-def wait_done(connection: Connection, tasks: int) -> None:
-    """Return when so many tasks are done, within the time between two questions."""
-    wait_until(f"{tasks} tasks done", lambda: counts(connection)["done"] >= tasks)
+def wait_done(connection: Connection, tasks: int, seconds: float = 60.0) -> None:
+    """Return when so many tasks are done, within the time between two questions; BenchError after `seconds`.
+
+    A question costs the server as much as several tasks, so it is asked seldom while many are left.
+    """
+    began, first = time.monotonic(), counts(connection)["done"]
+    done = first
+    while done < tasks:
+        passed = time.monotonic() - began
+        if passed > seconds:
+            raise BenchError(f"{tasks} tasks done: {done} after {seconds:g} s")
+        left_s = (tasks - done) * passed / (done - first) if done > first else 0.0
+        time.sleep(min(max(left_s / 2, POLL_S), LONGEST_PAUSE_S))
+        done = counts(connection)["done"]
