@@ -39,10 +39,11 @@ def _share(share: float, seconds: float) -> Row:
     """One share, on a server of its own."""
     capacity = WORKERS / WORK_S
     flags = ["--workers", str(WORKERS), "--queue-size", str(QUEUE_SIZE), "--processes", "0"]
-    with _server(*flags) as server, contextlib.closing(server.connection()) as connection:
+    with _server(*flags) as server:
         report = openloop.offer(openloop.Steady(server.port, TASK, capacity * share, seconds))
-        done = counts(connection)["done"]
-        waits = _waits(connection.ask_json(request("GET", "/tasks?status=done&limit=1000")))
+        with contextlib.closing(server.connection()) as connection:
+            done = counts(connection)["done"]
+            waits = _waits(connection.ask_json(request("GET", "/tasks?status=done&limit=1000")))
         _say(f"{share:.0%}: {report.statuses}, {done} done in {report.seconds:.1f} s")
         return {
             "share": share,

@@ -40,9 +40,9 @@ async def test_the_answer_is_the_task_as_it_is_stored(desk: Desk) -> None:
     assert (full.run_at, full.timeout, full.traceparent) == (desk.now + 5000, 2.5, "00-1-2-01")
 
 
-@pytest.mark.parametrize("kinds", [1, 2, 40])
+@pytest.mark.parametrize(("kinds", "count"), [(1, 80), (2, 500), (40, 80)])
 async def test_each_task_of_a_batch_is_stored_as_itself_whatever_it_shares_with_others(
-    desk: Desk, kinds: int
+    desk: Desk, kinds: int, count: int
 ) -> None:
     def mixed(i: int) -> NewTask:
         kind = i % kinds
@@ -53,7 +53,7 @@ async def test_each_task_of_a_batch_is_stored_as_itself_whatever_it_shares_with_
         )  # fmt: skip
 
     await desk.accept("t7", "t64")
-    answers = await desk.insert(*map(mixed, range(80)))
+    answers = await desk.insert(*map(mixed, range(count)))
     assert [i for i, answer in enumerate(answers) if isinstance(answer, TaskExists)] == [7, 64]
     accepted = [answer for answer in answers if isinstance(answer, Task)]
     assert [task.seq for task in accepted] == sorted(task.seq for task in accepted)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobpipe.core.task import Status, Task, TaskError
-from jobpipe.wire import NewTasks, TaskView, encode_task, encode_tasks
+from jobpipe.wire import AcceptedWriter, TaskView, encode_task, encode_tasks
 from jobpipe.wire.answers import encode_text
 
 text = st.text(max_size=20)
@@ -82,7 +82,7 @@ new_tasks = st.builds(
 
 @given(st.lists(new_tasks, max_size=20))
 def test_tasks_accepted_together_are_written_as_each_alone(tasks: list[Task]) -> None:
-    encode = NewTasks().encode
+    encode = AcceptedWriter().encode
     assert [encode(task) for task in tasks] == [encode_task(task) for task in tasks]
 
 

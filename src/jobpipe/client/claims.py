@@ -22,7 +22,7 @@ class _Error(Struct, gc=False):
 
 
 class _Leased(Struct, gc=False):
-    """What a worker needs of a leased task; times as they are written, for most of them are the same."""
+    """What a worker needs of `values.LeaseForm`; times as they are written, for most of them are the same."""
 
     id: str
     handler: str

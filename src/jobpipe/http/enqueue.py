@@ -13,7 +13,14 @@ from jobpipe.http.browser import HEAD
 from jobpipe.http.config import Api
 from jobpipe.http.problems import encode_error
 from jobpipe.http.routing import RawRoute
-from jobpipe.wire import NewTasks, encode_task, parse_array, parse_lines, parse_object, valid_traceparent
+from jobpipe.wire import (
+    AcceptedWriter,
+    encode_task,
+    parse_array,
+    parse_lines,
+    parse_object,
+    valid_traceparent,
+)
 
 Batch = Sequence[NewTask | JobpipeError]
 
@@ -70,7 +77,7 @@ class Enqueue:
         tasks = [item for item in items if isinstance(item, NewTask)]
         answers = iter(await self._api.queue.enqueue(tasks) if tasks else [])
         decided = answers if len(tasks) == len(items) else _in_places(items, answers)
-        start, encode = self._accepted, NewTasks().encode
+        start, encode = self._accepted, AcceptedWriter().encode
         views = [
             encode_error(answer) if isinstance(answer, JobpipeError) else b"%b%b}" % (start, encode(answer))
             for answer in decided

@@ -7,13 +7,13 @@ is decided elsewhere.
 
 from jobpipe.wire.answers import (
     AcceptedView,
+    AcceptedWriter,
     AttemptView,
     BulkView,
     ErrorGroupView,
     ErrorView,
     HealthView,
     KeyView,
-    NewTasks,
     PointView,
     Problem,
     QueueView,
@@ -46,6 +46,7 @@ from jobpipe.wire.times import format_time, parse_time, time_text
 __all__ = [
     "MAX_ITEMS",
     "AcceptedView",
+    "AcceptedWriter",
     "AttemptView",
     "BulkBody",
     "BulkView",
@@ -59,7 +60,6 @@ __all__ = [
     "HealthView",
     "KeyView",
     "Listing",
-    "NewTasks",
     "PointView",
     "Problem",
     "QueueView",

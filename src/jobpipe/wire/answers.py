@@ -247,7 +247,7 @@ def encode_task(task: Task) -> bytes:
     )
 
 
-class NewTasks:
+class AcceptedWriter:
     """Writes tasks that were accepted together as `encode_task` does: what many have in common is written once."""
 
     def __init__(self) -> None:

@@ -147,7 +147,7 @@ def parse_array(
             raise InvalidJson(str(error)) from None
         else:
             _check_count(len(bodies))
-            try:
+            try:  # all at once: a call less for each, as long as none is refused
                 return [_new_task(item, defaults, now, traceparent) for item in bodies]
             except JobpipeError:
                 return [_item(item, defaults, now, traceparent) for item in bodies]

@@ -59,14 +59,20 @@ def time_text(ms: int) -> str:
 
 def read_time(text: str) -> int:
     """As `parse_time`, for times that are mostly as `format_time` writes them and mostly of the same few seconds."""
-    if len(text) != _LENGTH or text[19] != "." or text[23] != "Z":
+    millis = text[20:23]
+    if (
+        len(text) != _LENGTH
+        or text[19] != "."
+        or text[23] != "Z"
+        or not (millis.isascii() and millis.isdecimal())
+    ):
         return parse_time(text)
     start = _parsed.get(text[:20])
     if start is None:
         if len(_parsed) >= _REMEMBERED:
             _parsed.clear()
         start = _parsed[text[:20]] = parse_time(text[:20] + "000Z")
-    return start + int(text[20:23])
+    return start + int(millis)
 
 
 def _remember(second: int) -> bytes:

@@ -37,7 +37,7 @@ Item = tuple[NewTask, int]
 
 
 def _shape(new: NewTask, late: int) -> tuple[str, str, int, int, int, float | None, str | None]:
-    """What many tasks of a batch have in common."""
+    """What many tasks of a batch have in common: $8-$14 of the statements that insert."""
     return new.handler, new.queue, new.priority, late, new.max_retries, new.timeout, new.traceparent
 
 
@@ -105,17 +105,14 @@ class Intake:
             return written if written is not None else await self._put(await lane.link(), items, accept)
 
     async def _put(self, link: Link, items: Sequence[Item], accept: int) -> list[Task] | None:
-        shapes = Counter([_shape(new, late) for new, late in items])
+        shaped = [_shape(new, late) for new, late in items]
+        shapes = Counter(shaped)
         rises: Counter[Standing] = Counter()
         for (_, queue, priority, *_), n in shapes.items():
             rises[queue, priority, Status.QUEUED] += n
-        varied: Sequence[object] = next(iter(shapes))
-        if len(shapes) > 1:
-            varied = [
-                list(column) for column in zip(*(_shape(new, late) for new, late in items), strict=True)
-            ]
+        alike = len(shapes) == 1
         row = await link.row(
-            sql.INSERT if len(shapes) > 1 else sql.INSERT_ALIKE,
+            sql.INSERT_ALIKE if alike else sql.INSERT,
             [new.id for new, _ in items],
             [new.payload for new, _ in items],
             accept,
@@ -123,7 +120,7 @@ class Intake:
             [priority for _, priority, _ in rises],
             list(rises.values()),
             self._s.counts.writer(LANE),
-            *varied,
+            *(shaped[0] if alike else map(list, zip(*shaped, strict=True))),
         )
         now = row["now"]
         self._s.time.observe(now)

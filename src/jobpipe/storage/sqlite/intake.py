@@ -1,7 +1,8 @@
-"""Accepting tasks: in one statement when all surely fit, item by item near a bound."""
+"""Accepting tasks: in as few statements as can be when all surely fit, item by item near a bound."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,8 +25,9 @@ from jobpipe.storage.sqlite.rows import (
 from jobpipe.storage.sqlite.state import State
 from jobpipe.storage.sqlite.writer import Calls
 
-ALIKE = 8
-"""So many tasks of a shape on average make a statement for each shape worth it."""
+ALIKE = 200
+"""So many tasks of a shape on average make a statement for each shape worth it: between two of them the thread gives up
+the interpreter's lock, and may wait half a millisecond for it beside a busy event loop."""
 
 Shapes = Mapping[Shape, Sequence[Task]]
 
@@ -46,7 +48,7 @@ class Intake:
         self._next_seq = state.one(sql.LAST_SEQ) + 1
 
     def insert(self, calls: Calls) -> None:
-        """Accept all tasks of all calls in one statement; each call gets its own slice of the answers."""
+        """Accept all tasks of all calls together; each call gets its own slice of the answers."""
         tasks = [new for call in calls for new in call.argument[0]]
         answers = self._inserted(tasks, max(call.argument[1] for call in calls))
         at = 0
@@ -63,25 +65,23 @@ class Intake:
 
     def _inserted(self, tasks: Sequence[NewTask], now: int) -> list[Task | JobpipeError]:
         first = self._next_seq
-        accepted, shapes = numbered(tasks, first, now)
-        if not self._fits_surely(accepted, shapes):
+        if not self._fits_surely(tasks):
             return self._admitted(tasks, now)
+        accepted, shapes = numbered(tasks, first, now)
         written = self._write(accepted, shapes)
         if written == len(accepted):
             self._count_new(shapes)
             return list(accepted)
         return self._without_taken(accepted, first)
 
-    def _fits_surely(self, tasks: Sequence[Task], shapes: Shapes) -> bool:
+    def _fits_surely(self, tasks: Sequence[NewTask]) -> bool:
         """Whether all would be accepted if no id were taken: no bound is reached, and no id comes twice."""
-        wanted: dict[str, int] = {}
-        for (queue, *_), alike in shapes.items():
-            wanted[queue] = wanted.get(queue, 0) + len(alike)
+        wanted = Counter([new.queue for new in tasks])
         names = sum(queue not in self._s.counts.queues for queue in wanted)
         return (
             all(self._s.counts.queued(queue) + n <= self._limits.capacity for queue, n in wanted.items())
             and len(self._s.counts.queues) + names <= self._limits.max_queues
-            and len({task.id for task in tasks}) == len(tasks)
+            and len({new.id for new in tasks}) == len(tasks)
         )
 
     def _write(self, tasks: Sequence[Task], shapes: Shapes) -> int:
@@ -103,7 +103,7 @@ class Intake:
             self._s.counts.add(queue, Status.QUEUED, priority, len(alike))
 
     def _without_taken(self, accepted: list[Task], first_seq: int) -> list[Task | JobpipeError]:
-        """The statement skipped some: those whose ids older tasks have."""
+        """Some were skipped: those whose ids older tasks have."""
         taken = self._taken([task.id for task in accepted], first_seq)
         for task in accepted:
             if task.id not in taken:

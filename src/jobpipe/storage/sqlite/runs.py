@@ -78,6 +78,8 @@ class Runs:
             call.answer = [self._judged(settlement, now, ends) for settlement in settlements]
         if ends.moved:
             self._write(ends)
+        for call in calls:
+            call.can_wait = not ends.queued  # a task that is queued again may be claimed in the same commit
         # After the writing, so that a settle sent twice within one commit gets the same answer twice.
         self._answer_earlier(calls)
 
@@ -112,6 +114,7 @@ class Runs:
         if to.kind is not _DONE:
             ends.attempts.append(attempted(seq, to, now))
         if to.status is _QUEUED:
+            ends.queued = True
             self._s.due.add(lease.queue, lease.priority, to.run_at, seq)
         return Settled(to.status)
 
@@ -160,13 +163,15 @@ class Runs:
 class _Ends:
     """What the settles of one commit write: the tasks, the history of unsuccessful runs, the counts."""
 
-    __slots__ = ("attempts", "moved", "others", "successes")
+    __slots__ = ("attempts", "moved", "others", "queued", "successes")
 
     def __init__(self) -> None:
         self.successes: list[tuple[int, Settlement]] = []
         self.others: list[tuple[int, Settlement]] = []
         self.attempts: list[tuple[object, ...]] = []
         self.moved: Counter[Standing] = Counter()
+        self.queued = False
+        """Whether one of the tasks is queued again."""
 
 
 def _earlier(settlement: Settlement, row: list[Any] | None) -> SettleAnswer:

@@ -2,7 +2,7 @@
 
 While one commit is under way, new calls gather; the next commit takes them all. When idle, a single call is committed
 at once: there is no waiting window. Answers go out after the commit, never before, all of a commit in one hop to the
-event loop. Only a failed commit fails the gathering.
+event loop, claims first. Only a failed commit fails the gathering.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jobpipe.storage.sqlite.connection import translate
 log = logging.getLogger("jobpipe.storage")
 
 MAX_GATHERED = 4096
-"""Tasks after which a commit takes no further call: a bound on how long the first of them waits."""
+"""New tasks and other calls after which a commit takes no more: a bound on how long the first of them waits."""
 
 LARGE = 500
 """Tasks that are worth a hand-over of their own: the thread works on them while the event loop reads the next ones."""
@@ -32,10 +32,11 @@ class Call:
     """One call of the Storage contract on its way through the thread.
 
     `group` names the calls that one statement can serve together; `writes` tells those that need a transaction;
-    `weight` is about how many tasks it moves.
+    `weight` is about how many tasks it brings. `can_wait` is set with the answer: nothing else that its commit carried
+    is about the same tasks.
     """
 
-    __slots__ = ("answer", "argument", "future", "group", "weight", "writes")
+    __slots__ = ("answer", "argument", "can_wait", "future", "group", "weight", "writes")
 
     def __init__(
         self, group: str, argument: Any, future: asyncio.Future[Any], writes: bool, weight: int = 1
@@ -43,6 +44,7 @@ class Call:
         self.group = group
         self.writes = writes
         self.weight = weight
+        self.can_wait = False
         self.argument = argument
         self.future = future
         self.answer: Any = None
@@ -221,15 +223,17 @@ class Writer:
 
 
 def _deliver(calls: Calls) -> None:
-    """Answer claims first: workers run those while the event loop tells of the ends that shared their commit.
+    """Answer all but what can wait, where claims are among the calls: workers begin to run those while the event loop
+    tells of the ends that shared their commit.
 
-    Two turns later, because that is what a claim's answer needs until it is sent.
+    Two turns later, because that is what a claim needs until its answer is sent (Claiming shields it). What is read in
+    between counts those runs as well as their successors.
     """
-    claims = [call for call in calls if call.group == "claim"]
-    if claims and len(claims) < len(calls):
+    later = [call for call in calls if call.can_wait]
+    if later and any(call.group == "claim" for call in calls):
         loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, _answer, [call for call in calls if call.group != "claim"])
-        _answer(claims)
+        loop.call_soon(loop.call_soon, _answer, later)
+        _answer([call for call in calls if not call.can_wait])
     else:
         _answer(calls)
 

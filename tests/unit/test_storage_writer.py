@@ -1,0 +1,106 @@
+"""The SQLite engine's thread: what it takes together, and in which order it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from jobpipe.storage.sqlite.writer import LARGE, MAX_GATHERED, Calls, Writer
+
+
+class Store:
+    """Notes what each commit carries; `gate` holds commits up."""
+
+    def __init__(self) -> None:
+        self.commits: list[list[str]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.can_wait = True
+
+    def commit(self, calls: Calls) -> None:
+        self.commits.append([f"{call.group}{call.argument}" for call in calls])
+        self.gate.wait(10)
+        for call in calls:
+            call.answer = call.argument
+            call.can_wait = call.group == "settle" and self.can_wait
+
+    def read(self, calls: Calls) -> None:
+        self.commit(calls)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@asynccontextmanager
+async def opened(store: Store) -> AsyncIterator[Writer]:
+    writer = Writer(lambda: store)
+    await writer.start()
+    try:
+        yield writer
+    finally:
+        store.gate.set()
+        await writer.stop()
+
+
+def call(writer: Writer, group: str, argument: int = 0, weight: int = 1) -> asyncio.Future[Any]:
+    return writer.call(group, argument, writes=True, weight=weight)
+
+
+def wait(store: Store, commits: int) -> None:
+    """For so many commits, without giving the event loop a turn."""
+    end = time.monotonic() + 10
+    while len(store.commits) < commits and time.monotonic() < end:
+        time.sleep(0.001)
+
+
+async def test_the_thread_begins_with_a_large_call_and_all_before_it_without_a_turn_of_the_loop() -> None:
+    store = Store()
+    async with opened(store) as writer:
+        small, large = call(writer, "insert", 1), call(writer, "insert", 2, LARGE)
+        wait(store, 1)
+        assert store.commits == [["insert1", "insert2"]]
+        assert [await small, await large] == [1, 2]
+
+
+async def test_small_calls_of_a_turn_are_handed_over_together() -> None:
+    store = Store()
+    async with opened(store) as writer:
+        await asyncio.gather(*(call(writer, "insert", n, LARGE - 1) for n in range(3)))
+    assert store.commits == [["insert0", "insert1", "insert2"]]
+
+
+async def test_a_commit_takes_no_more_when_it_has_many_tasks() -> None:
+    store = Store()
+    async with opened(store) as writer:
+        store.gate.clear()
+        first = call(writer, "insert", 0, LARGE)
+        wait(store, 1)
+        weight = MAX_GATHERED // 4
+        rest = [call(writer, "insert", n, weight) for n in range(1, 11)]
+        store.gate.set()
+        await asyncio.gather(first, *rest)
+    assert [len(commit) for commit in store.commits] == [1, 4, 4, 2]
+
+
+@pytest.mark.parametrize("can_wait", [True, False])
+async def test_claims_are_answered_before_what_can_wait(can_wait: bool) -> None:
+    store, order = Store(), list[str]()
+    store.can_wait = can_wait
+    async with opened(store) as writer:
+        for group in ("insert", "settle", "claim"):
+            call(writer, group).add_done_callback(lambda _, group=group: order.append(group))  # type: ignore[misc]
+        await call(writer, "insert")
+        await asyncio.sleep(0.05)
+    assert order == (["insert", "claim", "settle"] if can_wait else ["insert", "settle", "claim"])
+
+
+async def test_what_waits_is_answered_when_the_writer_stops_at_once() -> None:
+    async with opened(Store()) as writer:
+        futures = [call(writer, group) for group in ("settle", "claim")]
+    assert all(future.done() for future in futures)
