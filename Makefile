@@ -31,7 +31,7 @@ SHARED_OUT := $(if $(PYTEST_ARGS),,-n $(TEST_PROCESSES) --dist loadfile --no-loa
 
 .DEFAULT_GOAL := run
 .PHONY: run test test_race coverage vet check format bench bench-peers bench-growth bench-overload bench-backlog
-.PHONY: bench-guard prove build docker-build docker-run clean help
+.PHONY: bench-storage bench-guard prove build docker-build docker-run clean help
 
 run: $(RUN_NEEDS) ## start a server; APP=package.module:app gives it handlers, ARGS="--port 9000" flags
 	@exec $(BIN)/jobpipe serve $(APP) $(ARGS)
@@ -86,6 +86,9 @@ bench-overload: $(DEV_STAMP) ## measure beyond capacity and during upkeep (about
 
 bench-backlog: $(DEV_STAMP) ## measure PostgreSQL with 1k and 1M tasks waiting (about 2 minutes)
 	$(BIN)/python -m bench.backlog $(BENCH_ARGS)
+
+bench-storage: $(DEV_STAMP) ## measure the storage thread under other settings of SQLite (about 2 minutes)
+	$(BIN)/python -m bench.storage $(BENCH_ARGS)
 
 bench-guard: $(DEV_STAMP) ## has anything become slower? compares key ratios with bench/guard.json
 	$(BIN)/python -m bench.guard $(BENCH_ARGS)
