@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 import tracemalloc
 
@@ -10,6 +11,7 @@ import pytest
 from jobpipe.core.errors import Invalid, InvalidJson, JobpipeError
 from jobpipe.wire import Defaults, parse_array, parse_lines
 from jobpipe.wire.requests import handlers
+from jobpipe.wire.working import RefusedSettle, parse_settles
 
 NOW = 1_700_000_000_000
 DEFAULTS = Defaults()
@@ -44,6 +46,25 @@ def test_a_batch_made_to_waste_is_refused_with_little_memory(body: bytes) -> Non
     tracemalloc.stop()
     assert all(isinstance(answer, JobpipeError) for answer in answers)
     assert peak < 4 * len(body) + 40 * MIB
+
+
+@pytest.mark.parametrize(
+    "item", ['{"priority":1000}', '{"colour":1}', '{"id":".."}', '{"run_at":"soon"}', "1"]
+)
+def test_refused_items_leave_nothing_for_the_collector(item: str) -> None:
+    parse_array(f"[{item}]".encode(), Defaults(), 0)
+    gc.collect()
+    gc.disable()
+    try:
+        array = parse_array(f"[{','.join([item] * 100)}]".encode(), Defaults(), 0)
+        lines = parse_lines("\n".join([item] * 100).encode(), Defaults(), 0)
+        settles = parse_settles(b"[%b]" % b",".join([b'{"id":"a","outcome":1}'] * 100), 1000)
+        assert all(isinstance(refused, JobpipeError) for refused in (*array, *lines))
+        assert all(isinstance(refused, RefusedSettle) for refused in settles)
+        del array, lines, settles
+        assert gc.collect() < 10
+    finally:
+        gc.enable()
 
 
 def test_lines_made_to_waste_are_refused() -> None:

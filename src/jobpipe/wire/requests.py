@@ -185,14 +185,14 @@ def _parse_item(item: bytes, defaults: Defaults, now: int, traceparent: str | No
     try:
         return parse_object(item, defaults, now, traceparent)
     except JobpipeError as error:
-        return error
+        return strict.bare(error)
 
 
 def _item(body: EnqueueBody, defaults: Defaults, now: int, traceparent: str | None) -> NewTask | JobpipeError:
     try:
         return _new_task(body, defaults, now, traceparent)
     except JobpipeError as error:
-        return error
+        return strict.bare(error)
 
 
 def split(body: bytes) -> list[bytes]:

@@ -20,6 +20,7 @@ MAX_DEPTH = 128
 """Levels of arrays and objects in a payload, counted from the payload itself."""
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
 _COMMA = ord(",")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -146,6 +147,16 @@ def as_invalid(error: ValidationError) -> Invalid:
         name = member[1][:_LONGEST_NAME]
         text, path = f"{text[: member.start(1)]}{name}'", f"{path}.{name}" if path else name
     return Invalid(text.replace("`", "'"), field=path or None)
+
+
+def bare(error: E) -> E:
+    """The error without the way that it came.
+
+    An item's refusal is kept for the answer, and would keep a dozen objects alive in cycles that only the collector
+    finds; a request may have ten thousand of them.
+    """
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
 
 
 def check_text(value: str, field: str) -> None:

@@ -216,7 +216,7 @@ def _judge(item: bytes, max_result: int) -> SettleItem | RefusedSettle:
     try:
         return _item(strict.decode(_settle, item, _settle_fields), max_result)
     except JobpipeError as error:
-        return RefusedSettle(_id_of(item), error)
+        return RefusedSettle(_id_of(item), strict.bare(error))
 
 
 def _id_of(item: bytes) -> str | None:
