@@ -18,13 +18,13 @@ export function tasks(app, route) {
   const page = new Resource(pathOf(filter, cursor), { every: 1000, idle: 10000, read: readPage });
   const queues = new Resource("queues", { every: 5000, idle: 30000 });
   const selected = new Set();
-  const state = { newer: 0, more: ["error_type", "created_after", "created_before"].some((name) => filter[name]) };
+  const state = { newer: new Set(), more: ["error_type", "created_after", "created_before"].some((name) => filter[name]) };
 
   const change = (name, value) => app.go(hashOf({ ...filter, [name]: value }));
   const rows = () => page.data?.rows || [];
   const held = () => selected.size > 0 || Boolean(document.querySelector("#rows:hover, #rows:focus-within"));
   const show = () => {
-    state.newer = 0;
+    state.newer.clear();
     page.touch();
     app.tick();
   };
@@ -43,7 +43,7 @@ export function tasks(app, route) {
       if (cursor) return;
       const fresh = delta.tasks.filter((task) => matches(task, filter) && !rows().some((row) => row.id === task.id));
       if (!fresh.length && !delta.dropped && !leavers(rows(), filter)) return;
-      if (held()) state.newer += delta.tasks.length ? fresh.length : 0;
+      if (held()) for (const task of fresh) state.newer.add(task.id);
       else page.touch();
     },
     // The table is asked for again by itself only where that moves nothing.
@@ -133,7 +133,7 @@ function toolbar({ filter, selected, state, act, show, cursor, clear }) {
     verbs.map((verb) => h("button", { key: verb, class: verb === "delete" ? "danger" : "", onclick: () => act(verb) }, icon(verb), VERBS[verb].name)),
     selected.size > 0 && h("button.quiet", { onclick: clear }, "Select none"),
     h("span.space"),
-    state.newer > 0 && !cursor && h("button.fresh", { onclick: show }, `${count(state.newer)} newer: show`));
+    state.newer.size > 0 && !cursor && h("button.fresh", { onclick: show }, `${count(state.newer.size)} newer: show`));
 }
 
 // --- the table ---
