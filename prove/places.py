@@ -66,6 +66,9 @@ class Crashes:
 
     async def reopen(self, store: Storage) -> tuple[Storage, None]:
         """The server on a copy of what it had on the disk."""
+        await (
+            store.counts()
+        )  # what is read is written: claims that are not in the file yet have tests of their own
         before = self._folder / str(self._count)
         self._count += 1
         after = self._folder / str(self._count)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobpipe.storage.sqlite.engine import SqliteStorage
+from jobpipe.storage.sqlite.unwritten import KEEP_S
 from jobpipe.storage.sqlite.writer import Call, Served, Writer
 
 EPOCH_MS = 1_700_000_000_000
@@ -131,8 +132,15 @@ class _SimulatedWriter(Writer):
     def _commit(self, calls: list[Call]) -> None:
         if self._store is not None:
             self._serve(self._store, calls)
+            if self._store.owes and self._loop is not None:
+                self._loop.call_later(KEEP_S, self._pay)
         self._committing = False
         self._begin()
+
+    def _pay(self) -> None:
+        """Nothing came for so long: write what is owed."""
+        if self._store is not None and self._store.owes and not self._committing and not self._gathered:
+            self._write(self._store, [])
 
     def _post(self, function: Callable[..., None], *arguments: Any) -> None:
         # In the order in which they are posted, as `call_soon_threadsafe` has them.

@@ -190,7 +190,7 @@ async def test_commits_are_counted_with_the_tasks_that_they_moved(desk: Desk) ->
     assert (commits.tasks.count, commits.seconds.count) == (0, 0)
     await desk.accept(new("a"), new("b"), new("c"))
     assert await desk.claim(5, queues=["elsewhere"]) == []
-    first, second = await desk.claim(2)
+    first, second = await desk.claim_remote(2)
     await desk.settle(first, DONE)
     assert (commits.tasks.count, commits.tasks.sum) == (3, 6)  # what moved nothing does not count
     assert commits.seconds.count == 3

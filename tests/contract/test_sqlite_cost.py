@@ -136,12 +136,27 @@ async def test_only_unsuccessful_ends_pay_for_their_history(
     counted: dict[str, list[int]] = {}
     for name, outcomes in {"good": [DONE] * 50, "mixed": [DONE, FAILED] * 25}.items():
         await desk.accept(*(f"{name}{i}" for i in range(50)))
-        claims = await desk.claim(50)
+        claims = await desk.claim_remote(50)
         writes = [settlement(c, outcome, desk.now) for c, outcome in zip(claims, outcomes, strict=True)]
         await meter.measure(lambda writes=writes: desk.write(*writes))
-        statements = (sql.SETTLE_DONE, sql.SETTLE, sql.KEEP_ATTEMPTS)
+        statements = (sql.CLAIM, sql.FINISH, sql.SETTLE_DONE, sql.SETTLE, sql.KEEP_ATTEMPTS)
         counted[name] = [meter.statements.count(statement) for statement in statements]
-    assert counted == {"good": [1, 0, 0], "mixed": [1, 1, 1]}
+    assert counted == {"good": [0, 0, 1, 0, 0], "mixed": [0, 0, 1, 1, 1]}
+
+
+async def test_a_run_that_ends_at_once_is_written_once(
+    open_desk: OpenDesk, writers: list[apsw.Connection]
+) -> None:
+    desk = await open_desk()
+    await desk.accept(*(f"t{i}" for i in range(50)))
+    meter = Meter(writers[-1])
+
+    async def run() -> None:
+        claims = await desk.claim(50)
+        await desk.write(*(settlement(claim, DONE, desk.now) for claim in claims))
+
+    await meter.measure(run)
+    assert meter.statements == [sql.PEEK, sql.BY_SEQ, sql.BEGIN, sql.FINISH, sql.KEEP_COUNTS, sql.COMMIT]
 
 
 async def test_a_batch_is_one_statement_however_many_tasks(

@@ -199,7 +199,7 @@ async def test_a_file_that_disagrees_with_memory_is_told_as_broken_and_served_no
     desk: Desk, tmp_path: Path
 ) -> None:
     await desk.accept("a")
-    claim = await desk.claim_one()
+    (claim,) = await desk.claim_remote()
     waiting = asyncio.ensure_future(desk.store.wait_broken())
     meddler = apsw.Connection(str(tmp_path / "jobpipe.db"))
     meddler.execute("UPDATE tasks SET lease_id = 'another'").fetchall()

@@ -103,7 +103,7 @@ async def test_no_call_on_the_way_of_a_task_scans_the_tasks_or_sorts(desk: Desk,
 
 
 async def test_a_claim_looks_at_the_head_of_its_index_without_a_sort(desk: Desk, watch: Watch) -> None:
-    plans = await watch.plans(lambda: desk.claim(2))
+    plans = await watch.plans(lambda: desk.claim_remote(2))
     assert plans[sql.PEEK] == watch.explain(sql.PEEK, ("q", 0, 1))
     assert [step for step in plans[sql.PEEK] if "tasks_due (queue=? AND priority=?)" in step]
     assert not [step for step in plans[sql.PEEK] if "TEMP B-TREE" in step]
@@ -111,11 +111,11 @@ async def test_a_claim_looks_at_the_head_of_its_index_without_a_sort(desk: Desk,
 
 
 async def test_a_settle_seeks_one_row_by_its_key_for_each_item(desk: Desk, watch: Watch) -> None:
-    claims = await desk.claim(3)
-    outcomes = [DONE, DONE, FAILED]
+    claims = await desk.claim_remote(2) + await desk.claim(1)
+    outcomes = [DONE, FAILED, DONE]
     writes = [settlement(c, outcome, desk.now) for c, outcome in zip(claims, outcomes, strict=True)]
     plans = await watch.plans(lambda: desk.write(*writes))
-    for statement in (sql.SETTLE_DONE, sql.SETTLE):
+    for statement in (sql.SETTLE_DONE, sql.SETTLE, sql.FINISH):
         assert on_tasks(plans[statement]) == ["SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)"]
 
 

@@ -275,6 +275,7 @@ async def test_a_kill_within_a_commit_leaves_all_that_was_answered_and_true_coun
         await desk.accept(f"answered{i}")
     claims = await desk.claim(3)
     await desk.settle(claims[0], DONE)
+    await desk.get("answered1")  # what anybody has seen is in the file
     commits.hold()
     unanswered = [asyncio.ensure_future(desk.insert(f"unanswered{i}")) for i in range(5)]
     await commits.held()
@@ -376,7 +377,7 @@ async def test_an_idle_store_commits_a_single_call_by_itself(desk: Desk, commits
 
 async def test_reading_commits_nothing(desk: Desk, commits: Commits) -> None:
     await desk.accept("a")
-    claim = await desk.claim_one(lease_s=30)
+    (claim,) = await desk.claim_remote()
     before = commits.n
     await desk.extend(claim)
     await desk.get("a")

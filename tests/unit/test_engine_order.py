@@ -1,4 +1,4 @@
-"""In which order observers hear of what one commit carried."""
+"""In which order observers hear of what one commit carried; claims of workers elsewhere are part of one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ async def queue() -> AsyncIterator[TaskQueue]:
 async def test_a_task_is_told_as_accepted_before_it_is_told_as_claimed(queue: TaskQueue) -> None:
     journal = Journal()
     queue.observe(journal)
-    _, claims = await asyncio.gather(queue.enqueue([NewTask("a", "h")]), queue.claim("w", 1))
+    _, claims = await asyncio.gather(
+        queue.enqueue([NewTask("a", "h")]), queue.claim("w", 1, lease_s=30, local=False)
+    )
     assert len(claims) == 1, "one commit was to carry both"
     assert journal.heard == ["accepted a", "claimed a"]
 
@@ -61,7 +63,7 @@ async def test_a_task_is_told_as_queued_again_before_it_is_told_as_claimed(
     journal = Journal()
     queue.observe(journal)
     report = Report("a", claim.lease_id, Outcome(kind, retry_in=0.0))
-    _, claims = await asyncio.gather(queue.settle([report]), queue.claim("w", 1))
+    _, claims = await asyncio.gather(queue.settle([report]), queue.claim("w", 1, lease_s=30, local=False))
     assert len(claims) == 1, "one commit was to carry both"
     assert journal.heard == ["queued a", "claimed a"]
 

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import apsw
 import pytest
 
+from jobpipe.core.errors import StorageFull
 from jobpipe.storage.sqlite.writer import LARGE, MAX_GATHERED, Calls, Writer
 
 
@@ -22,10 +24,22 @@ class Store:
         self.gate = threading.Event()
         self.gate.set()
         self.can_wait = True
+        self.hands_out = False
+        self.owes = False
+        self.error: Exception | None = None
+
+    def hand_out(self, calls: Calls) -> None:
+        if self.hands_out:
+            self.owes = True
+            for call in calls:
+                call.answer = call.argument
 
     def commit(self, calls: Calls) -> None:
         self.commits.append([f"{call.group}{call.argument}" for call in calls])
         self.gate.wait(10)
+        if self.error is not None:
+            raise self.error
+        self.owes = False
         for call in calls:
             call.answer = call.argument
             call.can_wait = call.group == "settle" and self.can_wait
@@ -104,3 +118,48 @@ async def test_what_waits_is_answered_when_the_writer_stops_at_once() -> None:
     async with opened(Store()) as writer:
         futures = [call(writer, group) for group in ("settle", "claim")]
     assert all(future.done() for future in futures)
+
+
+async def test_a_claim_that_needs_no_commit_is_answered_before_the_one_of_its_neighbours() -> None:
+    store = Store()
+    store.hands_out = True
+    async with opened(store) as writer:
+        store.gate.clear()
+        settle, claim = call(writer, "settle"), call(writer, "claim", 7)
+        assert await asyncio.wait_for(claim, 5) == 7
+        assert not settle.done()
+        store.gate.set()
+        await settle
+    assert store.commits == [["settle0"]]
+
+
+async def test_what_is_owed_is_written_soon_though_nobody_calls() -> None:
+    store = Store()
+    store.hands_out = True
+    async with opened(store) as writer:
+        await call(writer, "claim")
+        async with asyncio.timeout(5):
+            while store.owes:
+                await asyncio.sleep(0.001)
+    assert store.commits == [[]]
+
+
+async def test_what_is_owed_is_written_before_the_store_closes() -> None:
+    store = Store()
+    store.hands_out = True
+    async with opened(store) as writer:
+        await call(writer, "claim")
+    assert (store.owes, store.commits) == (False, [[]])
+
+
+async def test_a_store_that_fails_hands_nothing_out_until_a_commit_succeeds() -> None:
+    store = Store()
+    store.hands_out, store.error = True, apsw.FullError()
+    async with opened(store) as writer:
+        for group in ("insert", "claim"):
+            with pytest.raises(StorageFull):
+                await call(writer, group)
+        store.error = None
+        await call(writer, "insert")
+        await call(writer, "claim")
+    assert store.commits == [["insert0"], ["claim0"], ["insert0"], []]

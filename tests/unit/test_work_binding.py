@@ -194,7 +194,7 @@ def test_raw_json_is_given_as_it_came() -> None:
 def test_a_payload_that_does_not_fit_is_refused_with_its_place(
     function: Any, payload: bytes, words: str
 ) -> None:
-    assert words in refusal(function, payload)
+    assert words.lower() in refusal(function, payload).lower()
 
 
 def test_pydantic_refuses_in_its_own_words() -> None:

@@ -66,6 +66,7 @@ class SqliteStorage:
         self._lock = None if path is None else FileLock(path)
         self._writer = Writer(self._open_store)
         self._commits = CommitStats()
+        self._store: Store | None = None
         self._reader: apsw.Connection | None = None
         self._announced: dict[str, tuple[float, bytes]] = {}
         """What was announced by each server, and when (monotonic seconds); in memory, since a file has one server."""
@@ -100,7 +101,11 @@ class SqliteStorage:
             refuse_foreign_file(self._path)
             self._lock.acquire()
         try:
-            store = Store(open_writer(self._path), self._limits, self._clock, self._commits)
+            # A store that was closed leaves no write-ahead log behind.
+            killed = self._path is not None and Path(f"{self._path}-wal").exists()
+            store = self._store = Store(
+                open_writer(self._path), self._limits, self._clock, self._commits, killed=killed
+            )
         except BaseException as error:
             if self._lock is not None:
                 self._lock.release(untouched=isinstance(error, StorageRefused))
@@ -220,6 +225,8 @@ class SqliteStorage:
             return await self._ask("listing", function, arguments)
         if self._reader is None:
             raise StorageError("the store is not open")
+        if self._store is not None and self._store.owes:
+            await self._ask("written")
         return await self._read(function, self._reader, *arguments)
 
     async def _read(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -79,7 +79,7 @@ class Intake:
         wanted = Counter([new.queue for new in tasks])
         names = sum(queue not in self._s.counts.queues for queue in wanted)
         return (
-            all(self._s.counts.queued(queue) + n <= self._limits.capacity for queue, n in wanted.items())
+            all(self._s.queued(queue) + n <= self._limits.capacity for queue, n in wanted.items())
             and len(self._s.counts.queues) + names <= self._limits.max_queues
             and len({new.id for new in tasks}) == len(tasks)
         )
@@ -139,7 +139,7 @@ class Intake:
                 and len(self._s.counts.queues) + new_names >= self._limits.max_queues
             ):
                 return TooManyQueues(f"{self._limits.max_queues} queues hold tasks already")
-            room[queue] = self._limits.capacity - self._s.counts.queued(queue)
+            room[queue] = self._limits.capacity - self._s.queued(queue)
         if room[queue] <= 0:
             return QueueFull(f"queue '{queue}' holds {self._limits.capacity} waiting tasks")
         return None

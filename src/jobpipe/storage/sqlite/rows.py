@@ -13,14 +13,16 @@ import msgspec
 from msgspec import Struct
 
 from jobpipe.core.lifecycle import Transition
-from jobpipe.core.task import NewTask, Status, Task, TaskError
+from jobpipe.core.task import Claim, NewTask, Status, Task, TaskError
 from jobpipe.storage.base import Settlement
+from jobpipe.storage.sqlite.unwritten import Handed
 
 STATUSES = (Status.QUEUED, Status.RUNNING, Status.DONE, Status.FAILED, Status.CANCELLED)
 Shape = tuple[str, int, int, str, int, float | None, str | None]
 """Queue, priority, `run_at`, handler, max_retries, timeout and traceparent of new tasks."""
 
 _QUEUED = Status.QUEUED
+_RUNNING_NUMBER = STATUSES.index(Status.RUNNING)
 NUMBER = {status: number for number, status in enumerate(STATUSES)}
 
 encode_json = msgspec.json.Encoder().encode
@@ -110,6 +112,32 @@ def succeeded(settlements: Sequence[tuple[int, Settlement]]) -> tuple[str, bytes
     return text(rows), _results(settlements)
 
 
+def claims_written(handed: Sequence[Handed]) -> str:
+    """The argument of CLAIM."""
+    return text(
+        [
+            (
+                claim.task.seq,
+                claim.task.started_at,
+                claim.task.worker,
+                claim.lease_id,
+                handing.lease_ms,
+                handing.boot,
+            )
+            for claim, handing in handed
+        ]
+    )
+
+
+def finished(settlements: Sequence[tuple[int, Settlement]], claims: Sequence[Claim]) -> tuple[str, bytes]:
+    """The two arguments of FINISH, for settlements of runs that succeeded and their claims, in the same order."""
+    rows = [
+        (seq, settlement.lease_id, claim.task.started_at, claim.task.worker, to.finished_at, at, size)
+        for (seq, settlement, to, at, size), claim in zip(_placed(settlements), claims, strict=True)
+    ]
+    return text(rows), _results(settlements)
+
+
 def _placed(
     settlements: Iterable[tuple[int, Settlement]],
 ) -> Iterator[tuple[int, Settlement, Transition, int, int | None]]:
@@ -135,30 +163,47 @@ def attempted(seq: int, to: Transition, now: int) -> tuple[object, ...]:
 
 def stored(db: apsw.Connection, statement: str, keys: str) -> list[Stored]:
     """The rows that BY_SEQ or BY_ID finds for `keys` (a JSON array), in no promised order."""
+    answer: list[Stored] = []
+    for row in _rows(db, statement, keys):
+        lease_id, settled_as = row[21:]
+        answer.append(Stored(_task(row), lease_id, None if settled_as is None else STATUSES[settled_as]))
+    return answer
+
+
+def claimed(db: apsw.Connection, statement: str, keys: str, now: int, worker: str) -> dict[int, Task]:
+    """The queued tasks that BY_SEQ finds for `keys`, by seq, as they are once `worker` has claimed them at `now`."""
+    tasks: dict[int, Task] = {}
+    for row in _rows(db, statement, keys):
+        row[6] = _RUNNING_NUMBER
+        row[7] += 1
+        row[14] = now
+        row[17] = worker
+        tasks[row[0]] = _task(row)
+    return tasks
+
+
+def _rows(db: apsw.Connection, statement: str, keys: str) -> Iterator[list[Any]]:
+    """The columns of each row, payload and result in their places."""
     columns: Any
     payloads: Any
     results: Any
     ((columns, payloads, results),) = db.execute(statement, (keys,)).fetchall()
-    answer: list[Stored] = []
     payload_at = result_at = 0
     for row in decode_json(columns):
         payload_end = payload_at + row[4]
-        payload = b"" if payloads is None else payloads[payload_at:payload_end]
+        row[4] = b"" if payloads is None else payloads[payload_at:payload_end]
         payload_at = payload_end
-        result = None
         if row[18] is not None:
-            result = b"" if results is None else results[result_at : result_at + row[18]]
-            result_at += row[18]
-        answer.append(_stored(row, payload, result))
-    return answer
+            size = row[18]
+            row[18] = b"" if results is None else results[result_at : result_at + size]
+            result_at += size
+        yield row
 
 
-def _stored(row: list[Any], payload: bytes, result: bytes | None) -> Stored:
+def _task(row: list[Any]) -> Task:
     columns = row[:21]
-    columns[4] = payload
     columns[6] = STATUSES[row[6]]
     columns[16] = bool(row[16])
-    columns[18] = result
-    columns[19] = None if row[19] is None else decode_error(row[19])
-    settled_as = None if row[22] is None else STATUSES[row[22]]
-    return Stored(Task(*columns), row[21], settled_as)
+    if row[19] is not None:
+        columns[19] = decode_error(row[19])
+    return Task(*columns)

@@ -27,8 +27,18 @@ from jobpipe.storage.base import (
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.counts import Standing
 from jobpipe.storage.sqlite.leases import Lease
-from jobpipe.storage.sqlite.rows import STATUSES, attempted, decode_json, settled, succeeded, text
+from jobpipe.storage.sqlite.rows import (
+    STATUSES,
+    attempted,
+    claimed,
+    decode_json,
+    finished,
+    settled,
+    succeeded,
+    text,
+)
 from jobpipe.storage.sqlite.state import State
+from jobpipe.storage.sqlite.unwritten import Handing
 from jobpipe.storage.sqlite.writer import Calls
 
 _SUCCEEDED = Settled(Status.DONE)
@@ -45,29 +55,44 @@ class Runs:
         self._claims = 0
 
     def claim(self, request: ClaimRequest, now: int) -> ClaimAnswer:
+        """Claim, written in the transaction that is under way."""
+        answer = self._taken(request, now)
+        self._s.write_claims([claim.task.seq for claim in answer.claims])
+        return answer
+
+    def hand_out(self, request: ClaimRequest, now: int) -> ClaimAnswer | None:
+        """Claim without writing it now (see unwritten.py); None when the claim must be in the file first.
+
+        The worker must die with this server: another one would come back with a lease that nobody knows. And what
+        waited when the server was killed may be what killed it: that is counted from its first line on.
+        """
+        if not request.local:
+            return None
+        answer = self._taken(request, now)
+        if any(claim.task.seq <= self._s.suspect for claim in answer.claims):
+            self._s.take_back()
+            return None
+        self._s.leases.commit()
+        self._s.unwritten.commit()
+        return answer
+
+    def _taken(self, request: ClaimRequest, now: int) -> ClaimAnswer:
+        monotonic, lease_s = self._s.clock.monotonic(), request.lease_s
+        lease_ms = None if lease_s is None else round(lease_s * 1000)
         picked = self._s.due.pick(request.queues, request.limit, now, MAX_CLAIM_BYTES, self._s.peek)
         if not picked.seqs:
             return ClaimAnswer([], picked.next_due)
         self._claims += 1
         prefix = f"{self._boot}.{self._claims}."
-        lease_ms = None if request.lease_s is None else round(request.lease_s * 1000)
-        boot = self._boot if request.local else None
-        seqs = text(picked.seqs)
-        self._s.db.execute(sql.CLAIM, (seqs, now, request.worker, prefix, lease_ms, boot))
-        tasks = {row.task.seq: row.task for row in self._s.rows(sql.BY_SEQ, seqs)}
-        ends = None if request.lease_s is None else self._s.clock.monotonic() + request.lease_s
+        tasks = claimed(self._s.db, sql.BY_SEQ, text(picked.seqs), now, request.worker)
+        ends = None if lease_s is None else monotonic + lease_s
         until = None if lease_ms is None else now + lease_ms
-        moved: Counter[Standing] = Counter()
         claims = []
         for seq in picked.seqs:
             task, lease_id = tasks[seq], f"{prefix}{seq}"
-            moved[(task.queue, task.priority, _RUNNING)] += 1
-            self._s.leases.put(
-                seq, Lease(task.id, task.queue, task.priority, lease_id, request.lease_s, ends)
-            )
+            self._s.leases.put(seq, Lease(task.id, task.queue, task.priority, lease_id, lease_s, ends))
             claims.append(Claim(task, lease_id, until))
-        self._s.counts.add_all(moved)
-        self._s.counts.add_all({(q, p, _QUEUED): -n for (q, p, _), n in moved.items()})
+        self._s.unwritten.add(claims, Handing(self._boot if request.local else None, lease_ms, monotonic))
         return ClaimAnswer(claims, picked.next_due)
 
     def settle(self, calls: Calls) -> None:
@@ -84,16 +109,22 @@ class Runs:
         self._answer_earlier(calls)
 
     def _write(self, ends: _Ends) -> None:
+        self._s.write_claims(ends.unwritten)
         self._s.counts.add_all(ends.moved)
         if ends.attempts:  # before SETTLE, which clears when and where a run began
             self._s.db.execute(sql.KEEP_ATTEMPTS, (text(ends.attempts),))
-        for statement, arguments, ended in (
-            (sql.SETTLE_DONE, succeeded, ends.successes), (sql.SETTLE, settled, ends.others),
-        ):  # fmt: skip
-            if ended:
-                self._s.db.execute(statement, arguments(ended))
-                if self._s.db.changes() != len(ended):
-                    raise StorageBroken("the running claims in memory and in the file disagree")
+        if ends.finished:
+            self._change(sql.FINISH, finished(ends.finished, ends.claims), len(ends.finished))
+            self._s.claimed += len(ends.finished)
+        if ends.successes:
+            self._change(sql.SETTLE_DONE, succeeded(ends.successes), len(ends.successes))
+        if ends.others:
+            self._change(sql.SETTLE, settled(ends.others), len(ends.others))
+
+    def _change(self, statement: str, arguments: tuple[str, bytes], n: int) -> None:
+        self._s.db.execute(statement, arguments)
+        if self._s.db.changes() != n:
+            raise StorageBroken("the running claims in memory and in the file disagree")
 
     def _judged(self, settlement: Settlement, now: int, ends: _Ends) -> SettleAnswer | None:
         """The answer, the write noted; None when the claim does not hold (any more)."""
@@ -105,11 +136,19 @@ class Runs:
         if lease.cancel_requested != settlement.cancel_requested:
             return CancelChanged()
         self._s.leases.end(seq)
-        ends.moved[(lease.queue, lease.priority, _RUNNING)] -= 1
         ends.moved[(lease.queue, lease.priority, to.status)] += 1
         if to.kind is _DONE and not settlement.rescue:
-            ends.successes.append((seq, settlement))
+            claim = self._s.unwritten.take(seq)
+            if claim is not None:
+                ends.moved[(lease.queue, lease.priority, _QUEUED)] -= 1
+                ends.finished.append((seq, settlement))
+                ends.claims.append(claim)
+            else:
+                ends.moved[(lease.queue, lease.priority, _RUNNING)] -= 1
+                ends.successes.append((seq, settlement))
             return _SUCCEEDED
+        ends.moved[(lease.queue, lease.priority, _RUNNING)] -= 1
+        ends.unwritten.append(seq)
         ends.others.append((seq, settlement))
         if to.kind is not _DONE:
             ends.attempts.append(attempted(seq, to, now))
@@ -128,6 +167,7 @@ class Runs:
         ]
         if not ids:
             return
+        self._s.write_claims()  # a later claim of the same task is what makes an earlier lease lost
         rows = {id_: rest for id_, *rest in decode_json(self._s.one(sql.SETTLED_AS, (text(ids),)))}
         for call in calls:
             call.answer = [
@@ -163,10 +203,15 @@ class Runs:
 class _Ends:
     """What the settles of one commit write: the tasks, the history of unsuccessful runs, the counts."""
 
-    __slots__ = ("attempts", "moved", "others", "queued", "successes")
+    __slots__ = ("attempts", "claims", "finished", "moved", "others", "queued", "successes", "unwritten")
 
     def __init__(self) -> None:
         self.successes: list[tuple[int, Settlement]] = []
+        self.finished: list[tuple[int, Settlement]] = []
+        self.claims: list[Claim] = []
+        """Runs that succeeded before their claims were written, and those claims."""
+        self.unwritten: list[int] = []
+        """Tasks whose claims must be written before their ends, if they are not."""
         self.others: list[tuple[int, Settlement]] = []
         self.attempts: list[tuple[object, ...]] = []
         self.moved: Counter[Standing] = Counter()

@@ -6,48 +6,65 @@ alone is the truth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apsw
 
 from jobpipe.clock import Clock
-from jobpipe.core.task import Task
+from jobpipe.core.errors import StorageBroken
+from jobpipe.core.task import Status, Task
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.counts import Counts
 from jobpipe.storage.sqlite.due import Due, Row
 from jobpipe.storage.sqlite.leases import Leases
-from jobpipe.storage.sqlite.rows import Stored, decode_json, stored, text
+from jobpipe.storage.sqlite.rows import Stored, claims_written, decode_json, stored, text
+from jobpipe.storage.sqlite.unwritten import KEEP_S, Unwritten
 
 EMPTY_COUNTS = 10_000
 """So many may gather before they are deleted."""
 
 
 class State:
-    """The database behind one connection, and its mirror in memory."""
+    """The database behind one connection, and its mirror in memory.
 
-    def __init__(self, db: apsw.Connection, clock: Clock) -> None:
+    `killed` says that the server before this one did not close it.
+    """
+
+    def __init__(self, db: apsw.Connection, clock: Clock, *, killed: bool = False) -> None:
         self.db = db
         self.clock = clock
         self.counts = Counts()
         self.due = Due()
         self.leases = Leases()
+        self.unwritten = Unwritten()
+        self.claimed = 0
+        """How many claims this transaction writes."""
         self._empty = 0
+        self.suspect = self.one(sql.LAST_SEQ) if killed else 0
+        """The tasks up to this seq were there when the server before was killed, maybe by one of them."""
         self._load_counts()
         self.leases.load(decode_json(self.one(sql.RUNNING)), clock.monotonic())
 
     def begin(self) -> None:
         """Begin a transaction."""
+        self.claimed = 0
         self.db.execute(sql.BEGIN)
 
     def commit(self) -> None:
-        """Keep the changed counts in the same commit, and make all of it true. Raises apsw.Error."""
+        """Keep claims that are due for it and the changed counts in the same commit, and make all of it true.
+
+        Raises apsw.Error.
+        """
+        self.write_claims(list(self.unwritten.older(self.clock.monotonic() - KEEP_S)))
         changes = self.counts.changes()
         if changes is not None:
             self.db.execute(sql.KEEP_COUNTS, changes[:1])
             self._forget_empty(changes[1])
         self.db.execute(sql.COMMIT)
         self.leases.commit()
+        self.unwritten.commit()
 
     def roll_back(self) -> None:
         """Make nothing of the transaction true."""
@@ -55,7 +72,18 @@ class State:
         if self.db.in_transaction:
             self.db.execute(sql.ROLLBACK)
         self.leases.rollback()
+        self.unwritten.rollback()
         self._load_counts()
+
+    def take_back(self) -> None:
+        """What was claimed outside of a transaction since the last one was not."""
+        self.leases.rollback()
+        self.unwritten.rollback()
+        self.due.load(self.counts.levels())
+
+    def queued(self, queue: str) -> int:
+        """How many tasks of `queue` are queued, future ones included."""
+        return self.counts.queued(queue) - self.unwritten.of_queue(queue)
 
     def one(self, statement: str, arguments: tuple[Any, ...] = ()) -> Any:
         """The value of a statement that hands out one."""
@@ -70,9 +98,27 @@ class State:
         return {row.task.id: row.task for row in self.rows(sql.BY_ID, text(ids))}
 
     def peek(self, queue: str, priority: int, n: int) -> list[Row]:
-        """The first n rows of a level, in the order of claims, the first one last."""
-        rows = decode_json(self.one(sql.PEEK, (queue, priority, n)))
-        return [tuple(row) for row in reversed(rows)]
+        """The first n rows of a level that are not handed out, in the order of claims, the first one last."""
+        more = self.unwritten.at(queue, priority)
+        rows = decode_json(self.one(sql.PEEK, (queue, priority, n + more)))
+        if more:
+            rows = [row for row in rows if row[1] not in self.unwritten][:n]
+        rows.reverse()
+        return [tuple(row) for row in rows]
+
+    def write_claims(self, seqs: Iterable[int] | None = None) -> None:
+        """Write the claims of these tasks (None: all) that are not in the file yet."""
+        handed = self.unwritten.take_all(list(self.unwritten) if seqs is None else seqs)
+        if not handed:
+            return
+        self.db.execute(sql.CLAIM, (claims_written(handed),))
+        if self.db.changes() != len(handed):
+            raise StorageBroken("the claims in memory and in the file disagree")
+        self.claimed += len(handed)
+        moved = Counter([(claim.task.queue, claim.task.priority) for claim, _ in handed])
+        for (queue, priority), n in moved.items():
+            self.counts.add(queue, Status.QUEUED, priority, -n)
+            self.counts.add(queue, Status.RUNNING, priority, n)
 
     def write_seqs(self, statement: str, seqs: list[int], *arguments: Any) -> None:
         """One statement for all these tasks; none for none."""

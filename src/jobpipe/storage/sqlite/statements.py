@@ -65,11 +65,25 @@ SELECT json_group_array(json_array({_COLUMNS})),
 BY_SEQ = f"{_WHOLE} FROM tasks WHERE seq IN {_SEQS}"
 BY_ID = f"{_WHOLE} FROM tasks WHERE id IN (SELECT value FROM json_each(?1))"
 
-# ?1 seqs, ?2 now, ?3 worker, ?4 what every lease id of this claim begins with, ?5 lease_ms, ?6 boot.
-CLAIM = f"""
-UPDATE tasks SET status = 1, attempts = attempts + 1, started_at = ?2, worker = ?3, lease_id = ?4 || seq,
-                 lease_ms = ?5, boot = ?6, settled = NULL
- WHERE seq IN {_SEQS}
+# ?1 claims as JSON. The writer alone hands tasks out, so fewer changes than claims mean that memory and file disagree.
+CLAIM = """
+UPDATE tasks SET status = 1, attempts = attempts + 1, started_at = v.started_at, worker = v.worker,
+                 lease_id = v.lease_id, lease_ms = v.lease_ms, boot = v.boot, settled = NULL
+  FROM (SELECT value->>0 AS seq, value->>1 AS started_at, value->>2 AS worker, value->>3 AS lease_id,
+               value->>4 AS lease_ms, value->>5 AS boot
+          FROM jsonb_each(?1)) AS v
+ WHERE tasks.seq = v.seq AND tasks.status = 0
+"""
+
+# CLAIM and SETTLE_DONE in one, for runs that succeeded before their claim was written. ?1 as JSON, ?2 all results in one blob.
+FINISH = """
+UPDATE tasks SET status = 2, attempts = attempts + 1, started_at = v.started_at, worker = v.worker,
+                 lease_id = v.lease_id, finished_at = v.finished_at,
+                 result = substr(?2, v.result_at, v.result_len), settled = 2
+  FROM (SELECT value->>0 AS seq, value->>1 AS lease_id, value->>2 AS started_at, value->>3 AS worker,
+               value->>4 AS finished_at, value->>5 AS result_at, value->>6 AS result_len
+          FROM jsonb_each(?1)) AS v
+ WHERE tasks.seq = v.seq AND tasks.status = 0
 """
 
 # ?1 rows as JSON, ?2 all results in one blob. The condition on the lease is the fence against stale workers: the

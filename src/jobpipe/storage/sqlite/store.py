@@ -1,7 +1,8 @@
 """Serving gathered calls: which part answers which call, and in what order within one transaction.
 
 Inserts come first, then settles, then what people steer, then claims, so that one commit carries a task as far as it
-can go, and a freed worker's next claim never makes more tasks running than there are workers.
+can go, and a freed worker's next claim never makes more tasks running than there are workers. Claims of the server's
+own workers need no commit: they are answered before all others, and written a little later (unwritten.py).
 """
 
 from __future__ import annotations
@@ -28,11 +29,19 @@ class Store:
     """All calls of the contract, over one connection; lives in the writer's thread."""
 
     def __init__(
-        self, connection: apsw.Connection, limits: Limits, clock: Clock, commits: CommitStats
+        self,
+        connection: apsw.Connection,
+        limits: Limits,
+        clock: Clock,
+        commits: CommitStats,
+        *,
+        killed: bool = False,
     ) -> None:
-        self._s = State(connection, clock)
+        """`killed` says that the server before this one did not close the store."""
+        self._s = State(connection, clock, killed=killed)
         self._commits = commits
         intake, runs, steering = Intake(self._s, limits), Runs(self._s), Steering(self._s)
+        self._hand_out = runs.hand_out
         self._writing: dict[str, Callable[[Calls], None]] = {
             "insert": intake.insert,
             "import": _each(intake.import_),
@@ -55,10 +64,25 @@ class Store:
             "queues": _each(self._queues),
             "next_prunable": _each(self._next_prunable),
             "listing": _each(self._listing),
+            "written": _each(_nothing),
         }
 
+    def hand_out(self, calls: Calls) -> None:
+        """Answer those of these claims that need no commit."""
+        try:
+            for call in calls:
+                call.answer = self._hand_out(*call.argument)
+        except BaseException:
+            self._s.take_back()
+            raise
+
+    @property
+    def owes(self) -> bool:
+        """Whether claims were answered that are not in the file. May be read from any thread."""
+        return bool(self._s.unwritten)
+
     def commit(self, calls: Calls) -> None:
-        """Serve gathered writing calls in one transaction and set their answers.
+        """Serve gathered writing calls in one transaction and set their answers; without calls, write what is owed.
 
         Raises apsw.Error or StorageBroken; then nothing of them happened.
         """
@@ -66,6 +90,8 @@ class Store:
         began = self._s.clock.monotonic()
         self._s.begin()
         try:
+            if not groups.keys() <= _BLIND or not calls:
+                self._s.write_claims()
             for name, write in self._writing.items():
                 if name in groups:
                     write(groups[name])
@@ -73,10 +99,12 @@ class Store:
         except BaseException:
             self._s.roll_back()
             raise
-        self._commits.add(self._s.clock.monotonic() - began, _tasks(groups))
+        self._commits.add(self._s.clock.monotonic() - began, _tasks(groups) + self._s.claimed)
 
     def read(self, calls: Calls) -> None:
-        """Serve calls that write nothing."""
+        """Serve calls that write nothing. What they tell is in the file."""
+        if self._s.unwritten and any(call.group not in _BLIND for call in calls):
+            self.commit(())
         for name, group in _grouped(calls).items():
             self._reading[name](group)
 
@@ -116,6 +144,10 @@ class Store:
         return function(self._s.db, *arguments)
 
 
+_BLIND = frozenset({"insert", "settle", "claim", "keep_summary", "probe", "extend", "next_expiry"})
+"""The calls for which it makes no difference whether claims are in the file."""
+
+
 def _each(answer: Callable[..., Any]) -> Callable[[Calls], None]:
     """Serve the calls of a group one by one."""
 
@@ -126,10 +158,13 @@ def _each(answer: Callable[..., Any]) -> Callable[[Calls], None]:
     return serve
 
 
+def _nothing() -> None:
+    """What is asked only so that the file holds what was answered."""
+
+
 def _tasks(groups: dict[str, list[Call]]) -> int:
-    """How many tasks were accepted, settled and handed out."""
-    moved = sum(len(call.argument[0]) for name in ("insert", "settle") for call in groups.get(name, ()))
-    return moved + sum(len(call.answer.claims) for call in groups.get("claim", ()))
+    """How many tasks were accepted and settled."""
+    return sum(len(call.argument[0]) for name in ("insert", "settle") for call in groups.get(name, ()))
 
 
 def _grouped(calls: Calls) -> dict[str, list[Call]]:

@@ -2,7 +2,8 @@
 
 While one commit is under way, new calls gather; the next commit takes them all. When idle, a single call is committed
 at once: there is no waiting window. Answers go out after the commit, never before, all of a commit in one hop to the
-event loop, claims first. Only a failed commit fails the gathering.
+event loop, claims first. Only a failed commit fails the gathering. The exception are claims that the store may write
+later: they are answered before the commit begins, and workers run them while it is made.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -18,11 +20,15 @@ import apsw
 
 from jobpipe.core.errors import JobpipeError, StorageBroken, StorageError
 from jobpipe.storage.sqlite.connection import translate
+from jobpipe.storage.sqlite.unwritten import KEEP_S
 
 log = logging.getLogger("jobpipe.storage")
 
 MAX_GATHERED = 4096
 """New tasks and other calls after which a commit takes no more: a bound on how long the first of them waits."""
+
+FAILING_S = 1.0
+"""How often a store that failed is asked whether it takes what it is owed, in seconds."""
 
 LARGE = 500
 """Tasks that are worth a hand-over of their own: the thread works on them while the event loop reads the next ones."""
@@ -56,6 +62,9 @@ Calls = Sequence[Call]
 class Served(Protocol):
     """What serves the calls, in the thread. Each sets the answers of its calls, or raises and did nothing."""
 
+    @property
+    def owes(self) -> bool: ...
+    def hand_out(self, calls: Calls) -> None: ...
     def commit(self, calls: Calls) -> None: ...
     def read(self, calls: Calls) -> None: ...
     def close(self) -> None: ...
@@ -140,18 +149,20 @@ class Writer:
 
     def _serve_all(self, store: Served) -> None:
         try:
-            while calls := self._gather():
+            while calls := self._gather(store):
                 self._serve(store, calls)
+            if store.owes:
+                self._write(store, [])
             store.close()
         except Exception:
             log.exception("closing the store failed")
         self._refuse_rest()
 
-    def _gather(self) -> list[Call]:
+    def _gather(self, store: Served) -> list[Call]:
         """Sleep until there are calls, and take all; none when the thread shall end."""
         calls: list[Call] = []
         weight = 0
-        handed = self._calls.get()
+        handed = self._next(store)
         while handed is not None:
             calls += handed
             weight += sum(call.weight for call in handed)
@@ -162,37 +173,57 @@ class Writer:
             except Empty:
                 if calls:
                     return calls
-                handed = self._calls.get()
+                handed = self._next(store)
         if calls:
             self._calls.put(None)  # serve what came before, end at the next turn
         return calls
 
+    def _next(self, store: Served) -> list[Call] | None:
+        """Sleep until calls are handed in, None when the thread shall end; meanwhile pay what is owed to the file."""
+        while store.owes:
+            with suppress(Empty):
+                return self._calls.get(timeout=FAILING_S if self.failing else KEEP_S)
+            self._write(store, [])
+        return self._calls.get()
+
     def _serve(self, store: Served, calls: list[Call]) -> None:
+        claiming = [] if self.failing else [call for call in calls if call.group == "claim"]
+        if claiming:
+            self._guard(store.hand_out, claiming)
+            answered = [call for call in claiming if call.answer is not None]
+            self._post(_answer, answered)
+            calls = [call for call in calls if call.answer is None]
         writing = [call for call in calls if call.writes]
         if writing:
-            self._guard(store.commit, writing)
-            self.failing = any(isinstance(call.answer, StorageError) for call in writing)
+            self._write(store, writing)
         if len(writing) < len(calls):
             self._guard(store.read, [call for call in calls if not call.writes])
         self._post(_deliver, calls)
 
-    def _guard(self, serve: Callable[[Calls], None], calls: list[Call]) -> None:
+    def _write(self, store: Served, calls: list[Call]) -> None:
+        self.failing = not self._guard(store.commit, calls)
+
+    def _guard(self, serve: Callable[[Calls], None], calls: list[Call]) -> bool:
+        """Serve the calls; whether nothing is wrong with the store."""
         if self._broken is not None:
             self._answer_all(calls, self._broken)
-            return
+            return False
         try:
             serve(calls)
+            return True
         except StorageBroken as error:
             self._failed(calls, error)
         except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.BusyError) as error:
             self._failed(calls, translate(error))
         except Exception as error:
             if len(calls) > 1:  # a call that cannot be served must not fail its neighbours
-                for call in calls:
-                    self._guard(serve, [call])
-                return
+                served = [
+                    self._guard(serve, [call]) for call in calls
+                ]  # all of them, whatever became of the first
+                return all(served)
             log.exception("a call to the store failed")
             self._answer_all(calls, StorageError(f"{type(error).__name__}: {error}"))
+        return False
 
     def _failed(self, calls: list[Call], error: JobpipeError) -> None:
         log.error("%s", error)

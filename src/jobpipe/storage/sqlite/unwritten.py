@@ -1,0 +1,115 @@
+"""Claims that were answered and are not in the file yet: a run that ends within a moment is written once, at its end.
+
+Only claims of workers that die with this server are kept so, and for KEEP_S at most. Whoever asks for a task or a count
+sees them, because they are written before anything is read. Were the server killed meanwhile, the file would know
+nothing of these runs: their tasks wait, and are run again. The writer thread alone touches this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+
+from jobpipe.core.task import Claim
+
+KEEP_S = 0.01
+"""How long a claim may be missing in the file, in seconds: many times what a short run takes, and no more."""
+
+
+class Handing(Struct, frozen=True):
+    """What all claims of one answer have in common; `since` is monotonic seconds, the rest as in the file."""
+
+    boot: str | None
+    lease_ms: int | None
+    since: float
+
+
+Handed = tuple[Claim, Handing]
+
+
+class Unwritten:
+    """The claims by their task's seq, oldest first. Changes can be undone until `commit`."""
+
+    def __init__(self) -> None:
+        self._by_seq: dict[int, Handed] = {}
+        self._levels: dict[tuple[str, int], int] = {}
+        self._undo: dict[int, Handed | None] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_seq)
+
+    def __contains__(self, seq: int) -> bool:
+        return seq in self._by_seq
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._by_seq)
+
+    def of_queue(self, queue: str) -> int:
+        """How many tasks of this queue the file still takes for queued."""
+        return sum(n for (name, _), n in self._levels.items() if name == queue)
+
+    def at(self, queue: str, priority: int) -> int:
+        """How many tasks of this queue and priority the file still takes for queued."""
+        return self._levels.get((queue, priority), 0)
+
+    def add(self, claims: Iterable[Claim], handing: Handing) -> None:
+        """Claims were made."""
+        for claim in claims:
+            seq = claim.task.seq
+            self._undo.setdefault(seq, None)
+            self._put(seq, (claim, handing))
+
+    def take(self, seq: int) -> Claim | None:
+        """The claim of this task, which is written now; None when it is in the file already."""
+        handed = self._by_seq.get(seq)
+        if handed is None:
+            return None
+        self._undo.setdefault(seq, handed)
+        self._drop(seq, handed)
+        return handed[0]
+
+    def take_all(self, seqs: Iterable[int]) -> list[Handed]:
+        """Those of these tasks that are not in the file, which are written now."""
+        taken = [(seq, self._by_seq[seq]) for seq in seqs if seq in self._by_seq]
+        for seq, handed in taken:
+            self._undo.setdefault(seq, handed)
+            self._drop(seq, handed)
+        return [handed for _, handed in taken]
+
+    def older(self, since: float) -> Iterator[int]:
+        """The tasks that were claimed before `since` (monotonic seconds)."""
+        for seq, (_, handing) in self._by_seq.items():
+            if handing.since > since:
+                return
+            yield seq
+
+    def commit(self) -> None:
+        """What was changed stands."""
+        self._undo.clear()
+
+    def rollback(self) -> None:
+        """What was changed since the last commit did not happen."""
+        put_back: dict[int, Handed] = {}
+        for seq, handed in self._undo.items():
+            if (now := self._by_seq.get(seq)) is not None:
+                self._drop(seq, now)
+            if handed is not None:
+                put_back[seq] = handed
+        self._undo.clear()
+        younger, self._by_seq = self._by_seq, {}
+        for seq, handed in put_back.items():
+            self._put(seq, handed)
+        self._by_seq.update(younger)
+
+    def _put(self, seq: int, handed: Handed) -> None:
+        level = (handed[0].task.queue, handed[0].task.priority)
+        self._by_seq[seq] = handed
+        self._levels[level] = self._levels.get(level, 0) + 1
+
+    def _drop(self, seq: int, handed: Handed) -> None:
+        level = (handed[0].task.queue, handed[0].task.priority)
+        del self._by_seq[seq]
+        self._levels[level] -= 1
+        if not self._levels[level]:
+            del self._levels[level]
