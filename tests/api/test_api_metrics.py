@@ -164,7 +164,8 @@ async def test_the_age_of_the_oldest_ready_task_is_told(server: Server) -> None:
 
 async def test_commits_are_counted_with_their_tasks(server: Server) -> None:
     await server.enqueue([{}] * 10)
-    await server.run_one()
+    (claim,) = await server.queue.claim("elsewhere", 1, lease_s=30, local=False)
+    await server.settle(claim)
     assert await value(server, "jobpipe_commit_tasks_count") == 3
     assert await value(server, "jobpipe_commit_tasks_sum") == 12
     assert await value(server, "jobpipe_commit_seconds_count") == 3

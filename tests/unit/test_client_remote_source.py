@@ -132,7 +132,7 @@ async def test_a_worker_outlives_the_servers_restart(server: ScriptedServer, mak
     server.script("/lease", gives("a"))
     await server.start(port=port)
     (claim,) = await claiming
-    await source.settle(claim, DONE)
+    await source.settle([(claim, DONE)])
 
 
 async def test_a_cancelled_claim_hangs_up_at_once(server: ScriptedServer, make: Make) -> None:
@@ -184,7 +184,7 @@ async def test_settles_are_answered_before_the_next_claim_is_sent(server: Script
     answer = asyncio.get_running_loop().create_future()
     server.script("/settle", answer)
     server.script("/lease", gives("b"))
-    settling = asyncio.ensure_future(source.settle(claim, DONE))
+    settling = asyncio.ensure_future(source.settle([(claim, DONE)]))
     await server.until(lambda: server.bodies("/settle"))
     claiming = asyncio.create_task(source.claim(1))
     await asyncio.sleep(0)
@@ -199,7 +199,7 @@ async def test_a_long_poll_does_not_hold_up_settles(server: ScriptedServer, make
     (claim,) = await source.claim(1)
     claiming = asyncio.create_task(source.claim(1))
     await server.until(lambda: len(server.bodies("/lease")) == 2)
-    await source.settle(claim, DONE)
+    await source.settle([(claim, DONE)])
     claiming.cancel()
 
 
@@ -214,7 +214,7 @@ async def test_leases_are_kept_while_a_handler_blocks_the_loop(server: ScriptedS
         source = RemoteSource(server.url, "w1", lease_s=0.3, timeout_of=lambda claim: 9.0)
         (claim,) = await source.claim(1)
         assert beaten.wait(20)
-        await source.settle(claim, DONE)
+        await source.settle([(claim, DONE)])
         await source.close()
 
     working = asyncio.create_task(asyncio.to_thread(asyncio.run, work()))
@@ -229,11 +229,11 @@ async def test_a_settled_task_is_not_extended(server: ScriptedServer, make: Make
     source = make(lease_s=0.15)
     server.script("/lease", gives("a", "b"))
     a, b = await source.claim(2)
-    await source.settle(a, DONE)
+    await source.settle([(a, DONE)])
     beats = len(server.bodies("/extend"))
     await server.until(lambda: len(server.bodies("/extend")) == beats + 2)
     assert [one["id"] for one in server.bodies("/extend")[-1]["leases"]] == ["b"]
-    await source.settle(b, DONE)
+    await source.settle([(b, DONE)])
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ async def test_a_wanted_cancel_reaches_the_loop_until_it_is_taken(server: Script
     beats = len(server.requests)
     await server.until(lambda: len(server.requests) == beats + 2)
     assert told == ["lease-a", "lease-a"]
-    await source.settle(claim, Outcome(Kind.CANCELLED))
+    await source.settle([(claim, Outcome(Kind.CANCELLED))])
     assert server.bodies("/settle")[0][0]["outcome"] == "cancelled"
 
 
@@ -287,7 +287,7 @@ async def test_a_run_stopped_for_its_lease_is_released_and_not_called_cancelled(
     server.script("/lease", gives("a"))
     (claim,) = await source.claim(1)
     assert await lost == "lease-a"
-    await source.settle(claim, Outcome(Kind.CANCELLED))
+    await source.settle([(claim, Outcome(Kind.CANCELLED))])
     assert server.bodies("/settle")[0][0]["outcome"] == "released"
 
 
@@ -299,7 +299,7 @@ async def test_a_result_counts_also_when_the_lease_seemed_lost(server: ScriptedS
     server.script("/lease", gives("a"))
     (claim,) = await source.claim(1)
     await lost
-    await source.settle(claim, DONE)
+    await source.settle([(claim, DONE)])
     assert server.bodies("/settle")[0][0]["outcome"] == "done"
 
 
@@ -351,7 +351,7 @@ async def test_closing_does_not_wait_for_a_server_that_is_gone(
     server.script("/lease", gives("a"))
     (claim,) = await source.claim(1)
     await server.stop()
-    settling = asyncio.ensure_future(source.settle(claim, DONE))
+    settling = asyncio.ensure_future(source.settle([(claim, DONE)]))
     await asyncio.sleep(0)
     await source.close()
     with pytest.raises(ConnectionFailed):

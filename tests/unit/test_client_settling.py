@@ -54,21 +54,21 @@ def sent(server: ScriptedServer) -> list[list[str]]:
 
 
 async def test_a_settle_returns_when_the_server_answered(server: ScriptedServer, settler: Settler) -> None:
-    await settler.settle(claim("a"), DONE)
+    await settler.settle([(claim("a"), DONE)])
     assert server.bodies("/settle") == [[{"id": "a", "lease_id": "lease-a", "outcome": "done", "result": 1}]]
 
 
 async def test_what_ends_together_goes_together(server: ScriptedServer, settler: Settler) -> None:
-    await asyncio.gather(*(settler.settle(claim(id), DONE) for id in "abc"))
+    await asyncio.gather(*(settler.settle([(claim(id), DONE)]) for id in "abc"))
     assert sent(server) == [["a", "b", "c"]]
 
 
 async def test_settles_gather_while_one_is_under_way(server: ScriptedServer, settler: Settler) -> None:
     answer = asyncio.get_running_loop().create_future()
     server.script("/settle", answer)
-    first = asyncio.ensure_future(settler.settle(claim("a"), DONE))
+    first = asyncio.ensure_future(settler.settle([(claim("a"), DONE)]))
     await server.until(lambda: server.requests)
-    others = [asyncio.ensure_future(settler.settle(claim(id), DONE)) for id in "bcd"]
+    others = [asyncio.ensure_future(settler.settle([(claim(id), DONE)])) for id in "bcd"]
     await asyncio.sleep(0)
     assert sent(server) == [["a"]]
     answer.set_result(accept([{"id": "a"}]))
@@ -83,7 +83,7 @@ async def test_a_request_is_bounded_in_items_and_bytes(
     monkeypatch.setattr(settling, "MOST_BYTES", 500)
     large = Outcome(Kind.DONE, result=json.dumps("x" * 450).encode())
     outcomes = {"a": DONE, "b": DONE, "c": DONE, "d": DONE, "e": large, "f": large, "g": DONE}
-    await asyncio.gather(*(settler.settle(claim(id), outcome) for id, outcome in outcomes.items()))
+    await asyncio.gather(*(settler.settle([(claim(id), outcome)]) for id, outcome in outcomes.items()))
     assert sent(server) == [["a", "b", "c"], ["d"], ["e"], ["f"], ["g"]]
 
 
@@ -95,7 +95,7 @@ async def test_an_outcome_is_sent_until_it_is_answered(
     server.script(
         "/settle", Cut(), problem(500, "internal"), problem(503, "storage_down"), nonsense, [], Cut(b"H")
     )
-    await settler.settle(claim("a"), DONE)
+    await settler.settle([(claim("a"), DONE)])
     assert sent(server) == [["a"]] * 7
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
@@ -105,7 +105,7 @@ async def test_a_key_that_is_refused_for_now_is_an_outage(server: ScriptedServer
     server.script(
         "/settle", problem(401, "unauthorized"), problem(404, "not_found"), problem(429, "rate_limited")
     )
-    await settler.settle(claim("a"), DONE)
+    await settler.settle([(claim("a"), DONE)])
     assert len(server.requests) == 4
 
 
@@ -116,7 +116,7 @@ async def test_a_refused_outcome_is_over_and_its_neighbours_are_not(
     caplog.set_level(logging.INFO)
     refused = {"id": None, "accepted": False, "code": code}
     server.script("/settle", lambda body: [refused, *accept(body[1:])])
-    await asyncio.gather(settler.settle(claim("a"), DONE), settler.settle(claim("b"), DONE))
+    await asyncio.gather(settler.settle([(claim("a"), DONE)]), settler.settle([(claim("b"), DONE)]))
     assert sent(server) == [["a", "b"]]
     (record,) = caplog.records
     assert record.levelname == ("INFO" if code in ("lease_lost", "not_found") else "ERROR")
@@ -126,7 +126,7 @@ async def test_a_refused_outcome_is_over_and_its_neighbours_are_not(
 async def test_a_result_too_large_fails_its_task_for_good(server: ScriptedServer, settler: Settler) -> None:
     refused = {"id": "a", "accepted": False, "code": "too_large"}
     server.script("/settle", lambda body: [refused, *accept(body[1:])])
-    await asyncio.gather(settler.settle(claim("a"), DONE), settler.settle(claim("b"), DONE))
+    await asyncio.gather(settler.settle([(claim("a"), DONE)]), settler.settle([(claim("b"), DONE)]))
     assert sent(server) == [["a", "b"], ["a"]]
     (item,) = server.bodies("/settle")[1]
     assert (item["outcome"], item["error"]["type"], item["retryable"]) == (
@@ -140,7 +140,7 @@ async def test_what_is_too_large_even_without_its_result_is_given_up(
     server: ScriptedServer, settler: Settler, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.routes["/settle"] = lambda body: [{"id": "a", "accepted": False, "code": "too_large"}]
-    await settler.settle(claim("a"), DONE)
+    await settler.settle([(claim("a"), DONE)])
     assert len(server.requests) == 2
     assert "refused: too_large" in caplog.text
 
@@ -154,7 +154,7 @@ async def test_a_request_refused_whole_is_divided_to_find_the_cause(
         return problem(status, code) if bad else accept(body)  # type: ignore[arg-type]
 
     server.routes["/settle"] = judge
-    await asyncio.gather(*(settler.settle(claim(id), DONE) for id in "abcd"))
+    await asyncio.gather(*(settler.settle([(claim(id), DONE)]) for id in "abcd"))
     again = [["c"]] if code == "too_large" else []
     assert sent(server) == [["a", "b", "c", "d"], ["a", "b"], ["c", "d"], ["c"], *again, ["d"]]
 
@@ -165,11 +165,11 @@ async def test_flushing_waits_for_what_was_handed_in_before_alone(
     await settler.flush()
     first, second = (asyncio.get_running_loop().create_future() for _ in range(2))
     server.script("/settle", first, second)
-    tasks = [asyncio.ensure_future(settler.settle(claim("a"), DONE))]
+    tasks = [asyncio.ensure_future(settler.settle([(claim("a"), DONE)]))]
     await server.until(lambda: len(server.requests) == 1)
     flushing = asyncio.create_task(settler.flush())
     await asyncio.sleep(0)
-    tasks.append(asyncio.ensure_future(settler.settle(claim("b"), DONE)))
+    tasks.append(asyncio.ensure_future(settler.settle([(claim("b"), DONE)])))
     await asyncio.sleep(0)
     assert not flushing.done()
     first.set_result(accept([{"id": "a"}]))
@@ -182,9 +182,9 @@ async def test_flushing_waits_for_what_was_handed_in_before_alone(
 async def test_a_caller_that_leaves_takes_nothing_back(server: ScriptedServer, settler: Settler) -> None:
     answer = asyncio.get_running_loop().create_future()
     server.script("/settle", answer)
-    settling_ = asyncio.ensure_future(settler.settle(claim("a"), DONE))
+    settling_ = asyncio.ensure_future(settler.settle([(claim("a"), DONE)]))
     await server.until(lambda: server.requests)
-    waiting = asyncio.ensure_future(settler.settle(claim("b"), DONE))
+    waiting = asyncio.ensure_future(settler.settle([(claim("b"), DONE)]))
     await asyncio.sleep(0)
     settling_.cancel()
     waiting.cancel()
@@ -195,9 +195,9 @@ async def test_a_caller_that_leaves_takes_nothing_back(server: ScriptedServer, s
 
 async def test_closing_tells_those_who_wait(server: ScriptedServer, settler: Settler) -> None:
     server.script("/settle", asyncio.get_running_loop().create_future())
-    under_way = asyncio.ensure_future(settler.settle(claim("a"), DONE))
+    under_way = asyncio.ensure_future(settler.settle([(claim("a"), DONE)]))
     await server.until(lambda: server.requests)
-    waiting = asyncio.ensure_future(settler.settle(claim("b"), DONE))
+    waiting = asyncio.ensure_future(settler.settle([(claim("b"), DONE)]))
     flushing = asyncio.create_task(settler.flush())
     await asyncio.sleep(0)
     settler.close()
@@ -206,7 +206,7 @@ async def test_closing_tells_those_who_wait(server: ScriptedServer, settler: Set
             await task
     await flushing
     with pytest.raises(ConnectionFailed):
-        await settler.settle(claim("c"), DONE)
+        await settler.settle([(claim("c"), DONE)])
 
 
 async def test_a_fault_in_the_sender_reaches_those_who_wait_and_ends_nothing(
@@ -218,8 +218,8 @@ async def test_a_fault_in_the_sender_reaches_those_who_wait_and_ends_nothing(
     with monkeypatch.context() as broken:
         broken.setattr(settler, "_post", None)
         with pytest.raises(TypeError):
-            await settler.settle(claim("a"), DONE)
-    await settler.settle(claim("b"), DONE)
+            await settler.settle([(claim("a"), DONE)])
+    await settler.settle([(claim("b"), DONE)])
     assert sent(server) == [["b"]]
     assert "could not be delivered" in caplog.text
 

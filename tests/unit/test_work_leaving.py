@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from jobpipe.core.errors import Draining
-from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.lifecycle import End, Kind, Outcome
 from jobpipe.core.task import Claim, Status, Task
 from jobpipe.work.app import App
 from jobpipe.work.executor import Executor
@@ -26,8 +27,9 @@ class Source:
         claims, self._claims = self._claims, []
         return claims
 
-    async def settle(self, claim: Claim, outcome: Outcome) -> None:
-        self.outcome.set_result(outcome)
+    async def settle(self, ends: Sequence[End]) -> None:
+        for _, outcome in ends:
+            self.outcome.set_result(outcome)
 
 
 class Work:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
 from jobpipe.clock import ManualClock
 from jobpipe.core.errors import StorageError
-from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.lifecycle import End, Kind, Outcome
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim, Status, Task
 from jobpipe.work.app import App
@@ -68,8 +68,14 @@ class Source:
         finally:
             self.calls -= 1
 
-    async def settle(self, claim: Claim, outcome: Outcome) -> None:
-        self.handed_in.append(claim.task.id)
+    def settle(self, ends: Sequence[End]) -> Awaitable[None]:
+        self.handed_in += [claim.task.id for claim, _ in ends]
+        return self._settle(ends)
+
+    async def _settle(self, ends: Sequence[End]) -> None:
+        await asyncio.gather(*(self.settle_one(claim, outcome) for claim, outcome in ends))
+
+    async def settle_one(self, claim: Claim, outcome: Outcome) -> None:
         self.settles += 1
         await self._tell()
         if self.settle_errors:
@@ -540,8 +546,9 @@ class Told(Watcher):
     def on_begin(self, lease_ids: Sequence[str]) -> None:
         self.note("begin", *lease_ids)
 
-    def on_settled(self, lease_id: str) -> None:
-        self.note("settled", lease_id)
+    def on_settled(self, lease_ids: Sequence[str]) -> None:
+        for lease_id in lease_ids:
+            self.note("settled", lease_id)
 
     def on_overstay(self, run: Run) -> None:
         self.note("overstay", run.claim.lease_id)

@@ -11,7 +11,7 @@ from test_work_pool import SOON, Source, claim, turns
 from test_work_pool import Rig as HeldRig
 
 from jobpipe.core.errors import StorageError
-from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.lifecycle import End, Kind
 from jobpipe.core.task import Claim
 from jobpipe.work.app import App
 from jobpipe.work.executor import Executor
@@ -85,8 +85,8 @@ class Futures:
         taken, self.waiting = self.waiting[:limit], self.waiting[limit:]
         return taken
 
-    def settle(self, claim: Claim, outcome: Outcome) -> Awaitable[None]:
-        self.handed_in.append(claim.task.id)
+    def settle(self, ends: Sequence[End]) -> Awaitable[None]:
+        self.handed_in += [claim.task.id for claim, _ in ends]
         self.changed.set()
         if self.errors:
             raise self.errors.pop(0)
@@ -164,10 +164,10 @@ async def test_a_source_that_raises_at_one_release_gets_the_others_too(
     await rig.bench.until_running(*ids)
     delivered, errors = rig.source.settle, [StorageError("away")]
 
-    def settle(claim: Claim, outcome: Outcome) -> Awaitable[None]:
+    def settle(ends: Sequence[End]) -> Awaitable[None]:
         if errors:
             raise errors.pop()
-        return delivered(claim, outcome)
+        return delivered(ends)
 
     monkeypatch.setattr(rig.source, "settle", settle)
     await rig.pool.drain(0)

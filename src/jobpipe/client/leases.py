@@ -7,7 +7,7 @@ extension was sent: the server cannot have counted from an earlier one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from jobpipe.wire.working import ExtendLease
@@ -50,9 +50,19 @@ class Leases:
         with self._lock:
             return self._held.get(lease_id)
 
-    def drop(self, lease_id: str) -> None:
+    def offer(self, lease_ids: Sequence[str]) -> list[Held | None]:
+        """The outcomes of these are handed in; what is known of each."""
         with self._lock:
-            self._held.pop(lease_id, None)
+            found = [self._held.get(lease_id) for lease_id in lease_ids]
+        for held in found:
+            if held is not None:
+                held.offered = True
+        return found
+
+    def drop(self, lease_ids: Sequence[str]) -> None:
+        with self._lock:
+            for lease_id in lease_ids:
+                self._held.pop(lease_id, None)
 
     def living(self) -> list[Held]:
         """Those that the server has not declared over."""

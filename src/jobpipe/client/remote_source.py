@@ -28,7 +28,7 @@ from jobpipe.client.outage import Outage, pause
 from jobpipe.client.settling import Settler
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import JobpipeError
-from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.lifecycle import End, Kind, Outcome
 from jobpipe.core.task import MAX_DELAY_S, Claim
 from jobpipe.wire.working import MAX_LEASED, ExtendLease, LeaseBody
 
@@ -107,7 +107,7 @@ class RemoteSource:
             await self._settler.sent()
             began = self._clock.monotonic()
             try:
-                claims = await self._poll(limit)
+                claims = await self._poll(limit, self._wait_s)
             except JobpipeError as error:
                 if not self._closed.is_set():
                     await self._pause(self._outage.failed("lease", error), error)
@@ -122,23 +122,37 @@ class RemoteSource:
                 await self._pause(failures)
         return []
 
-    def settle(self, claim: Claim, outcome: Outcome) -> asyncio.Future[None]:
-        """Deliver the outcome, through any outage; ends when the server answered for it."""
-        held = self._leases.get(claim.lease_id)
-        if held is not None:
-            held.offered = True
-            if held.stopped and outcome.kind is Kind.CANCELLED and not held.cancelling:
-                # It was stopped for its lease, and nobody cancelled the task: if the lease holds after all, the
-                # task goes back, and its attempt with it.
-                outcome = Outcome(Kind.RELEASED)
-        settled = self._settler.settle(claim, outcome)
-        # Not before the answer: the lease must hold for as long as the outcome is being sent.
-        settled.add_done_callback(partial(self._settled, claim.lease_id))
+    async def claim_now(self, limit: int) -> Sequence[Claim]:
+        """Claim up to `limit` tasks that are due now, beside those that run; none also when the server is away.
+
+        Cancelled as `claim` is, and never called beside it.
+        """
+        self._start()
+        await self._settler.sent()
+        began = self._clock.monotonic()
+        try:
+            claims = [] if self._closed.is_set() else await self._poll(limit, 0.0)
+        except JobpipeError as error:
+            logger.debug("claiming ahead failed: %s", error)
+            return []
+        if claims:
+            self._hold(claims, began)
+        return claims
+
+    def settle(self, ends: Sequence[End]) -> asyncio.Future[None]:
+        """Deliver the outcomes, through any outage; ends when the server answered for all of them."""
+        lease_ids = [claim.lease_id for claim, _ in ends]
+        offered = self._leases.offer(lease_ids)
+        if any(held is not None and held.stopped for held in offered):
+            ends = [_excused(end, held) for end, held in zip(ends, offered, strict=True)]
+        settled = self._settler.settle(ends)
+        # Not before the answer: the leases must hold for as long as the outcomes are being sent.
+        settled.add_done_callback(partial(self._settled, lease_ids))
         return settled
 
-    def _settled(self, lease_id: str, settled: asyncio.Future[None]) -> None:
+    def _settled(self, lease_ids: Sequence[str], settled: asyncio.Future[None]) -> None:
         if not settled.cancelled() and settled.exception() is None:
-            self._leases.drop(lease_id)
+            self._leases.drop(lease_ids)
 
     async def close(self) -> None:
         """Stop claiming, release what arrives late, send what was handed in, for a few seconds at most. Safe twice."""
@@ -161,10 +175,10 @@ class RemoteSource:
             self._loop = asyncio.get_running_loop()
             self._heartbeat.start()
 
-    async def _poll(self, limit: int) -> list[Claim]:
-        self._wish.max = min(limit, MAX_LEASED)
+    async def _poll(self, limit: int, wait_s: float) -> list[Claim]:
+        self._wish.max, self._wish.wait = min(limit, MAX_LEASED), wait_s
         body = msgspec.json.encode(self._wish)
-        posting = self._polls.post("/lease", body, self._wait_s + ANSWER_S)
+        posting = self._polls.post("/lease", body, wait_s + ANSWER_S)
         polling = self._polling = asyncio.get_running_loop().create_task(posting)
         try:
             reply = await asyncio.shield(polling)
@@ -217,7 +231,8 @@ class RemoteSource:
         with suppress(JobpipeError, asyncio.CancelledError):
             claims = _read(await polling)
             released = Outcome(Kind.RELEASED)
-            await asyncio.gather(*(self._settler.settle(claim, released) for claim in claims))
+            if claims:
+                await self._settler.settle([(claim, released) for claim in claims])
 
     def _connection(self) -> Connection:
         return Connection(self._address, self._headers)
@@ -248,6 +263,14 @@ class RemoteSource:
 
     def _lose(self, held: Held) -> None:
         self.on_lost(held.ref.lease_id)
+
+
+def _excused(end: End, held: Held | None) -> End:
+    """A run that was stopped for its lease, and whose task nobody cancelled, goes back if the lease holds after all."""
+    claim, outcome = end
+    if held is None or not held.stopped or held.cancelling or outcome.kind is not Kind.CANCELLED:
+        return end
+    return claim, Outcome(Kind.RELEASED)
 
 
 def _read(reply: Reply) -> list[Claim]:

@@ -20,7 +20,7 @@ from jobpipe.client.connection import Connection
 from jobpipe.client.errors import ConnectionFailed, bad_answer, error_of
 from jobpipe.client.outage import Outage, pause
 from jobpipe.core.errors import JobpipeError
-from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.lifecycle import End, Kind, Outcome
 from jobpipe.core.task import Claim
 
 logger = logging.getLogger(__name__)
@@ -50,14 +50,33 @@ class _Answer(Struct):
 _answers: Final = msgspec.json.Decoder(list[_Answer])
 
 
-class _Item:
-    """An outcome on its way; `done` is resolved when the server answered for it."""
+class _Handed:
+    """Outcomes that were handed in together: `done` is resolved when the server answered for all, `left` are open."""
 
-    __slots__ = ("body", "claim", "done", "outcome")
+    __slots__ = ("done", "left")
 
-    def __init__(self, claim: Claim, outcome: Outcome, done: asyncio.Future[None]) -> None:
-        self.claim = claim
+    def __init__(self, done: asyncio.Future[None], left: int) -> None:
         self.done = done
+        self.left = left
+
+    def answered(self) -> None:
+        self.left -= 1
+        if self.left == 0 and not self.done.done():
+            self.done.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class _Item:
+    """An outcome on its way."""
+
+    __slots__ = ("body", "claim", "handed", "outcome")
+
+    def __init__(self, claim: Claim, outcome: Outcome, handed: _Handed) -> None:
+        self.claim = claim
+        self.handed = handed
         self.put(outcome)
 
     def put(self, outcome: Outcome) -> None:
@@ -89,15 +108,16 @@ class Settler:
         self._progress = asyncio.Event()
         self._closed = False
 
-    def settle(self, claim: Claim, outcome: Outcome) -> asyncio.Future[None]:
-        """Ends when the server answered for it. Cancelling that does not take the outcome back."""
+    def settle(self, ends: Sequence[End]) -> asyncio.Future[None]:
+        """Ends when the server answered for all of them. Cancelling that takes no outcome back."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         if self._closed:
             done.set_exception(ConnectionFailed("closed"))
             return done
-        self._waiting.append(_Item(claim, outcome, done))
-        self._handed_in += 1
+        handed = _Handed(done, len(ends))
+        self._waiting += [_Item(claim, outcome, handed) for claim, outcome in ends]
+        self._handed_in += len(ends)
         if self._sender is None:
             # The sender's first step comes after all that is ready to run now: what ends together goes together.
             self._sender = loop.create_task(self._send(), name="jobpipe-settle")
@@ -209,14 +229,12 @@ class Settler:
             logger.info("outcome %s of task %s came too late: %s", kind, task_id, code)
         elif code is not None:
             logger.error("outcome %s of task %s was refused: %s", kind, task_id, code)
-        if not item.done.done():
-            item.done.set_result(None)
+        item.handed.answered()
         return False
 
     def _fail(self, items: Sequence[_Item], error: Exception) -> None:
         for item in items:
-            if not item.done.done():
-                item.done.set_exception(error)
+            item.handed.fail(error)
 
 
 class _Refused(Exception):

@@ -23,7 +23,7 @@ from msgspec import Struct
 from jobpipe.core.errors import AlreadyFinished, JobpipeError, NotFinished, NotRetryable
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.shape import error_group
-from jobpipe.core.task import FINISHED, Status, Task, TaskError
+from jobpipe.core.task import FINISHED, Claim, Status, Task, TaskError
 
 WORKER_LOST = "worker_lost"
 TIMED_OUT = "timed_out"
@@ -86,6 +86,10 @@ class Outcome(Struct, frozen=True, gc=False):
     traceback: str | None = None
     retryable: bool = True
     retry_in: float | None = None
+
+
+End = tuple[Claim, Outcome]
+"""A run that came to its outcome."""
 
 
 class Policy(Struct, frozen=True):

@@ -112,6 +112,14 @@ class TaskQueue:
         """Whether new tasks are refused."""
         return self._draining
 
+    @property
+    def forgets_unwritten_claims(self) -> bool:
+        """Whether claims of this server's own workers that did not begin yet leave no mark when it is killed.
+
+        Then those workers may claim ahead: elsewhere, what waited in them would count as lost beside what ran.
+        """
+        return self._storage.forgets_unwritten_claims
+
     def drain(self) -> None:
         """Refuse new tasks from now on, and answer all who wait: claims with nothing, `wait_finished` with what is."""
         self._draining = True

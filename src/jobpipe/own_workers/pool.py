@@ -12,7 +12,7 @@ from importlib.metadata import version
 from jobpipe import tracing
 from jobpipe.clock import Clock
 from jobpipe.core.errors import JobpipeError
-from jobpipe.core.lifecycle import Outcome
+from jobpipe.core.lifecycle import End
 from jobpipe.core.task import Claim
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Report
@@ -48,11 +48,13 @@ class PoolWorkers:
         self._host = socket.gethostname()
         self._worker = f"{self._host}:{os.getpid()}"
         self._queues = settings.queues
+        source = LocalSource(queue, self._worker, settings.queues)
         self._pool = Pool(
-            LocalSource(queue, self._worker, settings.queues),
+            source,
             executor,
             settings.workers,
             settle_grace=SETTLE_GRACE_S,
+            claim_now=source.claim_now if queue.forgets_unwritten_claims else None,
         )
         self._app = app
         self._queue = queue
@@ -100,51 +102,35 @@ class PoolWorkers:
 
 
 class LocalSource:
-    """The pool's source in the server's own process: the queue itself.
-
-    Settles of runs that end in one turn of the event loop go to the queue together.
-    """
+    """The pool's source in the server's own process: the queue itself."""
 
     def __init__(self, queue: TaskQueue, worker: str, queues: frozenset[str] | None) -> None:
         self._queue = queue
         self._worker = worker
         self._queues = queues
-        self._gathered: list[tuple[Report, asyncio.Future[None]]] = []
-        self._sending: set[asyncio.Task[None]] = set()
+        self._settling = False
+        """Whether settles were handed in whose first step, which brings them to the queue, is still to come."""
 
     async def claim(self, limit: int) -> Sequence[Claim]:
-        if self._gathered:
-            self._send_gathered()
-            await asyncio.sleep(0)  # the settles' first step, which hands them in before this claim
+        if self._settling:
+            await asyncio.sleep(0)
         return await self._queue.claim(self._worker, limit, queues=self._queues, wait=None)
 
-    def settle(self, claim: Claim, outcome: Outcome) -> asyncio.Future[None]:
-        loop = asyncio.get_running_loop()
-        settled: asyncio.Future[None] = loop.create_future()
-        if not self._gathered:
-            loop.call_soon(self._send_gathered)
-        self._gathered.append((Report(claim.task.id, claim.lease_id, outcome), settled))
-        return settled
+    async def claim_now(self, limit: int) -> Sequence[Claim]:
+        """Claim up to `limit` tasks that are due now; none when none is."""
+        if self._settling:
+            await asyncio.sleep(0)
+        return await self._queue.claim(self._worker, limit, queues=self._queues, wait=0)
 
-    def _send_gathered(self) -> None:
-        if self._gathered:
-            gathered, self._gathered = self._gathered, []
-            sending = asyncio.get_running_loop().create_task(self._send(gathered))
-            self._sending.add(sending)
-            sending.add_done_callback(self._sending.discard)
+    def settle(self, ends: Sequence[End]) -> asyncio.Future[None]:
+        self._settling = True
+        return asyncio.get_running_loop().create_task(self._settle(ends))
 
-    async def _send(self, gathered: Sequence[tuple[Report, asyncio.Future[None]]]) -> None:
-        try:
-            answers = await self._queue.settle([report for report, _ in gathered])
-        except Exception as error:  # noqa: BLE001 - each of those who wait is told, and tries again
-            for _, settled in gathered:
-                if not settled.done():
-                    settled.set_exception(error)
-            return
-        for (report, settled), answer in zip(gathered, answers, strict=True):
+    async def _settle(self, ends: Sequence[End]) -> None:
+        self._settling = False
+        answers = await self._queue.settle(
+            [Report(claim.task.id, claim.lease_id, outcome) for claim, outcome in ends]
+        )
+        for (claim, outcome), answer in zip(ends, answers, strict=True):
             if isinstance(answer, JobpipeError):
-                log.warning(
-                    "the outcome %s of task %s was refused: %s", report.outcome.kind, report.id, answer
-                )
-            if not settled.done():
-                settled.set_result(None)
+                log.warning("the outcome %s of task %s was refused: %s", outcome.kind, claim.task.id, answer)

@@ -190,6 +190,11 @@ class Storage(Protocol):
         """Whether several servers may have this store at a time."""
         ...
 
+    @property
+    def forgets_unwritten_claims(self) -> bool:
+        """Whether a local claim may be answered before it is stored, and is forgotten when the server is killed then."""
+        ...
+
     async def open(self) -> None:
         """Open or create the store, migrate an older schema, and load what is kept in memory.
 

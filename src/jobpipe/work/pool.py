@@ -18,6 +18,7 @@ from msgspec import Struct
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim
+from jobpipe.work.ahead import Ahead, ClaimNow
 from jobpipe.work.delivery import Deliveries, Pauses
 from jobpipe.work.executor import Executor
 from jobpipe.work.run import INFINITY, RELEASE_CLEANUP_S, Run
@@ -46,14 +47,14 @@ class Watcher:
     def on_begin(self, lease_ids: Sequence[str]) -> None:
         """The handlers of these claims start as soon as this returns."""
 
-    def on_settled(self, lease_id: str) -> None:
-        """The outcome of this claim was delivered, or given up."""
+    def on_settled(self, lease_ids: Sequence[str]) -> None:
+        """The outcomes of these claims were delivered, or given up."""
 
     def on_overstay(self, run: Run) -> None:
         """A run was settled as timed out, and its handler goes on: its worker stays occupied, maybe for ever."""
 
     def on_spent(self) -> None:
-        """The last of the tasks that this pool may take was claimed."""
+        """The last of the tasks that this pool may take has begun."""
 
 
 class Pool:
@@ -61,7 +62,8 @@ class Pool:
 
     `backoff` says how long to wait after a failed call to the source. `settle_grace` is how many seconds after the
     end of a drain's deadline (and the handlers' clean-up time) the last settles may take. After `max_tasks` tasks
-    (0: no limit) nothing more is claimed.
+    (0: no limit) nothing more is claimed. With `claim_now` (claims up to so many tasks that are due, none when none is)
+    a pool with a backlog of short runs claims ahead of them.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Pool:
         backoff: RetryPolicy = BACKOFF,
         settle_grace: float = SETTLE_GRACE_S,
         max_tasks: int = 0,
+        claim_now: ClaimNow | None = None,
         watcher: Watcher | None = None,
         random: Callable[[], float] = random_.random,
     ) -> None:
@@ -85,6 +88,7 @@ class Pool:
         self._watcher = watcher or Watcher()
         self._runs: dict[str, Run] = {}
         self._open = 0
+        self._ahead = Ahead(claim_now, workers)
         self._alone: deque[Run] = deque()
         self._lone: Run | None = None
         self._deliveries = Deliveries(source, self._pauses, self._delivered)
@@ -116,6 +120,11 @@ class Pool:
         """The runs that hold a worker. May be read from any thread."""
         return list(self._runs.values())
 
+    @property
+    def ahead(self) -> list[Run]:
+        """The runs that were claimed ahead and hold no worker yet. May be read from any thread."""
+        return self._ahead.runs()
+
     def start(self) -> None:
         """Begin to claim, on the running event loop. Does nothing when started or drained before."""
         if self._claiming is None and not self._draining:
@@ -125,7 +134,7 @@ class Pool:
 
     def cancel(self, lease_id: str) -> bool:
         """Ask the handler that runs under this lease to stop; False when none does (any more)."""
-        run = self._runs.get(lease_id)
+        run = self._runs.get(lease_id) or self._ahead.find(lease_id)
         if run is None or run.reported:
             return False
         run.cancel()
@@ -135,7 +144,7 @@ class Pool:
         """Stop claiming, wait up to `seconds` for what runs, release the rest, and see the settles delivered.
 
         Safe before `start`, twice, and at the same time: the earliest deadline holds, and all calls return at the
-        end. Tasks that only wait to run alone are released at once.
+        end. Tasks that only wait for a worker, or to run alone, are released at once.
         """
         if not self._draining:
             self._draining = self._executor.leaving = True
@@ -144,6 +153,7 @@ class Pool:
                 self._claiming.cancel()
             while self._alone:
                 self._alone.popleft().release()
+            self._ahead.release()
         self._release_in(seconds)
         self._check_drained()
         await self._drained.wait()
@@ -153,48 +163,61 @@ class Pool:
     async def _claim(self) -> None:
         failures = 0
         while not self._draining and self._left != 0:
-            limit = self._free()
-            if limit <= 0:
+            free = self._free()
+            ahead = 0 if free else self._bounded(self._ahead.room)
+            if not (free or ahead):
                 self._room.clear()
                 await self._room.wait()
                 continue
+            self._deliveries.send()
             try:
-                claims = await self._source.claim(limit)
+                claims = await (self._ahead.claim(ahead) if ahead else self._source.claim(free))
             except Exception as error:  # noqa: BLE001  # a source that fails must not end the pool
+                self._ahead.stop()
                 failures += 1
                 await self._pauses.after("claim", failures, error)
                 continue
-            if not claims:
+            if not claims and not ahead:
                 logger.debug("the source gives no more tasks: claiming ends")
                 return
             failures = 0
-            self._take(claims)
+            self._take(claims, ahead=ahead > 0)
 
     def _free(self) -> int:
-        """How many tasks may be claimed now: none while one has the process to itself, or too many settles wait."""
+        """For how many workers tasks may be claimed now."""
+        return self._bounded(self.workers - len(self._runs))
+
+    def _bounded(self, claims: int) -> int:
+        """So many claims, but none while a task has the process to itself, or too many settles wait."""
         if (
             self._alone
             or self._lone is not None
             or len(self._deliveries) >= SETTLES_PER_WORKER * self.workers
         ):
             return 0
-        free = self.workers - len(self._runs)
-        return free if self._left is None else min(free, self._left)
+        return claims if self._left is None else max(0, min(claims, self._left - len(self._ahead)))
 
-    def _take(self, claims: Sequence[Claim]) -> None:
+    def _take(self, claims: Sequence[Claim], *, ahead: bool) -> None:
         together: list[Run] = []
+        waiting: list[Run] = []
         for claim in claims:
-            run = self._runs[claim.lease_id] = self._executor.prepare(claim, self)
+            run = self._executor.prepare(claim, self)
             self._open += 1
-            if self._draining:
+            if self._draining or (ahead and claim.alone):
+                # What came ahead of time and must run alone would wait here beside runs that may kill it.
+                self._ahead.stop()
                 run.release()
             elif claim.alone:
+                self._runs[claim.lease_id] = run
                 self._alone.append(run)
-            else:
+            elif len(self._runs) < self.workers:
+                self._runs[claim.lease_id] = run
                 together.append(run)
+            else:
+                waiting.append(run)
+        self._ahead.put(waiting)
         self._begin(together)
         self._begin_alone()
-        self._spend(len(claims))
 
     def _begin(self, runs: Sequence[Run]) -> None:
         if not runs or self._taken_apart():
@@ -205,11 +228,20 @@ class Pool:
             run.begin()
             if run.claim.task.cancel_requested:  # cancelled while its claim was on the way to here
                 run.cancel()
+        self._spend(len(runs))
 
-    def _spend(self, claimed: int) -> None:
+    def _begin_waiting(self) -> None:
+        """Begin what was claimed ahead, as far as workers are free and no task needs the process to itself."""
+        if self._ahead and not self._alone and self._lone is None:
+            runs = self._ahead.take(self.workers - len(self._runs))
+            self._runs.update((run.claim.lease_id, run) for run in runs)
+            self._begin(runs)
+
+    def _spend(self, begun: int) -> None:
+        """What was only claimed is not counted: its claim may yet be given back."""
         if self._left is None:
             return
-        self._left = max(0, self._left - claimed)
+        self._left = max(0, self._left - begun)
         if self._left == 0:
             self._watcher.on_spent()
 
@@ -236,8 +268,10 @@ class Pool:
 
     def on_end(self, run: Run) -> None:
         """Free the worker, but after its settle was handed in."""
-        if run.started is None and run in self._alone:
-            self._alone.remove(run)
+        if run.started is None:
+            self._ahead.drop(run)
+            if run in self._alone:
+                self._alone.remove(run)
         if not self._ended:
             asyncio.get_running_loop().call_soon(self._free_workers, context=self._context)
         self._ended.append(run)
@@ -249,13 +283,16 @@ class Pool:
     def _free_workers(self) -> None:
         ended, self._ended = self._ended, []
         for run in ended:
-            del self._runs[run.claim.lease_id]
+            self._runs.pop(run.claim.lease_id, None)
+        # Not those that never began: what is given back proves no worker swift.
+        self._ahead.ended(sum(run.started is not None for run in ended))
         self._check_alone()
+        self._begin_waiting()
         self._room.set()
 
-    def _delivered(self, run: Run) -> None:
-        self._watcher.on_settled(run.claim.lease_id)
-        if run is self._lone:
+    def _delivered(self, runs: Sequence[Run]) -> None:
+        self._watcher.on_settled([run.claim.lease_id for run in runs])
+        if self._lone in runs:
             self._check_alone()
         self._room.set()
         if self._draining:

@@ -1,7 +1,7 @@
 """Where a pool's tasks come from: what the pool needs of it, declared by the pool.
 
 In one process the source is the TaskQueue, in a worker process it is the server over HTTP. A source delivers what it is
-given: it gathers settles into batches and sends them again as long as it takes.
+given, and sends it again as long as it takes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
-from jobpipe.core.lifecycle import Outcome
+from jobpipe.core.lifecycle import End
 from jobpipe.core.task import Claim
 
 
@@ -23,10 +23,10 @@ class TaskSource(Protocol):
         """
         ...
 
-    def settle(self, claim: Claim, outcome: Outcome) -> Awaitable[None]:
-        """Deliver the outcome of a claim; the answer ends when it is stored, or when the claim turned out to be lost.
+    def settle(self, ends: Sequence[End]) -> Awaitable[None]:
+        """Deliver outcomes; the answer ends when each is stored, or its claim turned out to be lost.
 
-        Settles handed in before a claim are carried out before it, so that a freed worker's next claim never makes
-        more tasks running than there are workers. A future as answer spares a busy pool an asyncio.Task for each.
+        When it fails, all of them may be sent again. Settles handed in before a claim are carried out before it, so
+        that a freed worker's next claim never makes more tasks running than there are workers.
         """
         ...

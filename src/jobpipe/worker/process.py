@@ -139,8 +139,9 @@ class WorkerProcess(Watcher):
         )
         self._source.on_cancel = self._source.on_lost = self._cancel
         self._pool = Pool(
-            self._source, self._executor, orders.workers, max_tasks=orders.max_tasks, watcher=self
-        )
+            self._source, self._executor, orders.workers, max_tasks=orders.max_tasks, watcher=self,
+            claim_now=self._source.claim_now if orders.ahead else None,
+        )  # fmt: skip
         self._watchdog = Watchdog(
             self._loop, lambda: self._pool.runs, CLEANUP_S + 0.25, self._on_hang, self._clock
         )
@@ -220,10 +221,10 @@ class WorkerProcess(Watcher):
                     del self._early_cancels[lease_id]
                     self._loop.call_soon(self._pool.cancel, lease_id)
 
-    def on_settled(self, lease_id: str) -> None:
+    def on_settled(self, lease_ids: Sequence[str]) -> None:
         if not self._ends:
             self._loop.call_later(END_S, self._send_ends)
-        self._ends.append(lease_id)
+        self._ends += lease_ids
 
     def _send_ends(self) -> None:
         if self._ends:
@@ -247,7 +248,8 @@ class WorkerProcess(Watcher):
             log.error(
                 "task %s: handler %s blocks the event loop; replacing its process", task.id, task.handler
             )
-        outcomes = [(run.claim, run.judge_hung(guilty=run in guilty)) for run in runs]
+        held = [*runs, *self._pool.ahead]
+        outcomes = [(run.claim, run.judge_hung(guilty=run in guilty)) for run in held]
         try:
             last_words.tell(self._address, self._headers | authorization(self._orders.key), outcomes)
         except (OSError, HTTPException) as error:

@@ -58,6 +58,7 @@ class SqliteStorage:
     """Tasks in a SQLite file, or in memory when `path` is None. See `storage.base.Storage` for the promises."""
 
     shared = False
+    forgets_unwritten_claims = True
 
     def __init__(self, path: str | None, *, capacity: int, max_queues: int, clock: Clock) -> None:
         self._path = path

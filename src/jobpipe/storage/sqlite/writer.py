@@ -187,18 +187,17 @@ class Writer:
         return self._calls.get()
 
     def _serve(self, store: Served, calls: list[Call]) -> None:
-        claiming = [] if self.failing else [call for call in calls if call.group == "claim"]
-        if claiming:
+        claiming = [call for call in calls if call.group == "claim"]
+        if claiming and not self.failing:
             self._guard(store.hand_out, claiming)
-            answered = [call for call in claiming if call.answer is not None]
-            self._post(_answer, answered)
+            self._post(_answer, [call for call in claiming if call.answer is not None])
             calls = [call for call in calls if call.answer is None]
         writing = [call for call in calls if call.writes]
         if writing:
             self._write(store, writing)
         if len(writing) < len(calls):
             self._guard(store.read, [call for call in calls if not call.writes])
-        self._post(_deliver, calls)
+        self._post(_deliver_after_claims if claiming else _answer, calls)
 
     def _write(self, store: Served, calls: list[Call]) -> None:
         self.failing = not self._guard(store.commit, calls)
@@ -242,7 +241,7 @@ class Writer:
             for call in self._calls.get_nowait() or ():
                 call.answer = StorageError("the store is closed")
                 refused.append(call)
-        self._post(_deliver, refused)
+        self._post(_answer, refused)
 
     def _post(self, function: Callable[..., None], *arguments: Any) -> None:
         if self._loop is None:
@@ -253,20 +252,18 @@ class Writer:
             log.debug("the event loop ended before the store")
 
 
-def _deliver(calls: Calls) -> None:
-    """Answer all but what can wait, where claims are among the calls: workers begin to run those while the event loop
-    tells of the ends that shared their commit.
+def _deliver_after_claims(calls: Calls) -> None:
+    """Answer all but what can wait: workers begin to run what was claimed while the event loop tells of the ends that
+    were handed in beside the claims.
 
     Two turns later, because that is what a claim needs until its answer is sent (Claiming shields it). What is read in
     between counts those runs as well as their successors.
     """
     later = [call for call in calls if call.can_wait]
-    if later and any(call.group == "claim" for call in calls):
+    _answer([call for call in calls if not call.can_wait])
+    if later:
         loop = asyncio.get_running_loop()
         loop.call_soon(loop.call_soon, _answer, later)
-        _answer([call for call in calls if not call.can_wait])
-    else:
-        _answer(calls)
 
 
 def _answer(calls: Calls) -> None:
