@@ -275,7 +275,7 @@ async def test_a_kill_within_a_commit_leaves_all_that_was_answered_and_true_coun
         await desk.accept(f"answered{i}")
     claims = await desk.claim(3)
     await desk.settle(claims[0], DONE)
-    await desk.get("answered1")  # what anybody has seen is in the file
+    await desk.listed()  # what anybody has seen is in the file
     commits.hold()
     unanswered = [asyncio.ensure_future(desk.insert(f"unanswered{i}")) for i in range(5)]
     await commits.held()

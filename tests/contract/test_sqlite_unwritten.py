@@ -77,25 +77,28 @@ async def test_a_run_that_succeeds_at_once_is_written_with_its_end(desk: Desk, p
     assert await desk.settle(claim, DONE) == Settled(Status.DONE, repeated=True)
 
 
-@pytest.mark.parametrize("look", ["get", "listed", "counts", "queues", "lost", "attempts"])
-async def test_whoever_looks_sees_a_claim_and_then_it_is_in_the_file(
-    desk: Desk, path: Path, look: str
-) -> None:
-    await desk.accept("a")
-    claim = await desk.claim_one()
-    if look == "get":
-        assert await desk.get("a") == claim.task
-    elif look == "listed":
-        assert await desk.listed() == [claim.task]
-    elif look == "counts":
-        assert (await desk.store.counts())[Status.RUNNING] == 1
-    elif look == "queues":
-        assert (await desk.store.queues(desk.now))[0].by_status[Status.RUNNING] == 1
-    elif look == "lost":
-        assert await desk.store.lost(10) == []
-    else:
-        assert await desk.store.attempts("a") == []
-    assert in_file(path) == {"a": (1, 1)}
+async def test_who_asks_for_a_task_sees_its_claim_and_then_it_is_in_the_file(desk: Desk, path: Path) -> None:
+    await desk.accept("a", "b")
+    claims = await desk.claim(2)
+    assert await desk.get("a") == claims[0].task
+    assert in_file(path) == {"a": (1, 1), "b": (0, 0)}
+
+
+async def test_who_lists_tasks_sees_all_claims_and_then_they_are_in_the_file(desk: Desk, path: Path) -> None:
+    await desk.accept("a", "b", "c")
+    claims = await desk.claim(2)
+    assert (await desk.listed())[1:] == [claims[1].task, claims[0].task]
+    assert in_file(path) == {"a": (1, 1), "b": (1, 1), "c": (0, 0)}
+
+
+async def test_claims_that_are_not_in_the_file_are_counted_as_running(desk: Desk, path: Path) -> None:
+    await desk.accept("a", "b", "c", queue="q")
+    await desk.claim(2)
+    counts = await desk.store.counts()
+    (queue,) = await desk.store.queues(desk.now)
+    assert (counts[Status.QUEUED], counts[Status.RUNNING]) == (1, 2)
+    assert (queue.by_status[Status.QUEUED], queue.by_status[Status.RUNNING]) == (1, 2)
+    assert in_file(path) == dict.fromkeys("abc", (0, 0))
 
 
 @pytest.mark.parametrize("outcome", [FAILED, RELEASED, LOST], ids=lambda outcome: outcome.kind.value)

@@ -192,7 +192,7 @@ class Storage(Protocol):
 
     @property
     def forgets_unwritten_claims(self) -> bool:
-        """Whether a local claim may be answered before it is stored, and is forgotten when the server is killed then."""
+        """Whether a local claim may be answered before it is stored, and is forgotten if the server is killed then."""
         ...
 
     async def open(self) -> None:

@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from jobpipe.core.task import Claim
 from jobpipe.work.run import Run
 
-SWIFT_S = 0.05
+SWIFT_S = 0.01
 """Within this time as many runs as there are workers must have ended; it proves them swift for as long again."""
-PATIENCE_S = 0.25
-"""How long a task may wait here."""
+PATIENCE_S = 0.015
+"""How long a task may wait here. Less than it takes until its claim is stored (storage/sqlite/unwritten.py): what has
+not begun is then not in the file as claimed, should the server be killed."""
 
 ClaimNow = Callable[[int], Awaitable[Sequence[Claim]]]
 

@@ -83,7 +83,7 @@ class State:
 
     def queued(self, queue: str) -> int:
         """How many tasks of `queue` are queued, future ones included."""
-        return self.counts.queued(queue) - self.unwritten.of_queue(queue)
+        return self.counts.queued(queue) - self.unwritten.by_queue()[queue]
 
     def one(self, statement: str, arguments: tuple[Any, ...] = ()) -> Any:
         """The value of a statement that hands out one."""
@@ -96,6 +96,14 @@ class State:
     def found(self, ids: Sequence[str]) -> dict[str, Task]:
         """The tasks that have one of these ids."""
         return {row.task.id: row.task for row in self.rows(sql.BY_ID, text(ids))}
+
+    def written(self, found: dict[str, Task]) -> dict[str, Task]:
+        """These tasks by id as they are once their claims are in the file; to be called in a transaction."""
+        late = [task.seq for task in found.values() if task.seq in self.unwritten]
+        if not late:
+            return found
+        self.write_claims(late)
+        return self.found(list(found))
 
     def peek(self, queue: str, priority: int, n: int) -> list[Row]:
         """The first n rows of a level that are not handed out, in the order of claims, the first one last."""

@@ -22,7 +22,7 @@ class Steering:
         self._s = state
 
     def cancel(self, ids: Sequence[str], now: int) -> list[Cancelled | JobpipeError]:
-        found = self._s.found(ids)
+        found = self._s.written(self._s.found(ids))
         answers: list[Cancelled | JobpipeError] = []
         queued: list[int] = []
         running: list[int] = []
@@ -54,7 +54,7 @@ class Steering:
         return Cancelled(task, lease.lease_id)
 
     def retry(self, ids: Sequence[str], now: int) -> list[Task | JobpipeError]:
-        found = self._s.found(ids)
+        found = self._s.written(self._s.found(ids))
         answers: list[Task | JobpipeError] = []
         seqs: list[int] = []
         for id_ in ids:
@@ -69,7 +69,7 @@ class Steering:
         return answers
 
     def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
-        found = self._s.found(ids)
+        found = self._s.written(self._s.found(ids))
         answers: list[Task | JobpipeError] = []
         seqs: list[int] = []
         for id_ in ids:

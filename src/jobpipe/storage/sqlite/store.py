@@ -64,7 +64,7 @@ class Store:
             "queues": _each(self._queues),
             "next_prunable": _each(self._next_prunable),
             "listing": _each(self._listing),
-            "written": _each(_nothing),
+            "written": _each(self._written),
         }
 
     def hand_out(self, calls: Calls) -> None:
@@ -90,7 +90,7 @@ class Store:
         began = self._s.clock.monotonic()
         self._s.begin()
         try:
-            if not groups.keys() <= _BLIND or not calls:
+            if not calls:
                 self._s.write_claims()
             for name, write in self._writing.items():
                 if name in groups:
@@ -102,9 +102,7 @@ class Store:
         self._commits.add(self._s.clock.monotonic() - began, _tasks(groups) + self._s.claimed)
 
     def read(self, calls: Calls) -> None:
-        """Serve calls that write nothing. What they tell is in the file."""
-        if self._s.unwritten and any(call.group not in _BLIND for call in calls):
-            self.commit(())
+        """Serve calls that write nothing, but for claims that are to be told of."""
         for name, group in _grouped(calls).items():
             self._reading[name](group)
 
@@ -114,17 +112,33 @@ class Store:
 
     def _get(self, ids: Sequence[str]) -> list[Task | None]:
         found = self._s.found(ids)
+        if any(task.seq in self._s.unwritten for task in found.values()):
+            self._s.begin()
+            try:
+                found = self._s.written(found)
+                self._s.commit()
+            except BaseException:
+                self._s.roll_back()
+                raise
         return [found.get(id_) for id_ in ids]
 
     def _count(self) -> dict[Status, int]:
-        return self._s.counts.by_status()
+        counts = self._s.counts.by_status()
+        counts[Status.QUEUED] -= len(self._s.unwritten)
+        counts[Status.RUNNING] += len(self._s.unwritten)
+        return counts
+
+    def _written(self) -> None:
+        """Have all claims in the file, for a reader that looks there."""
+        self.commit(())
 
     def _queues(self, now: int) -> list[QueueCounts]:
         oldest = self._s.due.oldest(now, self._s.peek)
-        return [
-            QueueCounts(queue, counts, oldest.get(queue))
-            for queue, counts in self._s.counts.by_queue().items()
-        ]
+        by_queue = self._s.counts.by_queue()
+        for queue, n in self._s.unwritten.by_queue().items():
+            by_queue[queue][Status.QUEUED] -= n
+            by_queue[queue][Status.RUNNING] += n
+        return [QueueCounts(queue, counts, oldest.get(queue)) for queue, counts in by_queue.items()]
 
     def _next_prunable(self) -> tuple[int | None, int | None]:
         done, failed, cancelled = (
@@ -141,11 +155,9 @@ class Store:
 
     def _listing(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """A page of an in-memory database, which only this connection sees."""
+        if self.owes:
+            self._written()
         return function(self._s.db, *arguments)
-
-
-_BLIND = frozenset({"insert", "settle", "claim", "keep_summary", "probe", "extend", "next_expiry"})
-"""The calls for which it makes no difference whether claims are in the file."""
 
 
 def _each(answer: Callable[..., Any]) -> Callable[[Calls], None]:
@@ -156,10 +168,6 @@ def _each(answer: Callable[..., Any]) -> Callable[[Calls], None]:
             call.answer = answer(*call.argument)
 
     return serve
-
-
-def _nothing() -> None:
-    """What is asked only so that the file holds what was answered."""
 
 
 def _tasks(groups: dict[str, list[Call]]) -> int:

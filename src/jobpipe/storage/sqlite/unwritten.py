@@ -1,20 +1,22 @@
 """Claims that were answered and are not in the file yet: a run that ends within a moment is written once, at its end.
 
-Only claims of workers that die with this server are kept so, and for KEEP_S at most. Whoever asks for a task or a count
-sees them, because they are written before anything is read. Were the server killed meanwhile, the file would know
-nothing of these runs: their tasks wait, and are run again. The writer thread alone touches this.
+Only claims of workers that die with this server are kept so, and for about KEEP_S. Whoever asks for such a task sees
+it running, and then that is in the file. Were the server killed meanwhile, the file would know nothing of these runs:
+their tasks wait, and are run again. The writer thread alone touches this.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
 from jobpipe.core.task import Claim
 
-KEEP_S = 0.01
-"""How long a claim may be missing in the file, in seconds: many times what a short run takes, and no more."""
+KEEP_S = 0.03
+"""How long a claim may be missing in the file, in seconds: many times what a short run takes, and longer than a worker
+keeps a task that it has not begun."""
 
 
 class Handing(Struct, frozen=True):
@@ -45,9 +47,12 @@ class Unwritten:
     def __iter__(self) -> Iterator[int]:
         return iter(self._by_seq)
 
-    def of_queue(self, queue: str) -> int:
-        """How many tasks of this queue the file still takes for queued."""
-        return sum(n for (name, _), n in self._levels.items() if name == queue)
+    def by_queue(self) -> Counter[str]:
+        """How many tasks of each queue the file still takes for queued."""
+        sums: Counter[str] = Counter()
+        for (queue, _), n in self._levels.items():
+            sums[queue] += n
+        return sums
 
     def at(self, queue: str, priority: int) -> int:
         """How many tasks of this queue and priority the file still takes for queued."""
