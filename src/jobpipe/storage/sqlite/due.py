@@ -2,132 +2,176 @@
 
 For each queue and priority that has queued tasks (a level) memory holds its head: a (run_at, seq) not later than its
 first task. A claim looks only at levels whose head is due, one index seek each, and merges them; what it sees
-corrects the heads. So a level that lies in the future costs nothing, whatever its priority, until it is due.
+corrects the heads. So a level that lies in the future costs nothing, whatever its priority, until it is due. The rows
+that a few levels begin with are kept from one look to the next (line.py).
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import Struct
 
+from jobpipe.core.task import Task
+from jobpipe.storage.sqlite.line import MOST_ROWS, Head, Line, Row
+
 Level = tuple[str, int]
 """Queue and priority."""
-Head = tuple[int, int]
-"""`run_at` and `seq`."""
-Row = tuple[int, int, int]
-"""`run_at`, `seq` and payload bytes of one queued task."""
+Peek = Callable[[str, int, int], list[Row]]
+"""`peek(queue, priority, n)` reads the first n rows of a level."""
 
 EARLIEST: Head = (0, 0)
+MOST_LINES = 16
 
 
 class Picked(Struct, frozen=True):
-    """The seqs to claim, in order, and the earliest head left among the queues asked for (None: nothing waits)."""
+    """The rows to claim, in order, and the earliest head left among the queues asked for (None: nothing waits)."""
 
-    seqs: list[int]
+    rows: list[Row]
     next_due: int | None
 
 
 class Due:
-    """The heads of all levels."""
+    """The heads of all levels, and the lines of some. `peek` reads what is not known."""
 
-    def __init__(self) -> None:
+    def __init__(self, peek: Peek) -> None:
+        self._peek = peek
         self._heads: dict[Level, Head] = {}
+        self._lines: dict[Level, Line] = {}
 
     def load(self, levels: Iterable[Level]) -> None:
         """Begin anew, knowing only which levels have tasks; the first look at each finds its true head."""
         self._heads = dict.fromkeys(levels, EARLIEST)
+        self._lines.clear()
+
+    def accept(self, queue: str, priority: int, run_at: int, tasks: Sequence[Task]) -> None:
+        """New tasks are queued, in the order of their seqs."""
+        level = (queue, priority)
+        head = self._heads.get(level)
+        place = (run_at, tasks[0].seq)
+        if head is None or place < head:
+            self._heads[level] = place
+        line = self._lines.get(level)
+        if line is None:
+            if head is not None:  # others wait, of which nothing is known
+                return
+            line = self._keep(level, Line())
+        if not line.extend(run_at, tasks):
+            del self._lines[level]
 
     def add(self, queue: str, priority: int, run_at: int, seq: int) -> None:
-        """A task is queued."""
-        head = self._heads.get((queue, priority))
-        if head is None or (run_at, seq) < head:
-            self._heads[(queue, priority)] = (run_at, seq)
+        """A task is queued again."""
+        level = (queue, priority)
+        head, place = self._heads.get(level), (run_at, seq)
+        if head is None or place < head:
+            self._heads[level] = place
+        line = self._lines.get(level)
+        if line is not None and (line.end is None or place <= line.end):
+            del self._lines[level]
+
+    def forget(self, queue: str, priority: int) -> None:
+        """Tasks of this level are not queued any more, other than by a claim."""
+        self._lines.pop((queue, priority), None)
 
     def next_due(self, queues: frozenset[str] | None) -> int | None:
         """No task of `queues` (None: all) is due before this time; None when none waits."""
         runs = [head[0] for level, head in self._heads.items() if queues is None or level[0] in queues]
         return min(runs, default=None)
 
-    def oldest(self, now: int, peek: Callable[[str, int, int], list[Row]]) -> dict[str, int]:
+    def oldest(self, now: int) -> dict[str, int]:
         """The `run_at` of the task that has been due longest, for each queue that has a due one."""
         found: dict[str, int] = {}
-        for queue, priority in [level for level, head in self._heads.items() if head[0] <= now]:
-            self._correct((queue, priority), peek(queue, priority, 1))
-            head = self._heads.get((queue, priority))
+        for level in [level for level, head in self._heads.items() if head[0] <= now]:
+            self._look(level, 1)
+            self._correct(level)
+            head = self._heads.get(level)
             if head is not None and head[0] <= now:
-                found[queue] = min(head[0], found.get(queue, now))
+                found[level[0]] = min(head[0], found.get(level[0], now))
         return found
 
-    def pick(
-        self,
-        queues: frozenset[str] | None,
-        limit: int,
-        now: int,
-        max_bytes: int,
-        peek: Callable[[str, int, int], list[Row]],
-    ) -> Picked:
+    def pick(self, queues: frozenset[str] | None, limit: int, now: int, max_bytes: int) -> Picked:
         """The next due tasks: higher priority, then earlier `run_at`, then order of acceptance.
 
-        `peek(queue, priority, n)` gives the first n rows of a level, the first one last. At most `max_bytes` of
-        payload, but one task.
+        At most `max_bytes` of payload, but one task.
         """
         ready: dict[int, list[tuple[Head, str]]] = {}
         for (queue, priority), head in self._heads.items():
             if head[0] <= now and (queues is None or queue in queues):
                 ready.setdefault(priority, []).append((head, queue))
-        picking = _Picking(limit, now, max_bytes, peek)
+        picking = _Picking(limit, now, max_bytes, self._look)
         for priority in sorted(ready, reverse=True):
             if picking.full:
                 break
-            for queue, rows in picking.merge(priority, ready[priority]).items():
-                self._correct((queue, priority), rows)
-        return Picked(picking.seqs, self.next_due(queues))
+            for queue in picking.merge(priority, ready[priority]):
+                self._correct((queue, priority))
+        return Picked(picking.rows, self.next_due(queues))
 
-    def _correct(self, level: Level, rows: list[Row]) -> None:
-        """`rows` is what the level begins with, the first one last; none when it is empty."""
-        if rows:
-            self._heads[level] = rows[-1][:2]
+    def _look(self, level: Level, n: int) -> Line:
+        """The line of a level, which knows n rows at least, or all."""
+        line = self._lines.get(level)
+        if line is None or (line.end is not None and len(line.rows) < n):
+            n = max(n, MOST_ROWS // 2)
+            rows = self._peek(*level, n)
+            line = self._keep(level, Line(rows, rows[-1][:2] if len(rows) >= n else None))
+        return line
+
+    def _keep(self, level: Level, line: Line) -> Line:
+        self._lines.pop(level, None)
+        self._lines[level] = line
+        if len(self._lines) > MOST_LINES:
+            del self._lines[next(iter(self._lines))]
+        return line
+
+    def _correct(self, level: Level) -> None:
+        """The head of a level, now that its line was looked at."""
+        line = self._lines.get(level)
+        if line is None:  # it gave way to others, which leaves its head too early, no more
+            return
+        first = line.first
+        if first is not None:
+            self._heads[level] = first
         else:
-            del self._heads[level]
+            del self._heads[level], self._lines[level]
 
 
 class _Picking:
     """One claim's way through the levels."""
 
-    def __init__(
-        self, limit: int, now: int, max_bytes: int, peek: Callable[[str, int, int], list[Row]]
-    ) -> None:
+    def __init__(self, limit: int, now: int, max_bytes: int, look: Callable[[Level, int], Line]) -> None:
         self._limit = limit
         self._now = now
         self._bytes_left = max_bytes
-        self._peek = peek
-        self.seqs: list[int] = []
+        self._look = look
+        self.rows: list[Row] = []
         self.full = limit <= 0
 
-    def merge(self, priority: int, heap: list[tuple[Head, str]]) -> dict[str, list[Row]]:
-        """Take due rows of one priority over its queues in order; answer what is left (reversed) of each looked at."""
+    def merge(self, priority: int, heap: list[tuple[Head, str]]) -> Iterable[str]:
+        """Take due rows of one priority over its queues in order; answer the queues that were looked at."""
         heapq.heapify(heap)
-        rows: dict[str, list[Row]] = {}
+        lines: dict[str, Line] = {}
         while heap and not self.full and heap[0][0][0] <= self._now:
             head, queue = heap[0]
-            if queue not in rows:
+            if queue not in lines:
                 # One more than can be taken, so that the row after the last one taken, the new head, is known.
-                rows[queue] = self._peek(queue, priority, self._limit - len(self.seqs) + 1)
-            elif self._take(rows[queue][-1]):
-                rows[queue].pop()
-            if not rows[queue]:
+                lines[queue] = self._look((queue, priority), self._limit - len(self.rows) + 1)
+            else:
+                self._take(lines[queue], min(heap[1:3])[0] if len(heap) > 1 else None)
+            first = lines[queue].rows[0][:2] if lines[queue].rows else None
+            if first is None:
                 heapq.heappop(heap)
-            elif rows[queue][-1][:2] != head:
-                heapq.heapreplace(heap, (rows[queue][-1][:2], queue))
-        return rows
+            elif first != head:
+                heapq.heapreplace(heap, (first, queue))
+        return lines
 
-    def _take(self, row: Row) -> bool:
-        if self.seqs and row[2] > self._bytes_left:
-            self.full = True
-            return False
-        self.seqs.append(row[1])
-        self._bytes_left -= row[2]
-        self.full = len(self.seqs) >= self._limit
-        return True
+    def _take(self, line: Line, until: Head | None) -> None:
+        """Take due rows of one level, as far as they come before `until`, where the next level's begin."""
+        rows = line.rows
+        while rows and not self.full and rows[0][0] <= self._now and (until is None or rows[0][:2] <= until):
+            if self.rows and rows[0][2] > self._bytes_left:
+                self.full = True
+                return
+            row = line.pop()
+            self.rows.append(row)
+            self._bytes_left -= row[2]
+            self.full = len(self.rows) >= self._limit

@@ -99,7 +99,7 @@ class Intake:
 
     def _count_new(self, shapes: Shapes) -> None:
         for (queue, priority, run_at, *_), alike in shapes.items():
-            self._s.due.add(queue, priority, run_at, alike[0].seq)
+            self._s.due.accept(queue, priority, run_at, alike)
             self._s.counts.add(queue, Status.QUEUED, priority, len(alike))
 
     def _without_taken(self, accepted: list[Task], first_seq: int) -> list[Task | JobpipeError]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
 from jobpipe.core.errors import LeaseLost, NotFound, StorageBroken
 from jobpipe.core.lifecycle import Kind
-from jobpipe.core.task import Claim, Status
+from jobpipe.core.task import Claim, Status, Task
 from jobpipe.storage.base import (
     MAX_CLAIM_BYTES,
     CancelChanged,
@@ -27,6 +27,7 @@ from jobpipe.storage.base import (
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.counts import Standing
 from jobpipe.storage.sqlite.leases import Lease
+from jobpipe.storage.sqlite.line import Row
 from jobpipe.storage.sqlite.rows import (
     STATUSES,
     attempted,
@@ -79,21 +80,31 @@ class Runs:
     def _taken(self, request: ClaimRequest, now: int) -> ClaimAnswer:
         monotonic, lease_s = self._s.clock.monotonic(), request.lease_s
         lease_ms = None if lease_s is None else round(lease_s * 1000)
-        picked = self._s.due.pick(request.queues, request.limit, now, MAX_CLAIM_BYTES, self._s.peek)
-        if not picked.seqs:
+        picked = self._s.due.pick(request.queues, request.limit, now, MAX_CLAIM_BYTES)
+        if not picked.rows:
             return ClaimAnswer([], picked.next_due)
         self._claims += 1
         prefix = f"{self._boot}.{self._claims}."
-        tasks = claimed(self._s.db, sql.BY_SEQ, text(picked.seqs), now, request.worker)
         ends = None if lease_s is None else monotonic + lease_s
         until = None if lease_ms is None else now + lease_ms
         claims = []
-        for seq in picked.seqs:
-            task, lease_id = tasks[seq], f"{prefix}{seq}"
+        for task in self._as_claimed(picked.rows, now, request.worker):
+            seq, lease_id = task.seq, f"{prefix}{task.seq}"
             self._s.leases.put(seq, Lease(task.id, task.queue, task.priority, lease_id, lease_s, ends))
             claims.append(Claim(task, lease_id, until))
         self._s.unwritten.add(claims, Handing(self._boot if request.local else None, lease_ms, monotonic))
         return ClaimAnswer(claims, picked.next_due)
+
+    def _as_claimed(self, rows: Sequence[Row], now: int, worker: str) -> list[Task]:
+        """The tasks of these rows once they are claimed; those that memory does not know are read."""
+        unknown = [seq for _, seq, _, task in rows if task is None]
+        read = claimed(self._s.db, sql.BY_SEQ, text(unknown), now, worker) if unknown else {}
+        return [
+            read[seq]
+            if task is None
+            else replace(task, status=_RUNNING, attempts=task.attempts + 1, started_at=now, worker=worker)
+            for _, seq, _, task in rows
+        ]
 
     def settle(self, calls: Calls) -> None:
         """Write all settlements of all calls in one statement; answer beside it those whose claim does not hold."""
@@ -190,8 +201,7 @@ class Runs:
         self._s.leases.commit()
         return Extended(self._s.clock.now() + round(extension.lease_s * 1000), lease.cancel_requested)
 
-    def lost(self, limit: int) -> list[LostClaim]:
-        lost = self._s.leases.lost(self._s.clock.monotonic(), limit)
+    def lost(self, lost: Mapping[int, Lease]) -> list[LostClaim]:
         rows = self._s.rows(sql.BY_SEQ, text(list(lost))) if lost else []
         by_seq = {row.task.seq: row.task for row in rows}
         return [LostClaim(by_seq[seq], lease.lease_id, lease.orphaned) for seq, lease in lost.items()]

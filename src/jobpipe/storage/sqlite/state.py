@@ -17,8 +17,9 @@ from jobpipe.core.errors import StorageBroken
 from jobpipe.core.task import Status, Task
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.counts import Counts
-from jobpipe.storage.sqlite.due import Due, Row
+from jobpipe.storage.sqlite.due import Due
 from jobpipe.storage.sqlite.leases import Leases
+from jobpipe.storage.sqlite.line import Row
 from jobpipe.storage.sqlite.rows import Stored, claims_written, decode_json, stored, text
 from jobpipe.storage.sqlite.unwritten import KEEP_S, Unwritten
 
@@ -36,7 +37,7 @@ class State:
         self.db = db
         self.clock = clock
         self.counts = Counts()
-        self.due = Due()
+        self.due = Due(self.peek)
         self.leases = Leases()
         self.unwritten = Unwritten()
         self.claimed = 0
@@ -106,13 +107,12 @@ class State:
         return self.found(list(found))
 
     def peek(self, queue: str, priority: int, n: int) -> list[Row]:
-        """The first n rows of a level that are not handed out, in the order of claims, the first one last."""
+        """The first n rows of a level that are not handed out, in the order of claims."""
         more = self.unwritten.at(queue, priority)
         rows = decode_json(self.one(sql.PEEK, (queue, priority, n + more)))
         if more:
             rows = [row for row in rows if row[1] not in self.unwritten][:n]
-        rows.reverse()
-        return [tuple(row) for row in rows]
+        return [(run_at, seq, size, None) for run_at, seq, size in rows]
 
     def write_claims(self, seqs: Iterable[int] | None = None) -> None:
         """Write the claims of these tasks (None: all) that are not in the file yet."""

@@ -32,6 +32,7 @@ class Steering:
                 answers.append(no)
             elif no.status is Status.QUEUED:
                 queued.append(no.seq)
+                self._s.due.forget(no.queue, no.priority)
                 self._move(no, Status.CANCELLED)
                 found[id_] = replace(no, status=Status.CANCELLED, finished_at=now)
                 answers.append(Cancelled(found[id_]))

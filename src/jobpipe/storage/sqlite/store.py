@@ -7,14 +7,14 @@ own workers need no commit: they are answered before all others, and written a l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import apsw
 
 from jobpipe.clock import Clock
 from jobpipe.core.task import Attempt, Status, Task
-from jobpipe.storage.base import CommitStats, QueueCounts, Summary
+from jobpipe.storage.base import CommitStats, LostClaim, QueueCounts, Summary
 from jobpipe.storage.sqlite import history
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.intake import Intake, Limits
@@ -41,7 +41,7 @@ class Store:
         self._s = State(connection, clock, killed=killed)
         self._commits = commits
         intake, runs, steering = Intake(self._s, limits), Runs(self._s), Steering(self._s)
-        self._hand_out = runs.hand_out
+        self._runs = runs
         self._writing: dict[str, Callable[[Calls], None]] = {
             "insert": intake.insert,
             "import": _each(intake.import_),
@@ -56,7 +56,7 @@ class Store:
         }
         self._reading: dict[str, Callable[[Calls], None]] = {
             "extend": _each(runs.extend),
-            "lost": _each(runs.lost),
+            "lost": _each(self._lost),
             "next_expiry": _each(runs.next_expiry),
             "get": _each(self._get),
             "attempts": _each(self._attempts),
@@ -71,7 +71,7 @@ class Store:
         """Answer those of these claims that need no commit."""
         try:
             for call in calls:
-                call.answer = self._hand_out(*call.argument)
+                call.answer = self._runs.hand_out(*call.argument)
         except BaseException:
             self._s.take_back()
             raise
@@ -112,15 +112,28 @@ class Store:
 
     def _get(self, ids: Sequence[str]) -> list[Task | None]:
         found = self._s.found(ids)
-        if any(task.seq in self._s.unwritten for task in found.values()):
-            self._s.begin()
-            try:
-                found = self._s.written(found)
-                self._s.commit()
-            except BaseException:
-                self._s.roll_back()
-                raise
+        if self._have_written([task.seq for task in found.values()]):
+            found = self._s.found(ids)
         return [found.get(id_) for id_ in ids]
+
+    def _lost(self, limit: int) -> list[LostClaim]:
+        lost = self._s.leases.lost(self._s.clock.monotonic(), limit)
+        self._have_written(lost)
+        return self._runs.lost(lost)
+
+    def _have_written(self, seqs: Iterable[int]) -> bool:
+        """Write the claims of these tasks, if one is not in the file; whether there was one."""
+        late = [seq for seq in seqs if seq in self._s.unwritten]
+        if not late:
+            return False
+        self._s.begin()
+        try:
+            self._s.write_claims(late)
+            self._s.commit()
+        except BaseException:
+            self._s.roll_back()
+            raise
+        return True
 
     def _count(self) -> dict[Status, int]:
         counts = self._s.counts.by_status()
@@ -133,7 +146,7 @@ class Store:
         self.commit(())
 
     def _queues(self, now: int) -> list[QueueCounts]:
-        oldest = self._s.due.oldest(now, self._s.peek)
+        oldest = self._s.due.oldest(now)
         by_queue = self._s.counts.by_queue()
         for queue, n in self._s.unwritten.by_queue().items():
             by_queue[queue][Status.QUEUED] -= n
