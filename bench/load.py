@@ -7,7 +7,7 @@ It reads one plan as JSON from its standard input and writes one report. `python
 from __future__ import annotations
 
 import math
-import selectors
+import select
 import subprocess
 import sys
 import time
@@ -123,19 +123,21 @@ def _drive(connections: Sequence[Connection], data: bytes, count: int, pause_s: 
     """Send `count` requests; how long each took, in nanoseconds."""
     took: list[int] = []
     clock = time.perf_counter_ns
-    with selectors.DefaultSelector() as selector:
-        for connection in connections[:count]:
-            # A socket with a timeout asks the kernel before every call whether it may; here `select` has the timeout.
+    # Bare, without what `selectors` makes of each event: that would be a third of what a request costs here.
+    by_fd = {connection.socket.fileno(): connection for connection in connections[:count]}
+    with select.epoll() as epoll:
+        for fd, connection in by_fd.items():
+            # A socket with a timeout asks the kernel before every call whether it may; here `epoll` has the timeout.
             connection.socket.settimeout(None)
-            selector.register(connection.socket, selectors.EVENT_READ, connection)
+            epoll.register(fd, select.EPOLLIN)
             connection.send(data)
-        left = count - min(count, len(connections))
+        left = count - len(by_fd)
         while len(took) < count:
-            ready = selector.select(TIMEOUT_S)
+            ready = epoll.poll(TIMEOUT_S)
             if not ready:
                 raise BenchError(f"no answer within {TIMEOUT_S:g} s")
-            for key, _ in ready:
-                connection = key.data
+            for fd, _ in ready:
+                connection = by_fd[fd]
                 if connection.receive():
                     took.append(clock() - connection.sent_at)
                     if left:

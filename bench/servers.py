@@ -42,6 +42,11 @@ class Server:
         """A new connection to it."""
         return Connection(self.port)
 
+    @property
+    def pid(self) -> int:
+        """The server's own process."""
+        return self._process.pid
+
     def rss_mb(self) -> float:
         """The memory that it holds now, in millions of bytes."""
         return psutil.Process(self._process.pid).memory_info().rss / 1e6
@@ -94,25 +99,6 @@ def busy(folder: Path, *flags: str) -> Iterator[Server]:
     sizes = ["--workers", str(WORKERS), "--queue-size", str(QUEUE_SIZE), "--processes", "0"]
     with jobpipe(folder, *sizes, *flags, app="bench.app:app") as server:
         yield server
-
-
-@contextlib.contextmanager
-def worker(server: Server) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker process for `server` with the handlers of `bench.app`, as it is run on another machine."""
-    words = ["jobpipe", "worker", "bench.app:app", "--server", f"http://127.0.0.1:{server.port}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", *words, "--workers", str(WORKERS)],
-        env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """`python -m bench.peers`: Jobpipe and other queues in turns on this machine. Results into docs/benchmarks/.
 
-What a peer needs is installed under `.peers/` the first time. A peer that cannot be measured here is named with the
-reason. The exit code is 0 when Jobpipe itself could be measured.
+What a peer needs is installed the first time: packages under `.peers/`, and as root on a Debian what it wants of the
+system. A peer that cannot be measured here is named with the reason. The exit code is 0 when Jobpipe itself could be
+measured.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import msgspec
 
 from bench.client import BenchError
 from bench.peers import measure, ours, report
-from bench.peers.install import ROOT, install, missing
+from bench.peers.install import ROOT, install, missing, provide
 from bench.peers.services import Service, services
 from bench.peers.systems import PEERS, Peer
 from bench.report import machine
 
 OURS = {
     "Jobpipe": ("file", 1, "64 connections; arrays of 1,000; 64 workers in one worker process"),
-    "Jobpipe, handlers in the server": ("file", 0, "the same with --processes 0 (drain: one worker process)"),
+    "Jobpipe, handlers in the server": ("file", 0, "the same with --processes 0"),
     "Jobpipe, memory:": ("memory", 1, "as the first"),
     "Jobpipe, PostgreSQL": ("postgres", 1, "as the first"),
 }
@@ -38,6 +39,7 @@ def main() -> int:
     rows |= {peer.name: report.Row(peer.name, peer.durable, peer.settings, {}) for peer in PEERS}
     wanted = [name for name in rows if not arguments.only or name in arguments.only]
     peers = {peer.name: peer for peer in PEERS if peer.name in wanted}
+    provide(peers.values())
     for peer in peers.values():
         _prepare(peer, rows)
     with tempfile.TemporaryDirectory(prefix="jobpipe-peers-") as folder:
@@ -93,7 +95,7 @@ def _add(rows: dict[str, report.Row], name: str, measuring: Callable[[], measure
 
 
 def _write(rows: list[report.Row], arguments: argparse.Namespace) -> None:
-    here = {str(key): str(value) for key, value in machine().items()}
+    here = {str(key): str(value) for key, value in machine().items()} | {"load on Jobpipe by": ours.generator()}
     page = report.markdown(rows, here, arguments.rounds)
     print(page)
     if not arguments.write:

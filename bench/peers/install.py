@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from bench.client import BenchError
@@ -18,13 +19,38 @@ PROGRAMS = Path(__file__).parent / "programs"
 INSTALL_S = 300.0
 
 
+DEBIAN = {
+    "node": "nodejs", "npm": "npm", "redis-server": "redis-server", "ruby": "ruby", "sidekiq": "ruby-sidekiq",
+    "wrk": "wrk",
+}  # fmt: skip
+"""The packages that bring the commands."""
+
+
+def provide(peers: Iterable[Peer]) -> None:
+    """Install what of the system these peers and the load generator need, as root on a Debian; elsewhere do nothing."""
+    wanted = {command for peer in peers for command in _needed(peer)} | {"wrk"}
+    absent = sorted(DEBIAN[command] for command in wanted if shutil.which(command) is None)
+    if absent and hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get"):
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for words in (["update"], ["install", "-y", "--no-install-recommends", *absent]):
+            subprocess.run(
+                ["apt-get", "-qq", *words],
+                env=quiet,
+                stdout=subprocess.DEVNULL,
+                timeout=INSTALL_S,
+                check=False,
+            )
+
+
 def missing(peer: Peer) -> str | None:
     """What of the system a peer needs and this machine has not; None when nothing is missing."""
-    needed = {".mjs": ("node", "npm"), ".rb": ("ruby", "sidekiq")}.get(Path(peer.program).suffix, ())
-    if peer.service == "redis":
-        needed = (*needed, "redis-server")
-    absent = [command for command in needed if shutil.which(command) is None]
+    absent = [command for command in _needed(peer) if shutil.which(command) is None]
     return f"{', '.join(absent)} not installed" if absent else None
+
+
+def _needed(peer: Peer) -> tuple[str, ...]:
+    needed = {".mjs": ("node", "npm"), ".rb": ("ruby", "sidekiq")}.get(Path(peer.program).suffix, ())
+    return (*needed, "redis-server") if peer.service == "redis" else needed
 
 
 def install(peer: Peer) -> None:

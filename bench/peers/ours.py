@@ -1,4 +1,4 @@
-"""Jobpipe measured as its peers are: one server process, its tasks run by one worker process of its own."""
+"""Jobpipe measured as its peers are: one server process, its tasks run by its own worker process or in the server."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from bench import load, servers
+import psutil
+
+from bench import load, servers, wrk
 from bench.cases import ARRAY, BATCH, BATCH_CONNECTIONS
-from bench.client import counts, wait_done
-from bench.limits import CONNECTIONS, ENQUEUE
+from bench.client import BenchError, counts, request, wait_done
+from bench.limits import BODY, CONNECTIONS, ENQUEUE
 from bench.peers.measure import BATCHES, PICKUPS, Figures
 from bench.peers.services import Service, rss_mb
 
-TASKS = 20_000
+TASKS = 40_000
+BACKLOG = 100_000
+POST_S = 2
+WARM_S = 1
+BACKLOG_IN_S = 4.0
+"""Posting the backlog must take less: it is due at one moment, as one that waited for its worker."""
 DURABLE = {
     "file": "on disk: committed and synced (SQLite, synchronous FULL)",
     "memory": "nothing: in the server's memory",
@@ -28,41 +36,73 @@ def measure(store: str, service: Service | None, scale: float, processes: int = 
     tasks = max(1000, round(TASKS * scale / 1000) * 1000)
     figures: Figures = {}
     with _server(store, service, "--no-pool") as server:
-        plan = load.Post(server.port, ENQUEUE, tasks, CONNECTIONS, warmup=500)
-        figures["enqueue"] = tasks / load.post(plan).seconds
+        figures["enqueue"] = _enqueue(server, tasks)
     with _server(store, service, "--no-pool") as server:
         batches = max(4, round(BATCHES * scale))
         plan = load.Post(server.port, ARRAY, batches, BATCH_CONNECTIONS, warmup=4)
         figures["batch"] = batches * BATCH / load.post(plan).seconds
-    figures |= _drain(store, service, tasks)
-    with _server(store, service, "--processes", str(processes)) as server:
-        plan = load.Post(server.port, ENQUEUE, tasks, CONNECTIONS, warmup=500, until_done=tasks + 500)
-        figures["through"] = tasks / load.post(plan).done_seconds
-    with _server(store, service, "--processes", str(processes)) as server:
+    working = ("--processes", str(processes))
+    with _server(store, service, *working) as server:
+        figures |= _drain(server, service, max(2, round(BACKLOG * scale / BATCH)), processes)
+    with _server(store, service, *working) as server:
+        figures["through"] = _through(server, tasks)
+    with _server(store, service, *working) as server:
         load.pick_up(load.Pickups(server.port, 10))
         report = load.pick_up(load.Pickups(server.port, max(20, round(PICKUPS * scale))))
         figures |= {"pickup_p50": report.sent_p50, "pickup_p99": report.sent_p99}
     return figures
 
 
-def _drain(store: str, service: Service | None, tasks: int) -> Figures:
-    """A backlog worked off by a worker process that is started beside the server, as a peer's is."""
-    with (
-        _server(store, service, "--no-pool") as server,
-        contextlib.closing(server.connection()) as connection,
-    ):
-        for _ in range(tasks // BATCH):
-            connection.ask(ARRAY)
-        with servers.worker(server) as worker:
-            wait_done(connection, 1)
-            began, done = time.perf_counter(), counts(connection)["done"]
-            wait_done(connection, tasks)
-            seconds = time.perf_counter() - began
-            return {
-                "drain": (tasks - done) / seconds,
-                "worker_mb": rss_mb(worker.pid),
-                "service_mb": server.rss_mb() + (service.rss_mb() if service else 0.0),
-            }
+def generator() -> str:
+    """What makes the load of single tasks."""
+    return "wrk" if wrk.installed() else "a Python program"
+
+
+def _enqueue(server: servers.Server, tasks: int) -> float:
+    if not wrk.installed():
+        return tasks / load.post(load.Post(server.port, ENQUEUE, tasks, CONNECTIONS, warmup=500)).seconds
+    wrk.post(server.port, "/enqueue", BODY, CONNECTIONS, WARM_S)
+    answered = wrk.post(server.port, "/enqueue", BODY, CONNECTIONS, POST_S)
+    return answered.requests / answered.seconds
+
+
+def _through(server: servers.Server, tasks: int) -> float:
+    """From the first POST until the last task is done, the server's start out of the way."""
+    with contextlib.closing(server.connection()) as connection:
+        if not wrk.installed():
+            plan = load.Post(server.port, ENQUEUE, tasks, CONNECTIONS, warmup=500, until_done=tasks + 500)
+            return tasks / load.post(plan).done_seconds
+        wrk.post(server.port, "/enqueue", BODY, CONNECTIONS, WARM_S)
+        before = sum(counts(connection).values())
+        wait_done(connection, before)
+        began = time.perf_counter()
+        wrk.post(server.port, "/enqueue", BODY, CONNECTIONS, POST_S)
+        posted = sum(counts(connection).values())
+        wait_done(connection, posted)
+        return (posted - before) / (time.perf_counter() - began)
+
+
+def _drain(server: servers.Server, service: Service | None, batches: int, processes: int) -> Figures:
+    """A backlog that is due at one moment, worked off by one process."""
+    due = datetime.now(UTC) + timedelta(seconds=BACKLOG_IN_S)
+    task = BODY[:-1] + b',"run_at":"%b"}' % due.isoformat().encode()
+    array = request("POST", "/enqueue", b"[" + b",".join([task] * BATCH) + b"]")
+    with contextlib.closing(server.connection()) as connection:
+        for _ in range(batches):
+            connection.ask(array)
+        if datetime.now(UTC) >= due:
+            raise BenchError(f"posting the backlog took more than {BACKLOG_IN_S:g} s")
+        wait_done(connection, 1)
+        began, done = time.perf_counter(), counts(connection)["done"]
+        wait_done(connection, batches * BATCH)
+        seconds = time.perf_counter() - began
+    server_mb = server.rss_mb() + (service.rss_mb() if service else 0.0)
+    workers = [rss_mb(child.pid) for child in psutil.Process(server.pid).children()]
+    return {
+        "drain": (batches * BATCH - done) / seconds,
+        "worker_mb": sum(workers) if processes else 0.0,
+        "service_mb": server_mb,
+    }
 
 
 @contextlib.contextmanager
