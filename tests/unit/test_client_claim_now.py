@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from test_client_fakes import DONE, Cut, ScriptedServer, accept, extended, http, leased, problem
 from test_client_remote_source import EMPTY, gives, never
+from test_work_pace import hand_moved
+from test_work_pool import turns
 
 from jobpipe.client.remote_source import RemoteSource
 from jobpipe.clock import ManualClock
@@ -101,14 +103,24 @@ async def test_leases_of_unknown_age_are_proven_at_once(server: ScriptedServer, 
     await server.until(lambda: server.bodies("/extend"))
 
 
-async def test_settles_go_out_before_it(server: ScriptedServer, make: Make) -> None:
+async def test_it_waits_for_no_settles_where_a_claim_for_free_workers_does(
+    server: ScriptedServer, make: Make
+) -> None:
     source = make()
-    server.script("/lease", gives("a"), EMPTY)
-    (claim,) = await source.claim(1)
-    settling = source.settle([(claim, DONE)])
-    await source.claim_now(1)
-    await settling
+    server.script("/lease", gives("a", "b"), gives("c"), gives("d"))
+    answer = asyncio.get_running_loop().create_future()
+    server.script("/settle", answer)
+    a, b = await source.claim(2)
+    settling = [source.settle([(a, DONE)])]
+    await server.until(lambda: server.bodies("/settle"))
+    settling.append(source.settle([(b, DONE)]))  # goes out when the first is answered for
+    assert [claim.task.id for claim in await source.claim_now(1)] == ["c"]
+    claiming = asyncio.create_task(source.claim(1))
+    await turns()
     assert [path for path, _ in server.requests] == ["/lease", "/settle", "/lease"]
+    answer.set_result(accept(server.bodies("/settle")[0]))
+    assert [claim.task.id for claim in await claiming] == ["d"]
+    await asyncio.gather(*settling)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +198,9 @@ async def test_closing_ends_it_and_releases_what_was_on_its_way(server: Scripted
     assert len(server.bodies("/lease")) == 1
 
 
-async def test_a_pool_claims_ahead_from_a_server_with_a_backlog(server: ScriptedServer, make: Make) -> None:
+async def test_a_pool_claims_ahead_from_a_server_with_a_backlog(
+    server: ScriptedServer, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backlog, done = [leased(f"t{n}") for n in range(300)], list[str]()
 
     def lease(wish: Any) -> Any:
@@ -213,8 +227,12 @@ async def test_a_pool_claims_ahead_from_a_server_with_a_backlog(server: Scripted
 
     source = make()
     pool = Pool(source, Executor(app), workers=3, claim_now=source.claim_now)
+    hand_moved(monkeypatch).show(pool._ahead, 4)
     pool.start()
-    await server.until(lambda: any(not wish["wait"] for wish in server.bodies("/lease")))
     await server.until(lambda: len(done) == 300)
     await pool.drain(1)
     assert sorted(done) == sorted(f"t{n}" for n in range(300))
+    wishes = server.bodies("/lease")
+    assert (wishes[0]["max"], wishes[0]["wait"] > 0) == (3 + 4, True)
+    assert {wish["max"] for wish in wishes if not wish["wait"]} <= {2, 3, 4}
+    assert sum(not wish["wait"] for wish in wishes) > 1

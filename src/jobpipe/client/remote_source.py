@@ -128,7 +128,6 @@ class RemoteSource:
         Cancelled as `claim` is, and never called beside it.
         """
         self._start()
-        await self._settler.sent()
         began = self._clock.monotonic()
         try:
             claims = [] if self._closed.is_set() else await self._poll(limit, 0.0)

@@ -1,7 +1,7 @@
 """Claiming a little before workers are free, so that a busy worker process and its server need not wait for each other.
 
-Only while it cannot hurt: runs are so short that what waits here begins at once, and there is a backlog. Whatever has
-not begun within a moment is given back as if it had never been claimed, for another process may have free workers.
+Only while it cannot hurt: as many tasks wait here as lately ended within a moment, so that what waits begins within
+one, and there is a backlog. What has not begun a little later is given back: another process may have free workers.
 """
 
 from __future__ import annotations
@@ -12,23 +12,27 @@ from collections.abc import Awaitable, Callable, Sequence
 from jobpipe.core.task import Claim
 from jobpipe.work.run import Run
 
-SWIFT_S = 0.01
-"""Within this time as many runs as there are workers must have ended; it proves them swift for as long again."""
+AHEAD_S = 0.005
+"""For how long the tasks that wait here keep the workers busy, at the pace of the latest runs."""
+FRESH_S = 0.02
+"""A pace is measured over AHEAD_S at least, and known for so long."""
 PATIENCE_S = 0.015
 """How long a task may wait here. Less than it takes until its claim is stored (storage/sqlite/unwritten.py): what has
 not begun is then not in the file as claimed, should the server be killed."""
+MOST = 1000
+"""Tasks that may wait here."""
 
 ClaimNow = Callable[[int], Awaitable[Sequence[Claim]]]
 
 
 class Ahead:
-    """What one pool of `workers` workers claimed ahead. `claim_now` claims up to so many tasks that are due now."""
+    """What one pool claimed ahead. `claim_now` claims up to so many tasks that are due now; None: nothing is."""
 
-    def __init__(self, claim_now: ClaimNow | None, workers: int) -> None:
+    def __init__(self, claim_now: ClaimNow | None) -> None:
         self._claim_now = claim_now
-        self._workers = workers
         self._waiting: dict[str, Run] = {}
-        self._swift_until = 0.0
+        self._pace = 0.0
+        self._known_until = 0.0
         self._ends = 0
         self._since = 0.0
 
@@ -36,26 +40,34 @@ class Ahead:
         return len(self._waiting)
 
     @property
+    def most(self) -> int:
+        """How many tasks may wait here now."""
+        if self._claim_now is None or asyncio.get_running_loop().time() > self._known_until:
+            return 0
+        return min(MOST, int(self._pace * AHEAD_S))
+
+    @property
     def room(self) -> int:
-        """How many to claim now; nothing before half of what waits has begun, so that claims stay large."""
-        if self._claim_now is None or len(self._waiting) > self._workers // 2:
-            return 0
-        if asyncio.get_running_loop().time() > self._swift_until:
-            return 0
-        return self._workers - len(self._waiting)
+        """How many to claim now; nothing before half of what may wait has begun, so that claims stay large."""
+        most = self.most
+        return 0 if len(self._waiting) > most // 2 else most - len(self._waiting)
 
     def stop(self) -> None:
-        """Claim no more until the workers have proved swift again."""
-        self._swift_until = 0.0
+        """Claim no more until the workers have shown their pace anew."""
+        self._known_until = 0.0
         self._ends = 0
         self._since = asyncio.get_running_loop().time()
 
     def ended(self, runs: int) -> None:
         """So many runs ended that had begun."""
+        now = asyncio.get_running_loop().time()
+        if now - self._since > FRESH_S:  # after a pause: these ends are none of the pace to come
+            self._ends, self._since = 0, now
+            return
         self._ends += runs
-        if self._ends >= self._workers:
-            now = asyncio.get_running_loop().time()
-            self._swift_until = now + SWIFT_S if now - self._since <= SWIFT_S else 0.0
+        if now - self._since >= AHEAD_S:
+            self._pace = self._ends / (now - self._since)
+            self._known_until = now + FRESH_S
             self._ends, self._since = 0, now
 
     async def claim(self, limit: int) -> Sequence[Claim]:

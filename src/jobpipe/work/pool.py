@@ -88,7 +88,7 @@ class Pool:
         self._watcher = watcher or Watcher()
         self._runs: dict[str, Run] = {}
         self._open = 0
-        self._ahead = Ahead(claim_now, workers)
+        self._ahead = Ahead(claim_now)
         self._alone: deque[Run] = deque()
         self._lone: Run | None = None
         self._deliveries = Deliveries(source, self._pauses, self._delivered)
@@ -163,15 +163,16 @@ class Pool:
     async def _claim(self) -> None:
         failures = 0
         while not self._draining and self._left != 0:
-            free = self._free()
-            ahead = 0 if free else self._bounded(self._ahead.room)
-            if not (free or ahead):
+            free = self.workers - len(self._runs)
+            limit = self._bounded(free + self._ahead.room)
+            if limit <= 0:
                 self._room.clear()
                 await self._room.wait()
                 continue
             self._deliveries.send()
+            ahead = free <= 0
             try:
-                claims = await (self._ahead.claim(ahead) if ahead else self._source.claim(free))
+                claims = await (self._ahead.claim(limit) if ahead else self._source.claim(limit))
             except Exception as error:  # noqa: BLE001  # a source that fails must not end the pool
                 self._ahead.stop()
                 failures += 1
@@ -181,18 +182,14 @@ class Pool:
                 logger.debug("the source gives no more tasks: claiming ends")
                 return
             failures = 0
-            self._take(claims, ahead=ahead > 0)
-
-    def _free(self) -> int:
-        """For how many workers tasks may be claimed now."""
-        return self._bounded(self.workers - len(self._runs))
+            self._take(claims, ahead=ahead)
 
     def _bounded(self, claims: int) -> int:
         """So many claims, but none while a task has the process to itself, or too many settles wait."""
         if (
             self._alone
             or self._lone is not None
-            or len(self._deliveries) >= SETTLES_PER_WORKER * self.workers
+            or len(self._deliveries) >= SETTLES_PER_WORKER * (self.workers + self._ahead.most)
         ):
             return 0
         return claims if self._left is None else max(0, min(claims, self._left - len(self._ahead)))
