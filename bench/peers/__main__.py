@@ -95,7 +95,9 @@ def _add(rows: dict[str, report.Row], name: str, measuring: Callable[[], measure
 
 
 def _write(rows: list[report.Row], arguments: argparse.Namespace) -> None:
-    here = {str(key): str(value) for key, value in machine().items()} | {"load on Jobpipe by": ours.generator()}
+    here = {str(key): str(value) for key, value in machine().items()} | {
+        "load on Jobpipe by": ours.generator()
+    }
     page = report.markdown(rows, here, arguments.rounds)
     print(page)
     if not arguments.write:

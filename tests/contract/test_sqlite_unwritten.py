@@ -183,9 +183,27 @@ async def test_after_a_kill_what_waited_is_written_before_it_runs(
     image = await crash_image(path, tmp_path / "image")
     await image.claim_one()
     assert in_file(tmp_path / "image" / path.name) == {"a": (1, 1)}
-    await image.accept("b")
+    await image.accept("b", "c")
+    await image.claim_one()  # which shows that no more of before comes first
     await image.claim_one()
-    assert in_file(tmp_path / "image" / path.name) == {"a": (1, 1), "b": (0, 0)}
+    assert in_file(tmp_path / "image" / path.name) == {"a": (1, 1), "b": (1, 1), "c": (0, 0)}
+    await image.store.close()
+
+
+async def test_a_task_of_before_a_kill_that_comes_due_later_is_written_before_it_runs(
+    desk: Desk, path: Path, tmp_path: Path
+) -> None:
+    await desk.accept("later", run_at=desk.now + 1000)
+    image = await crash_image(path, tmp_path / "image")
+    await image.accept("a", "b")
+    await image.claim_one()
+    await image.claim_one()
+    image.clock.advance(10)
+    await image.accept("c")
+    assert [claim.task.id for claim in await image.claim(2)] == ["later", "c"]
+    found = in_file(tmp_path / "image" / path.name)
+    assert (found["later"], found["c"]) == ((1, 1), (1, 1))
+    await image.assert_counts_are_true()
     await image.store.close()
 
 

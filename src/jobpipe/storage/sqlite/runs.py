@@ -54,11 +54,15 @@ class Runs:
         self._s = state
         self._boot = secrets.token_hex(6)
         self._claims = 0
+        self._cautious = state.suspect > 0
+        """Whether the next task may be one that waited when the server was killed."""
 
     def claim(self, request: ClaimRequest, now: int) -> ClaimAnswer:
         """Claim, written in the transaction that is under way."""
         answer = self._taken(request, now)
         self._s.write_claims([claim.task.seq for claim in answer.claims])
+        if answer.claims and not self._has_suspects(answer):
+            self._cautious = False
         return answer
 
     def hand_out(self, request: ClaimRequest, now: int) -> ClaimAnswer | None:
@@ -67,15 +71,19 @@ class Runs:
         The worker must die with this server: another one would come back with a lease that nobody knows. And what
         waited when the server was killed may be what killed it: that is counted from its first line on.
         """
-        if not request.local:
+        if not request.local or self._cautious:
             return None
         answer = self._taken(request, now)
-        if any(claim.task.seq <= self._s.suspect for claim in answer.claims):
+        if self._has_suspects(answer):
             self._s.take_back()
+            self._cautious = True
             return None
         self._s.leases.commit()
         self._s.unwritten.commit()
         return answer
+
+    def _has_suspects(self, answer: ClaimAnswer) -> bool:
+        return any(claim.task.seq <= self._s.suspect for claim in answer.claims)
 
     def _taken(self, request: ClaimRequest, now: int) -> ClaimAnswer:
         monotonic, lease_s = self._s.clock.monotonic(), request.lease_s
