@@ -1,7 +1,8 @@
 """Keeps a bounded number of workers busy with tasks from a TaskSource, and stops with a deadline.
 
-A Pool never polls: one claim call at most is under way, and none while no worker is free. Each outcome is delivered at
-least once, however often the source fails, until the drain's end. What a run comes to is the executor's matter.
+A Pool never polls: one claim call at most is under way, and none while no worker is free, but for claiming ahead of
+short runs. Each outcome is delivered at least once, however often the source fails, until the drain's end. What a run
+comes to is the executor's matter.
 """
 
 from __future__ import annotations
@@ -163,15 +164,15 @@ class Pool:
     async def _claim(self) -> None:
         failures = 0
         while not self._draining and self._left != 0:
-            free = self.workers - len(self._runs)
-            limit = self._bounded(free + self._ahead.room)
+            ahead = self._ahead.room
+            limit = self._bounded(self.workers - len(self._runs) + ahead)
             if limit <= 0:
                 self._room.clear()
                 await self._room.wait()
                 continue
             self._deliveries.send()
-            ahead = free <= 0
             try:
+                # Never for more than the free workers where the answer may come late: by then the pace is another.
                 claims = await (self._ahead.claim(limit) if ahead else self._source.claim(limit))
             except Exception as error:  # noqa: BLE001  # a source that fails must not end the pool
                 self._ahead.stop()
@@ -182,7 +183,7 @@ class Pool:
                 logger.debug("the source gives no more tasks: claiming ends")
                 return
             failures = 0
-            self._take(claims, ahead=ahead)
+            self._take(claims, ahead=ahead > 0)
 
     def _bounded(self, claims: int) -> int:
         """So many claims, but none while a task has the process to itself, or too many settles wait."""
@@ -200,7 +201,7 @@ class Pool:
         for claim in claims:
             run = self._executor.prepare(claim, self)
             self._open += 1
-            if self._draining or (ahead and claim.alone):
+            if self._draining or (claim.alone and ahead):
                 # What came ahead of time and must run alone would wait here beside runs that may kill it.
                 self._ahead.stop()
                 run.release()
@@ -281,7 +282,7 @@ class Pool:
         ended, self._ended = self._ended, []
         for run in ended:
             self._runs.pop(run.claim.lease_id, None)
-        # Not those that never began: what is given back proves no worker swift.
+        # Not those that never began: what is given back is none of the pace.
         self._ahead.ended(sum(run.started is not None for run in ended))
         self._check_alone()
         self._begin_waiting()
@@ -291,6 +292,7 @@ class Pool:
         self._watcher.on_settled([run.claim.lease_id for run in runs])
         if self._lone in runs:
             self._check_alone()
+            self._begin_waiting()
         self._room.set()
         if self._draining:
             self._check_drained()
