@@ -31,7 +31,7 @@ RATIOS = {
 """By the name of the case: its figure, and the limit that it is divided by. All of these are bound by the processor, so
 the limit is as well: a disk that syncs faster must not look like a slower server."""
 SIZES = Sizes(
-    single=500, parallel=10_000, batches=40, done=10_000, drain=20_000, pickups=50, idle_s=1.0,
+    single=500, parallel=10_000, batches=40, done=10_000, drain=60_000, pickups=50, idle_s=1.0,
     http_1=1_000, http_64=20_000, commits_1=500, commits_64=400, commits_1000=40,
 )  # fmt: skip
 

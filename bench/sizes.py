@@ -12,7 +12,7 @@ class Sizes(NamedTuple):
     parallel: int = 30_000
     batches: int = 200
     done: int = 20_000
-    drain: int = 20_000
+    drain: int = 60_000
     pickups: int = 200
     idle_s: float = 5.0
     http_1: int = 5_000
@@ -27,7 +27,7 @@ QUICK = Sizes(
     parallel=1_000,
     batches=8,
     done=500,
-    drain=1_000,
+    drain=10_000,
     pickups=20,
     idle_s=1.0,
     http_1=200,

@@ -1,7 +1,7 @@
 """`python -m bench.storage`: what a task costs the storage thread, and what it writes, under other settings of SQLite.
 
-Runs the store alone, in one thread: tasks are inserted, then claimed and settled as a busy pool does it, each commit
-with the settles of the claim before. Variants take turns, and the lowest of the rounds counts. Bytes are those handed
+Runs the store alone, in one thread: tasks are inserted, then claimed and settled as a busy pool does it, with the next
+claim before the commit of the settles. Variants take turns, and the lowest of the rounds counts. Bytes are those handed
 to `write` and its like, the log and what checkpoints copy out of it.
 """
 
@@ -33,12 +33,13 @@ BATCH = 64
 
 
 class Variant(NamedTuple):
-    """Statements before the file has its schema, and after; `batch` tasks a commit."""
+    """Statements before the file has its schema, and after; `batch` tasks a commit; claims of `local` workers."""
 
     name: str
     before: str = ""
     after: str = ""
     batch: int = BATCH
+    local: bool = True
 
 
 class Cost(NamedTuple):
@@ -53,6 +54,7 @@ class Cost(NamedTuple):
 
 VARIANTS = (
     Variant("as it is: 64 tasks a commit"),
+    Variant("workers elsewhere: claims are written first", local=False),
     *(Variant(f"{n:,} a commit", batch=n) for n in (1, 8, 256, 1000)),
     *(
         Variant(
@@ -82,7 +84,7 @@ def measure(variant: Variant, tasks: int) -> Cost:
         store = Store(connection, Limits(10**9, 1000), SystemClock(), CommitStats())
         _run(connection, variant.after)
         insert_cpu, _, insert_bytes = _metered(lambda: _insert(store, tasks, variant.batch))
-        run_cpu, run_wall, run_bytes = _metered(lambda: _work(store, variant.batch))
+        run_cpu, run_wall, run_bytes = _metered(lambda: _work(store, variant.batch, local=variant.local))
         store.close()
     return Cost(*(value / tasks for value in (insert_cpu, insert_bytes, run_cpu, run_wall, run_bytes)))
 
@@ -94,15 +96,20 @@ def _insert(store: Store, tasks: int, batch: int) -> None:
         store.commit([_call("insert", new, now)])
 
 
-def _work(store: Store, batch: int) -> None:
+def _work(store: Store, batch: int, *, local: bool) -> None:
     policy, claims = Policy(), list[Claim]()
     while True:
         now = round(time.time() * 1000)
-        claiming = _call("claim", ClaimRequest(batch, "here:1", None, None, True), now)
+        claiming = _call("claim", ClaimRequest(batch, "here:1", None, None if local else 30.0, local), now)
         settles = [
             Settlement(claim.task.id, claim.lease_id, _done(claim, now, policy), False) for claim in claims
         ]
-        store.commit([_call("settle", settles, now), claiming] if settles else [claiming])
+        calls = [_call("settle", settles, now)] if settles else []
+        store.hand_out([claiming])
+        if claiming.answer is None:
+            calls.append(claiming)
+        if calls:
+            store.commit(calls)
         claims = claiming.answer.claims
         if not claims:
             return
