@@ -73,9 +73,8 @@ class Users:
             self._history.ask(self._history.latest(Status.QUEUED), RUNNING, before)
             return []
         steps = self._history.ask([claim.task.id for claim in answer.claims], RUNNING, before)
-        if (
-            not local
-        ):  # a claim of the server's own is in the file a little later, but before anybody reads it
+        # A claim of the server's own is in the file a little later, but before anybody reads it.
+        if not local:
             self._history.know(steps, self._moment())
         return answer.claims
 

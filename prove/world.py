@@ -144,7 +144,8 @@ class World:
         if to is None:
             return settlement
         if to.finished_at is None:
-            to = replace(to, run_at=self._times.there(to.run_at))
+            if to.kind is not Kind.RELEASED:  # a place that is kept is the store's own time
+                to = replace(to, run_at=self._times.there(to.run_at))
         else:
             to = replace(to, finished_at=self._times.there(to.finished_at))
         return replace(settlement, transition=to)

@@ -49,7 +49,7 @@ CALLS: dict[str, Callable[[Storage], Coroutine[Any, Any, object]]] = {
 
 def test_every_method_of_the_contract_is_tried_here() -> None:
     methods = {name for name in vars(Storage) if not name.startswith("_")}
-    values = {"shared", "forgets_unwritten_claims"}
+    values = {"shared", "writes_local_claims_late"}
     assert methods - set(CALLS) - values == {"open", "close", "wait_broken", "publish", "listen", "commits"}
 
 

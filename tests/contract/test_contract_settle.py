@@ -72,14 +72,15 @@ async def test_a_final_failure_keeps_worker_start_and_error(desk: Desk) -> None:
     )  # fmt: skip
 
 
-async def test_a_release_takes_the_attempt_back_and_is_due_at_once(desk: Desk) -> None:
+async def test_a_release_takes_the_attempt_back_and_keeps_the_place_of_its_task(desk: Desk) -> None:
     claim = await desk.start("a")
     desk.clock.advance(1)
     assert await desk.settle(claim, RELEASED) == Settled(Status.QUEUED)
     assert await desk.get("a") == replace(
-        claim.task, status=Status.QUEUED, attempts=0, run_at=desk.now, started_at=None, worker=None
+        claim.task, status=Status.QUEUED, attempts=0, started_at=None, worker=None
     )
-    assert ids_of(await desk.claim()) == ["a"]
+    await desk.accept(new("b", queue="only-a"))
+    assert ids_of(await desk.claim(5)) == ["a", "b"]
 
 
 async def test_a_run_that_was_asked_to_stop_ends_as_cancelled(desk: Desk) -> None:

@@ -8,15 +8,22 @@ import pytest
 from desk import DONE, FAILED, RELEASED, Desk, OpenDesk, new
 
 from jobpipe.core.task import NewTask, Task
-from jobpipe.storage.sqlite.due import MOST_LINES
-from jobpipe.storage.sqlite.line import MOST_BYTES, MOST_ROWS
+from jobpipe.storage.sqlite import due
+from jobpipe.storage.sqlite.line import MOST_BYTES
 
-QUEUES = MOST_LINES + 4
+QUEUES = 20
 
 
 @pytest.fixture
 def url() -> str:
     return "memory:"
+
+
+@pytest.fixture(autouse=True, params=[(4, 256), (256, 8192)], ids=["few lines", "many lines"])
+def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, rows = request.param
+    monkeypatch.setattr(due, "MOST_LINES", lines)
+    monkeypatch.setattr(due, "MOST_ROWS", rows)
 
 
 class Crowd:
@@ -40,7 +47,7 @@ class Crowd:
 
     async def claim(self) -> None:
         wanted = self.source.choice([None, {f"q{n}" for n in self.source.sample(range(QUEUES), 3)}])
-        limit = self.source.choice([1, 5, 64, MOST_ROWS])
+        limit = self.source.choice([1, 5, 64, 512])
         due = [
             task
             for task in self.waiting.values()

@@ -103,7 +103,7 @@ async def test_leases_of_unknown_age_are_proven_at_once(server: ScriptedServer, 
     await server.until(lambda: server.bodies("/extend"))
 
 
-async def test_it_waits_for_no_settles_where_a_claim_for_free_workers_does(
+async def test_it_waits_for_no_settles_as_a_claim_that_may_wait_does(
     server: ScriptedServer, make: Make
 ) -> None:
     source = make()
@@ -233,6 +233,6 @@ async def test_a_pool_claims_ahead_from_a_server_with_a_backlog(
     await pool.drain(1)
     assert sorted(done) == sorted(f"t{n}" for n in range(300))
     wishes = server.bodies("/lease")
-    assert (wishes[0]["max"], wishes[0]["wait"] > 0) == (3 + 4, True)
-    assert {wish["max"] for wish in wishes if not wish["wait"]} <= {2, 3, 4}
+    assert (wishes[0]["max"], wishes[0]["wait"]) == (3 + 4, 0)
+    assert max(wish["max"] for wish in wishes if wish["wait"]) <= 3
     assert sum(not wish["wait"] for wish in wishes) > 1

@@ -13,7 +13,7 @@ import apsw
 import pytest
 
 from jobpipe.core.errors import StorageFull
-from jobpipe.storage.sqlite.writer import LARGE, MAX_GATHERED, Calls, Writer
+from jobpipe.storage.sqlite.writer import LARGE, MAX_GATHERED, Call, Calls, Writer
 
 
 class Store:
@@ -25,27 +25,27 @@ class Store:
         self.gate.set()
         self.can_wait = True
         self.hands_out = False
-        self.owes = False
+        self.owes = self.overdue = False
         self.error: Exception | None = None
 
-    def hand_out(self, calls: Calls) -> None:
+    def hand_out(self, call: Call) -> None:
         if self.hands_out:
             self.owes = True
-            for call in calls:
-                call.answer = call.argument
+            call.answer = call.argument
 
     def commit(self, calls: Calls) -> None:
         self.commits.append([f"{call.group}{call.argument}" for call in calls])
         self.gate.wait(10)
         if self.error is not None:
             raise self.error
-        self.owes = False
+        self.owes = self.overdue = False
         for call in calls:
             call.answer = call.argument
             call.can_wait = call.group == "settle" and self.can_wait
 
     def read(self, calls: Calls) -> None:
-        self.commit(calls)
+        for call in calls:
+            call.answer = call.argument
 
     def close(self) -> None:
         """Nothing is open."""
@@ -163,3 +163,16 @@ async def test_a_store_that_fails_hands_nothing_out_until_a_commit_succeeds() ->
         await call(writer, "insert")
         await call(writer, "claim")
     assert store.commits == [["insert0"], ["claim0"], ["insert0"], []]
+
+
+async def test_what_is_overdue_is_written_though_others_only_read() -> None:
+    store = Store()
+    store.hands_out = True
+    async with opened(store) as writer:
+        await call(writer, "claim")
+        store.overdue = True
+        await writer.call("get", 1, writes=False)
+        async with asyncio.timeout(5):
+            while store.owes:
+                await asyncio.sleep(0)
+    assert [] in store.commits

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from test_work_pace import AHEAD_S, PATIENCE_S, Loop, hand_moved
+from test_work_pace import AHEAD_S, COOL_S, PATIENCE_S, Loop, hand_moved
 from test_work_pool import SOON, Bench, Source, Told, claim, turns
 
 from jobpipe.clock import ManualClock
@@ -134,7 +134,7 @@ async def test_free_workers_ask_for_what_may_wait_too_with_the_same_claim(rigs: 
     rig = rigs(*held(9), workers=2, most=3)
     await rig.bench.until_running("t0", "t1")
     await turns()
-    assert rig.asked == ([5], [])
+    assert rig.asked == ([], [5])
     assert (rig.begun, rig.waiting, rig.pool.busy) == (["t0", "t1"], ["t2", "t3", "t4"], 2)
 
 
@@ -152,13 +152,13 @@ async def test_what_was_claimed_ahead_begins_in_the_order_of_its_claim_as_worker
 async def test_no_more_is_claimed_before_half_of_what_may_wait_has_begun(rigs: Rigs) -> None:
     rig = rigs(*held(20), workers=4, most=4)
     await rig.end("t0")
-    assert rig.asked == ([8], [])
+    assert rig.asked == ([], [8])
     await rig.end("t1")
-    assert rig.asked == ([8], [2])
+    assert rig.asked == ([], [8, 2])
     await rig.end("t2")
-    assert rig.asked == ([8], [2])
+    assert rig.asked == ([], [8, 2])
     await rig.end("t3")
-    assert rig.asked == ([8], [2, 2])
+    assert rig.asked == ([], [8, 2, 2])
     assert rig.waiting == ["t8", "t9", "t10", "t11"]
 
 
@@ -177,13 +177,13 @@ async def test_what_may_wait_follows_the_pace_of_the_runs(rigs: Rigs, loop: Loop
     assert (rig.waiting, rig.asked) == ([], ([2, 1, 1], []))
     loop.advance(AHEAD_S / 2)
     await rig.end("t2")  # the second in this time
-    assert (rig.waiting, rig.asked) == (["t5", "t6"], ([2, 1, 1, 3], []))
+    assert (rig.waiting, rig.asked) == (["t5", "t6"], ([2, 1, 1], [3]))
     loop.advance(AHEAD_S / 2)
     await rig.end("t3", "t4")
-    assert (rig.waiting, rig.asked) == (["t7", "t8"], ([2, 1, 1, 3], [1, 1]))
+    assert (rig.waiting, rig.asked) == (["t7", "t8"], ([2, 1, 1], [3, 1, 1]))
     loop.advance(AHEAD_S / 2)
     await rig.end("t5")  # the third
-    assert (rig.waiting, rig.asked) == (["t8", "t9", "t10"], ([2, 1, 1, 3], [1, 1, 2]))
+    assert (rig.waiting, rig.asked) == (["t8", "t9", "t10"], ([2, 1, 1], [3, 1, 1, 2]))
 
 
 async def test_a_pool_whose_runs_become_slow_claims_no_more_ahead(rigs: Rigs, loop: Loop) -> None:
@@ -191,45 +191,48 @@ async def test_a_pool_whose_runs_become_slow_claims_no_more_ahead(rigs: Rigs, lo
     await rig.bench.until_running("t0", "t1")
     loop.advance(AHEAD_S * 2)
     await rig.end("t0")
-    assert (rig.waiting, rig.asked) == (["t3"], ([4], []))
+    assert (rig.waiting, rig.asked) == (["t3"], ([], [4]))
     await rig.end("t1", "t2")
-    assert (rig.waiting, rig.asked) == ([], ([4, 1], []))
+    assert (rig.waiting, rig.asked) == ([], ([1], [4]))
 
 
 async def test_a_claim_ahead_that_finds_nothing_ends_the_claiming_ahead(rigs: Rigs) -> None:
     rig = rigs(*held(4))
     await rig.end("t0")
-    assert rig.asked == ([4], [1])
+    assert rig.asked == ([], [4, 1])
     await rig.source.put(*(claim(f"n{n}") for n in range(9)))
     await rig.end("t1")
-    assert (rig.waiting, rig.asked) == ([], ([4], [1]))
+    assert (rig.waiting, rig.asked) == ([], ([], [4, 1]))
     await rig.end("t2")
-    assert (rig.begun[-1], rig.waiting, rig.asked) == ("n0", [], ([4, 1], [1]))
+    assert (rig.begun[-1], rig.waiting, rig.asked) == ("n0", [], ([1], [4, 1]))
 
 
 async def test_a_claim_ahead_that_fails_ends_the_claiming_ahead_and_nothing_else(rigs: Rigs) -> None:
     rig = rigs(*held(9))
+    await rig.bench.until_running("t0", "t1")
     rig.source.now_errors = [ValueError("bug")]
     await rig.end("t0", "t1", "t2")
     await rig.bench.until_running("t3", "t4")
     await turns()
-    assert (rig.waiting, rig.asked) == ([], ([4, 1], [1]))
+    assert (rig.waiting, rig.asked) == ([], ([1], [4, 1]))
 
 
 async def test_a_claim_that_fails_ends_the_claiming_ahead_and_nothing_else(rigs: Rigs) -> None:
     rig = rigs()
     rig.source.claim_errors = [ValueError("bug")]
+    await rig.source.until(lambda: len(rig.source.limits) == 2)
     await rig.source.put(*held(9))
     await rig.bench.until_running("t0", "t1")
     await turns()
-    assert (rig.waiting, rig.asked) == ([], ([4, 2], []))
+    assert (rig.waiting, rig.asked) == ([], ([2, 2], [4]))
 
 
 async def test_a_worker_that_is_free_by_then_begins_what_came_ahead_at_once(rigs: Rigs) -> None:
     rig = rigs(*held(8), most=4)
+    await rig.bench.until_running("t0", "t1")
     rig.source.now_open.clear()
     await rig.end("t0", "t1")
-    assert rig.asked == ([6], [2])
+    assert rig.asked == ([], [6, 2])
     await rig.end("t2", "t3", "t4")
     assert (rig.bench.running, rig.waiting) == ({"t5"}, [])
     rig.source.now_open.set()
@@ -240,9 +243,9 @@ async def test_a_worker_that_is_free_by_then_begins_what_came_ahead_at_once(rigs
 async def test_no_more_tasks_are_begun_than_the_pool_may_take_and_none_is_claimed_in_vain(rigs: Rigs) -> None:
     rig = rigs(*held(9), max_tasks=7, most=4)
     await rig.end("t0", "t1")
-    assert (rig.waiting, rig.asked) == (["t4", "t5", "t6"], ([6], [1]))
+    assert (rig.waiting, rig.asked) == (["t4", "t5", "t6"], ([], [6, 1]))
     await rig.end("t2", "t3", "t4")
-    assert (rig.waiting, rig.asked) == ([], ([6], [1]))
+    assert (rig.waiting, rig.asked) == ([], ([], [6, 1]))
     await rig.told.until("spent")
     draining = asyncio.create_task(rig.pool.drain(60))
     rig.bench.gate("t5").set()
@@ -257,9 +260,9 @@ async def test_what_waits_does_not_count_as_taken_before_it_begins(rigs: Rigs) -
     rig = rigs(*held(9), max_tasks=3)
     await rig.bench.until_running("t0", "t1")
     await turns()
-    assert (rig.waiting, rig.asked, ("spent",) in rig.told.words) == (["t2"], ([3], []), False)
+    assert (rig.waiting, rig.asked, ("spent",) in rig.told.words) == (["t2"], ([], [3]), False)
     await rig.end("t0")
-    assert (rig.begun, rig.asked, ("spent",) in rig.told.words) == (["t0", "t1", "t2"], ([3], []), True)
+    assert (rig.begun, rig.asked, ("spent",) in rig.told.words) == (["t0", "t1", "t2"], ([], [3]), True)
 
 
 async def test_nothing_is_claimed_ahead_while_too_many_settles_wait(rigs: Rigs) -> None:
@@ -287,22 +290,30 @@ async def test_what_does_not_begin_soon_is_given_back_and_nothing_is_claimed_ahe
     loop.advance(PATIENCE_S * 0.25)
     assert await rig.source.until_settled("t2", "t3") == [Kind.RELEASED] * 2
     await turns()
-    assert (rig.waiting, rig.asked, rig.begun) == ([], ([4], []), ["t0", "t1"])
+    assert (rig.waiting, rig.asked, rig.begun) == ([], ([], [4]), ["t0", "t1"])
     await rig.end("t0")
-    assert (rig.waiting, rig.asked, rig.begun) == ([], ([4, 1], []), ["t0", "t1", "t2"])
+    assert (rig.waiting, rig.asked, rig.begun) == ([], ([1], [4]), ["t0", "t1", "t2"])
 
 
-async def test_a_pace_that_is_measured_after_a_give_back_lets_tasks_wait_again(
+async def test_after_a_give_back_nothing_waits_for_a_while_and_then_by_a_new_pace(
     rigs: Rigs, loop: Loop
 ) -> None:
-    rig = rigs(*held(9))
+    rig = rigs(*held(4), *(claim(f"n{n}", "noop") for n in range(90)))
     await rig.bench.until_running("t0", "t1")
     loop.advance(PATIENCE_S)
-    await rig.end("t0")
-    loop.advance(AHEAD_S)
-    await rig.end("t1")
-    assert (rig.waiting, rig.asked) == (["t4", "t5"], ([4, 1, 3], []))
-    assert rig.begun == ["t0", "t1", "t2", "t3"]
+    for n in range(4):
+        loop.advance(AHEAD_S)
+        rig.bench.gate(f"t{n}").set()
+        await turns(20)
+    assert (rig.waiting, rig.source.asked_now) == ([], [4])
+    loop.advance(COOL_S)
+    await rig.source.put(*(claim(f"m{n}") for n in range(9)))
+    await rig.source.until_settled(*(f"n{n}" for n in range(90)))
+    for n in range(4):
+        await rig.end(f"m{n}")
+        loop.advance(AHEAD_S / 2)
+    assert rig.waiting
+    assert len(rig.source.asked_now) > 1
 
 
 async def test_each_claim_waits_for_its_own_time(rigs: Rigs, loop: Loop) -> None:
@@ -324,7 +335,7 @@ async def test_what_is_given_back_does_not_count_as_taken(rigs: Rigs, loop: Loop
     await rig.bench.until_running("t0", "t1")
     loop.advance(PATIENCE_S)
     assert await rig.source.until_settled("t2") == [Kind.RELEASED]
-    assert (rig.asked, ("spent",) in rig.told.words) == (([3], []), False)
+    assert (rig.asked, ("spent",) in rig.told.words) == (([], [3]), False)
     rig.bench.gate("t0").set()
     await rig.told.until("spent")
     assert rig.begun == ["t0", "t1", "t2"]
@@ -344,7 +355,7 @@ async def test_a_task_that_must_run_alone_is_given_back_and_then_claimed_when_it
 ) -> None:
     rig = rigs(*held(4), claim("a", alone=True), *(claim(f"n{n}", "noop") for n in range(9)))
     await rig.end("t0")
-    assert rig.asked == ([4], [1])
+    assert rig.asked == ([], [4, 1])
     assert await rig.source.until_settled("a") == [Kind.RELEASED]
     await rig.end("t1", "t2", "t3")
     await rig.bench.until_running("a")
@@ -355,17 +366,21 @@ async def test_a_task_that_must_run_alone_is_given_back_and_then_claimed_when_it
     assert rig.begun == ["t0", "t1", "t2", "t3", "a", *(f"n{n}" for n in range(9))]
 
 
-async def test_nothing_that_waits_begins_beside_a_task_that_must_run_alone(rigs: Rigs) -> None:
-    rig = rigs(claim("a", alone=True), *held(9))
-    await rig.bench.until_running("t0")
+async def test_free_workers_too_give_a_task_back_that_must_run_alone_and_came_with_what_waits(
+    rigs: Rigs,
+) -> None:
+    rig = rigs(claim("a", alone=True), *held(5))
+    await rig.bench.until_running("t0", "t1")
     await turns()
-    assert rig.bench.running == {"t0"}
-    await rig.end("t0")
-    assert (rig.bench.running, rig.begun, rig.asked) == ({"a"}, ["t0", "a"], ([4], []))
-    for id in ("a", *(f"t{n}" for n in range(1, 9))):
-        rig.bench.gate(id).set()
-    assert set(await rig.source.until_settled("a", *(f"t{n}" for n in range(9)))) == {Kind.DONE}
-    assert sorted(rig.begun) == ["a", *(f"t{n}" for n in range(9))]
+    assert (rig.waiting, rig.source.outcomes) == (["t2"], [("a", Kind.RELEASED)])
+    await rig.end("t0", "t1")
+    assert (rig.bench.running, rig.asked) == ({"t2"}, ([1], [4]))  # the free worker's own claim is for `a`
+    await rig.end("t2")
+    assert rig.bench.running == {"a"}
+    rig.bench.gate("a").set()
+    await rig.end("t3", "t4")
+    assert rig.begun == ["t0", "t1", "t2", "a", "t3", "t4"]
+    assert rig.source.settled["a"].kind is Kind.DONE
 
 
 async def test_a_task_that_waits_ahead_can_be_cancelled(rigs: Rigs) -> None:

@@ -37,9 +37,10 @@ async def test_a_drain_gives_back_at_once_what_waits_and_begins_nothing_more(loo
 
 async def test_what_a_claim_ahead_still_brings_to_a_drain_is_given_back(loop: Loop) -> None:
     rig = Rig(loop, *held(6))
+    await rig.bench.until_running("t0", "t1")
     rig.source.now_open.clear()
     await rig.end("t0")
-    await rig.source.until_asked_now(1)
+    await rig.source.until_asked_now(4, 1)
     assert rig.waiting == ["t3"]
     await rig.pool.drain(0.01)
     assert sorted(rig.source.outcomes) == [
@@ -87,6 +88,8 @@ async def test_every_task_is_run_once_whatever_is_given_back_meanwhile(
     assert sorted(rig.begun) == sorted(ids)
     assert sorted(id for id, kind in rig.source.outcomes if kind is Kind.DONE) == sorted(ids)
     assert (most, beside_alone, rig.waiting, rig.source.most_calls) == (3, [], [], 1)
-    assert len(rig.source.asked_now) > 1
+    assert rig.source.asked_now
+    if len(steps) > 1:  # time passes, so that there is a pace again after a give-back
+        assert len(rig.source.asked_now) > 1
     if PATIENCE_S in steps:
-        assert [kind for _, kind in rig.source.outcomes].count(Kind.RELEASED) > 10
+        assert [kind for _, kind in rig.source.outcomes].count(Kind.RELEASED) > 0

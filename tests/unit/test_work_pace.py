@@ -16,7 +16,7 @@ from jobpipe.work.ahead import MOST, Ahead
 from jobpipe.work.executor import Executor
 from jobpipe.work.run import Run
 
-AHEAD_S, PATIENCE_S, FRESH_S = 1.0, 3.0, 4.0
+AHEAD_S, PATIENCE_S, FRESH_S, COOL_S = 1.0, 3.0, 4.0, 20.0
 """In the proportions of the real ones, but whole seconds: sums of them are exact."""
 
 
@@ -52,8 +52,8 @@ def hand_moved(monkeypatch: pytest.MonkeyPatch) -> Loop:
     """From now on claiming ahead depends on no real time."""
     loop = Loop()
     monkeypatch.setattr(ahead, "asyncio", SimpleNamespace(get_running_loop=lambda: loop))
-    for name, seconds in (("AHEAD_S", AHEAD_S), ("PATIENCE_S", PATIENCE_S), ("FRESH_S", FRESH_S)):
-        monkeypatch.setattr(ahead, name, seconds)
+    for name in ("AHEAD_S", "PATIENCE_S", "FRESH_S", "COOL_S"):
+        monkeypatch.setattr(ahead, name, globals()[name])
     return loop
 
 

@@ -157,7 +157,8 @@ def decide(task: Task, outcome: Outcome, now: int, policy: Policy, random: Calla
     if outcome.kind is Kind.CANCELLED:
         raise ValueError(f"nobody asked to cancel task '{task.id}'")
     if outcome.kind is Kind.RELEASED:
-        return _again(task, outcome.kind, now, attempts=task.attempts - 1)
+        # It was its turn: it keeps its place before those that have waited for less.
+        return _again(task, outcome.kind, task.run_at, attempts=task.attempts - 1)
     if outcome.kind is Kind.LOST:
         return _lost(task, outcome, now, policy, random)
     return _failed(task, outcome, now, policy, random)

@@ -113,12 +113,12 @@ class TaskQueue:
         return self._draining
 
     @property
-    def forgets_unwritten_claims(self) -> bool:
-        """Whether claims of this server's own workers that did not begin yet leave no mark when it is killed.
+    def writes_local_claims_late(self) -> bool:
+        """Whether claims of this server's own workers are stored a moment after they are answered.
 
-        Then those workers may claim ahead: elsewhere, what waited in them would count as lost beside what ran.
+        Then these workers may claim ahead: what they give back at once was never claimed, and keeps its place.
         """
-        return self._storage.forgets_unwritten_claims
+        return self._storage.writes_local_claims_late
 
     def drain(self) -> None:
         """Refuse new tasks from now on, and answer all who wait: claims with nothing, `wait_finished` with what is."""

@@ -54,7 +54,7 @@ class PoolWorkers:
             executor,
             settings.workers,
             settle_grace=SETTLE_GRACE_S,
-            claim_now=source.claim_now if queue.forgets_unwritten_claims else None,
+            claim_now=source.claim_now if queue.writes_local_claims_late else None,
         )
         self._app = app
         self._queue = queue

@@ -153,6 +153,7 @@ class ProcessWorkers:
             grace=settings.shutdown_grace,
             max_result=settings.max_body,
             max_tasks=settings.max_tasks_per_process,
+            ahead=self._queue.writes_local_claims_late,
             simulate=(settings.simulate_min, settings.simulate_max, settings.simulate_failures),
             token=self._token,
             key=self._token,  # where the server asks for keys, its own workers' is this

@@ -191,8 +191,8 @@ class Storage(Protocol):
         ...
 
     @property
-    def forgets_unwritten_claims(self) -> bool:
-        """Whether a local claim may be answered before it is stored, and is forgotten if the server is killed then."""
+    def writes_local_claims_late(self) -> bool:
+        """Whether local claims are answered before they are stored; released before that, they were never made."""
         ...
 
     async def open(self) -> None:
@@ -211,7 +211,10 @@ class Storage(Protocol):
         ...
 
     def claim(self, request: ClaimRequest, now: int) -> Awaitable[ClaimAnswer]:
-        """Claim due tasks: higher priority first, then earlier `run_at`, then order of acceptance, over all queues."""
+        """Claim due tasks: higher priority first, then earlier `run_at`, then order of acceptance, over all queues.
+
+        Stored when it is answered; a local claim may be a moment later, but before anybody sees its task.
+        """
         ...
 
     def settle(self, settlements: Sequence[Settlement], now: int) -> Awaitable[list[SettleAnswer]]:

@@ -35,6 +35,7 @@ class Orders(Struct, frozen=True):
 
     `token` is the secret by which a server knows its own worker processes, `key` the key for a server elsewhere. Both
     travel here and not in the environment, which a handler's own subprocesses would inherit. `parent` is a process id.
+    `ahead` allows to claim a little before workers are free.
     """
 
     app: str | None
@@ -47,6 +48,7 @@ class Orders(Struct, frozen=True):
     grace: float = 25.0
     max_result: int = 1024**2
     max_tasks: int = 0
+    ahead: bool = False
     simulate: tuple[float, float, float] = (0.1, 0.5, 0.2)
     key: str | None = None
     token: str | None = None

@@ -19,6 +19,8 @@ FRESH_S = 0.02
 PATIENCE_S = 0.015
 """How long a task may wait here. Less than it takes until its claim is stored (storage/sqlite/unwritten.py): what has
 not begun is then not in the file as claimed, should the server be killed."""
+COOL_S = 2.0
+"""For how long after something was given back nothing more is claimed ahead: short runs are mixed with long ones."""
 MOST = 1000
 """Tasks that may wait here."""
 
@@ -32,7 +34,7 @@ class Ahead:
         self._claim_now = claim_now
         self._waiting: dict[str, Run] = {}
         self._pace = 0.0
-        self._known_until = 0.0
+        self._known_until = self._cool_until = 0.0
         self._ends = 0
         self._since = 0.0
 
@@ -42,7 +44,8 @@ class Ahead:
     @property
     def most(self) -> int:
         """How many tasks may wait here now."""
-        if self._claim_now is None or asyncio.get_running_loop().time() > self._known_until:
+        now = asyncio.get_running_loop().time()
+        if self._claim_now is None or now > self._known_until or now < self._cool_until:
             return 0
         return min(MOST, int(self._pace * AHEAD_S))
 
@@ -107,5 +110,6 @@ class Ahead:
         late = [run for run in runs if run.claim.lease_id in self._waiting]
         if late:
             self.stop()
+            self._cool_until = asyncio.get_running_loop().time() + COOL_S
         for run in late:
             run.release()

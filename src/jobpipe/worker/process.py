@@ -140,8 +140,7 @@ class WorkerProcess(Watcher):
         self._source.on_cancel = self._source.on_lost = self._cancel
         self._pool = Pool(
             self._source, self._executor, orders.workers, max_tasks=orders.max_tasks, watcher=self,
-            # Only the server's own: what waits in a process elsewhere that is killed would wait for its lease's end.
-            claim_now=None if orders.token is None else self._source.claim_now,
+            claim_now=self._source.claim_now if orders.ahead else None,
         )  # fmt: skip
         self._watchdog = Watchdog(
             self._loop, lambda: self._pool.runs, CLEANUP_S + 0.25, self._on_hang, self._clock

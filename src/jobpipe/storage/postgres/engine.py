@@ -55,7 +55,7 @@ class PostgresStorage:
     """Tasks in a PostgreSQL database. See `storage.base.Storage` for the promises."""
 
     shared = True
-    forgets_unwritten_claims = False
+    writes_local_claims_late = False
 
     def __init__(self, url: str, *, capacity: int, max_queues: int, clock: Clock) -> None:
         self._address: Address = parse(url)

@@ -64,9 +64,11 @@ def settled(seq: int, settlement: Settlement, to: Transition, now: int) -> tuple
     error = to.error
     finished = None if to.finished_at is None else to.finished_at - now
     unsuccessful = to.kind is not Kind.DONE
+    # Less than nothing: the place that a released task keeps, in the database's own time.
+    late = -1 - to.run_at if to.kind is Kind.RELEASED else delay(to.run_at, now)
     return (
         seq, settlement.id, settlement.lease_id, settlement.cancel_requested, NUMBER[to.status],
-        delay(to.run_at, now), finished, to.attempts, to.failures, to.lost, to.result,
+        late, finished, to.attempts, to.failures, to.lost, to.result,
         error_text(error),
         None if error is None else searchable(error.type), to.error_group,
         not settlement.rescue,  # a rescued claim leaves no lease id behind: its holder must find that it lost

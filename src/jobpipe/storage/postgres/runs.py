@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from jobpipe.core.errors import LeaseLost, NotFound
+from jobpipe.core.lifecycle import Kind
 from jobpipe.core.task import Claim, Status
 from jobpipe.storage.base import (
     MAX_CLAIM_BYTES,
@@ -186,7 +187,9 @@ class Runs:
             moved[(queue, priority, Status.RUNNING)] -= 1
             moved[(queue, priority, to.status)] += 1
             if to.status is Status.QUEUED:
-                self._s.levels.add(queue, priority, row["now"] + max(0, to.run_at - now))
+                due = row["now"] + max(0, to.run_at - now)
+                kept = to.kind is Kind.RELEASED
+                self._s.levels.add(queue, priority, to.run_at if kept else due)
         if held:
             self._s.time.observe(held[0]["now"])
             self._s.counts.add_all(LANE, moved)

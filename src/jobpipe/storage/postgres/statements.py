@@ -230,7 +230,8 @@ finished AS (
            to_result
       FROM held WHERE to_status >= 2),
 again AS (
-    UPDATE jobpipe.tasks SET status = 0, run_at = (SELECT now FROM t) + greatest(to_delay, 0), attempts = to_attempts,
+    UPDATE jobpipe.tasks SET status = 0,  -- a delay of less than nothing is a place that is kept (rows.py)
+           run_at = CASE WHEN to_delay < 0 THEN -1 - to_delay ELSE (SELECT now FROM t) + to_delay END, attempts = to_attempts,
            failures = to_failures, lost = to_lost, last_error = coalesce(to_error, tasks.last_error),
            error_type = coalesce(to_type, tasks.error_type), error_group = coalesce(to_group, tasks.error_group),
            lease_id = CASE WHEN keeps THEN tasks.lease_id END, settled = CASE WHEN keeps THEN to_status END,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from msgspec import Struct
 
 from jobpipe.core.task import Task
-from jobpipe.storage.sqlite.line import MOST_ROWS, Head, Line, Row
+from jobpipe.storage.sqlite.line import Head, Line, Row
 
 Level = tuple[str, int]
 """Queue and priority."""
@@ -22,7 +22,9 @@ Peek = Callable[[str, int, int], list[Row]]
 """`peek(queue, priority, n)` reads the first n rows of a level."""
 
 EARLIEST: Head = (0, 0)
-MOST_LINES = 16
+MOST_LINES = 256
+MOST_ROWS = 8192
+"""In all lines together, about: few lines may be long."""
 
 
 class Picked(Struct, frozen=True):
@@ -57,7 +59,7 @@ class Due:
             if head is not None:  # others wait, of which nothing is known
                 return
             line = self._keep(level, Line())
-        if not line.extend(run_at, tasks):
+        if not line.extend(run_at, tasks, 2 * self._length):
             del self._lines[level]
 
     def add(self, queue: str, priority: int, run_at: int, seq: int) -> None:
@@ -83,8 +85,11 @@ class Due:
         """The `run_at` of the task that has been due longest, for each queue that has a due one."""
         found: dict[str, int] = {}
         for level in [level for level, head in self._heads.items() if head[0] <= now]:
-            self._look(level, 1)
-            self._correct(level)
+            line = self._lines.get(level)
+            if line is None or not line.rows:
+                rows = self._peek(*level, 1)
+                line = Line(rows, None if not rows else rows[0][:2])
+            self._correct(level, line)
             head = self._heads.get(level)
             if head is not None and head[0] <= now:
                 found[level[0]] = min(head[0], found.get(level[0], now))
@@ -103,18 +108,23 @@ class Due:
         for priority in sorted(ready, reverse=True):
             if picking.full:
                 break
-            for queue in picking.merge(priority, ready[priority]):
-                self._correct((queue, priority))
+            for queue, line in picking.merge(priority, ready[priority]).items():
+                self._correct((queue, priority), line)
         return Picked(picking.rows, self.next_due(queues))
 
     def _look(self, level: Level, n: int) -> Line:
         """The line of a level, which knows n rows at least, or all."""
         line = self._lines.get(level)
         if line is None or (line.end is not None and len(line.rows) < n):
-            n = max(n, MOST_ROWS // 2)
+            n = max(n, self._length)
             rows = self._peek(*level, n)
             line = self._keep(level, Line(rows, rows[-1][:2] if len(rows) >= n else None))
         return line
+
+    @property
+    def _length(self) -> int:
+        """How many rows are looked up at once."""
+        return MOST_ROWS // 2 // max(16, len(self._lines) + 1)
 
     def _keep(self, level: Level, line: Line) -> Line:
         self._lines.pop(level, None)
@@ -123,16 +133,14 @@ class Due:
             del self._lines[next(iter(self._lines))]
         return line
 
-    def _correct(self, level: Level) -> None:
+    def _correct(self, level: Level, line: Line) -> None:
         """The head of a level, now that its line was looked at."""
-        line = self._lines.get(level)
-        if line is None:  # it gave way to others, which leaves its head too early, no more
-            return
         first = line.first
         if first is not None:
             self._heads[level] = first
         else:
-            del self._heads[level], self._lines[level]
+            del self._heads[level]
+            self._lines.pop(level, None)
 
 
 class _Picking:
@@ -146,8 +154,8 @@ class _Picking:
         self.rows: list[Row] = []
         self.full = limit <= 0
 
-    def merge(self, priority: int, heap: list[tuple[Head, str]]) -> Iterable[str]:
-        """Take due rows of one priority over its queues in order; answer the queues that were looked at."""
+    def merge(self, priority: int, heap: list[tuple[Head, str]]) -> dict[str, Line]:
+        """Take due rows of one priority over its queues in order; answer the lines that were looked at, by queue."""
         heapq.heapify(heap)
         lines: dict[str, Line] = {}
         while heap and not self.full and heap[0][0][0] <= self._now:
@@ -155,9 +163,10 @@ class _Picking:
             if queue not in lines:
                 # One more than can be taken, so that the row after the last one taken, the new head, is known.
                 lines[queue] = self._look((queue, priority), self._limit - len(self.rows) + 1)
-            else:
+            else:  # the smaller of the root's two children is the second of all
                 self._take(lines[queue], min(heap[1:3])[0] if len(heap) > 1 else None)
-            first = lines[queue].rows[0][:2] if lines[queue].rows else None
+            rows = lines[queue].rows
+            first = rows[0][:2] if rows else None
             if first is None:
                 heapq.heappop(heap)
             elif first != head:

@@ -7,6 +7,7 @@ connections to one in-memory database block each other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +45,7 @@ from jobpipe.storage.base import (
     TaskFilter,
 )
 from jobpipe.storage.sqlite import history, listing, moving
+from jobpipe.storage.sqlite.claimlog import ClaimLog
 from jobpipe.storage.sqlite.connection import open_reader, open_writer, refuse_foreign_file, translate
 from jobpipe.storage.sqlite.intake import Limits
 from jobpipe.storage.sqlite.lock import FileLock
@@ -58,7 +60,7 @@ class SqliteStorage:
     """Tasks in a SQLite file, or in memory when `path` is None. See `storage.base.Storage` for the promises."""
 
     shared = False
-    forgets_unwritten_claims = True
+    writes_local_claims_late = True
 
     def __init__(self, path: str | None, *, capacity: int, max_queues: int, clock: Clock) -> None:
         self._path = path
@@ -102,11 +104,9 @@ class SqliteStorage:
             refuse_foreign_file(self._path)
             self._lock.acquire()
         try:
-            # A store that was closed leaves no write-ahead log behind.
-            killed = self._path is not None and Path(f"{self._path}-wal").exists()
-            store = self._store = Store(
-                open_writer(self._path), self._limits, self._clock, self._commits, killed=killed
-            )
+            log = ClaimLog(None if self._path is None else f"{self._path}-claims")
+            connection = open_writer(self._path)
+            store = self._store = Store(connection, self._limits, self._clock, self._commits, log)
         except BaseException as error:
             if self._lock is not None:
                 self._lock.release(untouched=isinstance(error, StorageRefused))
@@ -227,7 +227,8 @@ class SqliteStorage:
         if self._reader is None:
             raise StorageError("the store is not open")
         if self._store is not None and self._store.owes:
-            await self._ask("written")
+            with contextlib.suppress(StorageError):  # what cannot be written now is listed as it was
+                await self._ask("written")
         return await self._read(function, self._reader, *arguments)
 
     async def _read(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 from jobpipe.core.task import Task
 
-MOST_ROWS = 512
-MOST_BYTES = 1024**2
-"""Of payload that is kept with its task."""
+MOST_BYTES = 256 * 1024
+"""Of payload that a line keeps with its tasks."""
 
 Head = tuple[int, int]
 """`run_at` and `seq`: the place of a task in the order of claims."""
@@ -41,15 +40,18 @@ class Line:
             self._bytes -= row[2]
         return row
 
-    def extend(self, run_at: int, tasks: Sequence[Task]) -> bool:
-        """New tasks, due at `run_at`; False when they come before others, so that this line is not true any more."""
+    def extend(self, run_at: int, tasks: Sequence[Task], most: int) -> bool:
+        """New tasks, due at `run_at`, as far as the line has room: up to `most` rows.
+
+        False when they come before others, so that this line is not true any more.
+        """
         place = (run_at, tasks[0].seq)
         if self.end is not None:
             return place > self.end
         if self.rows and place < self.rows[-1][:2]:
             return False
         for task in tasks:
-            if len(self.rows) >= MOST_ROWS or self._bytes > MOST_BYTES:
+            if self.rows and (len(self.rows) >= most or self._bytes > MOST_BYTES):
                 self.end = self.rows[-1][:2]
                 break
             size = len(task.payload)

@@ -25,6 +25,7 @@ from jobpipe.storage.base import (
     Settlement,
 )
 from jobpipe.storage.sqlite import statements as sql
+from jobpipe.storage.sqlite.claimlog import note_of
 from jobpipe.storage.sqlite.counts import Standing
 from jobpipe.storage.sqlite.leases import Lease
 from jobpipe.storage.sqlite.line import Row
@@ -54,54 +55,54 @@ class Runs:
         self._s = state
         self._boot = secrets.token_hex(6)
         self._claims = 0
-        self._cautious = state.suspect > 0
-        """Whether the next task may be one that waited when the server was killed."""
 
     def claim(self, request: ClaimRequest, now: int) -> ClaimAnswer:
         """Claim, written in the transaction that is under way."""
-        answer = self._taken(request, now)
+        answer, _ = self._taken(request, now)
         self._s.write_claims([claim.task.seq for claim in answer.claims])
-        if answer.claims and not self._has_suspects(answer):
-            self._cautious = False
         return answer
 
     def hand_out(self, request: ClaimRequest, now: int) -> ClaimAnswer | None:
-        """Claim without writing it now (see unwritten.py); None when the claim must be in the file first.
+        """Claim, only noted for now (see unwritten.py); None for a claim that must be in the file first.
 
-        The worker must die with this server: another one would come back with a lease that nobody knows. And what
-        waited when the server was killed may be what killed it: that is counted from its first line on.
+        That is one of a worker that outlives this server: it would come back with a lease that nobody knows.
         """
-        if not request.local or self._cautious:
+        if not request.local:
             return None
-        answer = self._taken(request, now)
-        if self._has_suspects(answer):
-            self._s.take_back()
-            self._cautious = True
-            return None
+        others = self._s.unwritten.lines
+        answer, line = self._taken(request, now)
+        if answer.claims:
+            try:
+                self._s.log.write(line, others())
+            except OSError:  # no space is left, most likely: the commit will say
+                self._s.take_back()
+                return None
         self._s.leases.commit()
         self._s.unwritten.commit()
         return answer
 
-    def _has_suspects(self, answer: ClaimAnswer) -> bool:
-        return any(claim.task.seq <= self._s.suspect for claim in answer.claims)
-
-    def _taken(self, request: ClaimRequest, now: int) -> ClaimAnswer:
+    def _taken(self, request: ClaimRequest, now: int) -> tuple[ClaimAnswer, bytes]:
+        """A claim in memory, and its note for the log."""
         monotonic, lease_s = self._s.clock.monotonic(), request.lease_s
         lease_ms = None if lease_s is None else round(lease_s * 1000)
         picked = self._s.due.pick(request.queues, request.limit, now, MAX_CLAIM_BYTES)
         if not picked.rows:
-            return ClaimAnswer([], picked.next_due)
+            return ClaimAnswer([], picked.next_due), b""
         self._claims += 1
         prefix = f"{self._boot}.{self._claims}."
         ends = None if lease_s is None else monotonic + lease_s
         until = None if lease_ms is None else now + lease_ms
         claims = []
-        for task in self._as_claimed(picked.rows, now, request.worker):
+        tasks = self._as_claimed(picked.rows, now, request.worker)
+        for task in tasks:
             seq, lease_id = task.seq, f"{prefix}{task.seq}"
             self._s.leases.put(seq, Lease(task.id, task.queue, task.priority, lease_id, lease_s, ends))
             claims.append(Claim(task, lease_id, until))
-        self._s.unwritten.add(claims, Handing(self._boot if request.local else None, lease_ms, monotonic))
-        return ClaimAnswer(claims, picked.next_due)
+        line = note_of(self._boot, self._claims, lease_ms, tasks).line() if request.local else b""
+        self._s.unwritten.add(
+            claims, Handing(self._boot if request.local else None, lease_ms, monotonic, line)
+        )
+        return ClaimAnswer(claims, picked.next_due), line
 
     def _as_claimed(self, rows: Sequence[Row], now: int, worker: str) -> list[Task]:
         """The tasks of these rows once they are claimed; those that memory does not know are read."""
@@ -134,7 +135,6 @@ class Runs:
             self._s.db.execute(sql.KEEP_ATTEMPTS, (text(ends.attempts),))
         if ends.finished:
             self._change(sql.FINISH, finished(ends.finished, ends.claims), len(ends.finished))
-            self._s.claimed += len(ends.finished)
         if ends.successes:
             self._change(sql.SETTLE_DONE, succeeded(ends.successes), len(ends.successes))
         if ends.others:
@@ -221,7 +221,16 @@ class Runs:
 class _Ends:
     """What the settles of one commit write: the tasks, the history of unsuccessful runs, the counts."""
 
-    __slots__ = ("attempts", "claims", "finished", "moved", "others", "queued", "successes", "unwritten")
+    __slots__ = (
+        "attempts",
+        "claims",
+        "finished",
+        "moved",
+        "others",
+        "queued",
+        "successes",
+        "unwritten",
+    )
 
     def __init__(self) -> None:
         self.successes: list[tuple[int, Settlement]] = []

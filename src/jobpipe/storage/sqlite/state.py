@@ -1,7 +1,7 @@
 """What the parts of the store share: the connection, and what memory keeps of the database.
 
-Counts, heads and leases change together with a transaction; after a rollback they are read again, because the file
-alone is the truth.
+Counts and heads follow the file, and are read again after a rollback. Leases and unwritten claims know more than the
+file does, and are undone step by step.
 """
 
 from __future__ import annotations
@@ -16,24 +16,22 @@ from jobpipe.clock import Clock
 from jobpipe.core.errors import StorageBroken
 from jobpipe.core.task import Status, Task
 from jobpipe.storage.sqlite import statements as sql
+from jobpipe.storage.sqlite.claimlog import ClaimLog, Note, unwritten_claims
 from jobpipe.storage.sqlite.counts import Counts
 from jobpipe.storage.sqlite.due import Due
 from jobpipe.storage.sqlite.leases import Leases
 from jobpipe.storage.sqlite.line import Row
 from jobpipe.storage.sqlite.rows import Stored, claims_written, decode_json, stored, text
-from jobpipe.storage.sqlite.unwritten import KEEP_S, Unwritten
+from jobpipe.storage.sqlite.unwritten import KEEP_S, Handing, Unwritten
 
 EMPTY_COUNTS = 10_000
 """So many may gather before they are deleted."""
 
 
 class State:
-    """The database behind one connection, and its mirror in memory.
+    """The database behind one connection, its mirror in memory, and the log of what is not written yet."""
 
-    `killed` says that the server before this one did not close it.
-    """
-
-    def __init__(self, db: apsw.Connection, clock: Clock, *, killed: bool = False) -> None:
+    def __init__(self, db: apsw.Connection, clock: Clock, log: ClaimLog) -> None:
         self.db = db
         self.clock = clock
         self.counts = Counts()
@@ -43,10 +41,25 @@ class State:
         self.claimed = 0
         """How many claims this transaction writes."""
         self._empty = 0
-        self.suspect = self.one(sql.LAST_SEQ) if killed else 0
-        """The tasks up to this seq were there when the server before was killed, maybe by one of them."""
+        self.log = log
         self._load_counts()
+        self._recover(log.open())
         self.leases.load(decode_json(self.one(sql.RUNNING)), clock.monotonic())
+
+    def _recover(self, notes: Sequence[Note]) -> None:
+        """Write the claims that a killed server had answered for and not written."""
+        seqs = {seq for note in notes for seq in note.seqs}
+        if seqs:
+            rows = self.rows(sql.BY_SEQ, text(sorted(seqs)))
+            waiting = {
+                row.task.seq: (row.task, row.lease_id) for row in rows if row.task.status is Status.QUEUED
+            }
+            self.begin()
+            for note, claim in unwritten_claims(notes, waiting):
+                self.unwritten.add([claim], Handing(note.boot, note.lease_ms, 0.0))
+            self.write_claims()
+            self.commit()
+        self.log.clear()
 
     def begin(self) -> None:
         """Begin a transaction."""
@@ -77,14 +90,14 @@ class State:
         self._load_counts()
 
     def take_back(self) -> None:
-        """What was claimed outside of a transaction since the last one was not."""
+        """Undo a claim that was made outside of a transaction, and forget what is known of the lines."""
         self.leases.rollback()
         self.unwritten.rollback()
         self.due.load(self.counts.levels())
 
     def queued(self, queue: str) -> int:
         """How many tasks of `queue` are queued, future ones included."""
-        return self.counts.queued(queue) - self.unwritten.by_queue()[queue]
+        return self.counts.queued(queue) - self.unwritten.of(queue)
 
     def one(self, statement: str, arguments: tuple[Any, ...] = ()) -> Any:
         """The value of a statement that hands out one."""

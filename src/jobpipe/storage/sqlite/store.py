@@ -1,27 +1,31 @@
 """Serving gathered calls: which part answers which call, and in what order within one transaction.
 
 Inserts come first, then settles, then what people steer, then claims, so that one commit carries a task as far as it
-can go, and a freed worker's next claim never makes more tasks running than there are workers. Claims of the server's
-own workers need no commit: they are answered before all others, and written a little later (unwritten.py).
+can go, and a freed worker's next claim never makes more tasks running than there are workers. That holds for claims of
+workers elsewhere; those of the server's own need no commit: they are answered before all other calls, and written a
+little later (unwritten.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import apsw
 
 from jobpipe.clock import Clock
-from jobpipe.core.task import Attempt, Status, Task
+from jobpipe.core.task import Attempt, Status
 from jobpipe.storage.base import CommitStats, LostClaim, QueueCounts, Summary
 from jobpipe.storage.sqlite import history
 from jobpipe.storage.sqlite import statements as sql
+from jobpipe.storage.sqlite.claimlog import ClaimLog
 from jobpipe.storage.sqlite.intake import Intake, Limits
 from jobpipe.storage.sqlite.rows import NUMBER
 from jobpipe.storage.sqlite.runs import Runs
 from jobpipe.storage.sqlite.state import State
 from jobpipe.storage.sqlite.steering import Steering
+from jobpipe.storage.sqlite.unwritten import KEEP_S
 from jobpipe.storage.sqlite.writer import Call, Calls
 
 
@@ -34,11 +38,9 @@ class Store:
         limits: Limits,
         clock: Clock,
         commits: CommitStats,
-        *,
-        killed: bool = False,
+        log: ClaimLog,
     ) -> None:
-        """`killed` says that the server before this one did not close the store."""
-        self._s = State(connection, clock, killed=killed)
+        self._s = State(connection, clock, log)
         self._commits = commits
         intake, runs, steering = Intake(self._s, limits), Runs(self._s), Steering(self._s)
         self._runs = runs
@@ -58,7 +60,7 @@ class Store:
             "extend": _each(runs.extend),
             "lost": _each(self._lost),
             "next_expiry": _each(runs.next_expiry),
-            "get": _each(self._get),
+            "get": self._get,
             "attempts": _each(self._attempts),
             "counts": _each(self._count),
             "queues": _each(self._queues),
@@ -67,11 +69,10 @@ class Store:
             "written": _each(self._written),
         }
 
-    def hand_out(self, calls: Calls) -> None:
-        """Answer those of these claims that need no commit."""
+    def hand_out(self, call: Call) -> None:
+        """Answer a claim that needs no commit. Raises like `commit`, and did nothing then."""
         try:
-            for call in calls:
-                call.answer = self._runs.hand_out(*call.argument)
+            call.answer = self._runs.hand_out(*call.argument)
         except BaseException:
             self._s.take_back()
             raise
@@ -79,7 +80,12 @@ class Store:
     @property
     def owes(self) -> bool:
         """Whether claims were answered that are not in the file. May be read from any thread."""
-        return bool(self._s.unwritten)
+        return self._s.unwritten.some
+
+    @property
+    def overdue(self) -> bool:
+        """Whether one of them should be there by now."""
+        return self._s.unwritten.oldest <= self._s.clock.monotonic() - KEEP_S
 
     def commit(self, calls: Calls) -> None:
         """Serve gathered writing calls in one transaction and set their answers; without calls, write what is owed.
@@ -109,12 +115,20 @@ class Store:
     def close(self) -> None:
         """Close the connection; the write-ahead log is folded into the file."""
         self._s.db.close()
+        if not self.owes:
+            self._s.log.close()
 
-    def _get(self, ids: Sequence[str]) -> list[Task | None]:
+    def _get(self, calls: Calls) -> None:
+        """All calls together: what they are to see is written by one commit."""
+        ids = [id_ for call in calls for id_ in call.argument[0]]
         found = self._s.found(ids)
-        if self._have_written([task.seq for task in found.values()]):
-            found = self._s.found(ids)
-        return [found.get(id_) for id_ in ids]
+        try:
+            if self._have_written([task.seq for task in found.values()]):
+                found = self._s.found(ids)
+        except apsw.FullError:  # told all the same: reading needs no space
+            found = {id_: self._s.unwritten.task(task) for id_, task in found.items()}
+        for call in calls:
+            call.answer = [found.get(id_) for id_ in call.argument[0]]
 
     def _lost(self, limit: int) -> list[LostClaim]:
         lost = self._s.leases.lost(self._s.clock.monotonic(), limit)
@@ -169,7 +183,8 @@ class Store:
     def _listing(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """A page of an in-memory database, which only this connection sees."""
         if self.owes:
-            self._written()
+            with suppress(apsw.FullError):
+                self._written()
         return function(self._s.db, *arguments)
 
 

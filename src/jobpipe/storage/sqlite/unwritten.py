@@ -1,8 +1,8 @@
 """Claims that were answered and are not in the file yet: a run that ends within a moment is written once, at its end.
 
 Only claims of workers that die with this server are kept so, and for about KEEP_S. Whoever asks for such a task sees
-it running, and then that is in the file. Were the server killed meanwhile, the file would know nothing of these runs:
-their tasks wait, and are run again. The writer thread alone touches this.
+it running, and then that is in the file. Were the server killed meanwhile, its next start would find them in the claim
+log (claimlog.py); only after a power cut their tasks just wait. The writer thread alone touches this.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
-from jobpipe.core.task import Claim
+from jobpipe.core.task import Claim, Task
 
 KEEP_S = 0.03
 """How long a claim may be missing in the file, in seconds: many times what a short run takes, and longer than a worker
@@ -20,11 +20,12 @@ keeps a task that it has not begun."""
 
 
 class Handing(Struct, frozen=True):
-    """What all claims of one answer have in common; `since` is monotonic seconds, the rest as in the file."""
+    """What all claims of one answer have in common; `since` is monotonic seconds, `line` as noted in the claim log."""
 
     boot: str | None
     lease_ms: int | None
     since: float
+    line: bytes = b""
 
 
 Handed = tuple[Claim, Handing]
@@ -38,14 +39,28 @@ class Unwritten:
         self._levels: dict[tuple[str, int], int] = {}
         self._undo: dict[int, Handed | None] = {}
 
+    @property
+    def some(self) -> bool:
+        """Whether there are any, those included whose commit is under way. May be read from any thread."""
+        return bool(self._by_seq or self._undo)
+
     def __len__(self) -> int:
         return len(self._by_seq)
 
     def __contains__(self, seq: int) -> bool:
         return seq in self._by_seq
 
+    def task(self, task: Task) -> Task:
+        """A task of the file as it is."""
+        handed = self._by_seq.get(task.seq)
+        return task if handed is None else handed[0].task
+
     def __iter__(self) -> Iterator[int]:
         return iter(self._by_seq)
+
+    def of(self, queue: str) -> int:
+        """How many tasks of this queue the file still takes for queued."""
+        return sum(n for (name, _), n in self._levels.items() if name == queue)
 
     def by_queue(self) -> Counter[str]:
         """How many tasks of each queue the file still takes for queued."""
@@ -82,8 +97,19 @@ class Unwritten:
             self._drop(seq, handed)
         return [handed for _, handed in taken]
 
+    def lines(self) -> list[bytes]:
+        """The notes of these claims, each once."""
+        return [handing.line for handing in {id(h): h for _, h in self._by_seq.values()}.values()]
+
+    @property
+    def oldest(self) -> float:
+        """When the first of them was claimed (monotonic seconds); infinity when there is none."""
+        for _, handing in self._by_seq.values():
+            return handing.since
+        return float("inf")
+
     def older(self, since: float) -> Iterator[int]:
-        """The tasks that were claimed before `since` (monotonic seconds)."""
+        """The tasks that were claimed up to `since` (monotonic seconds)."""
         for seq, (_, handing) in self._by_seq.items():
             if handing.since > since:
                 return
@@ -95,17 +121,13 @@ class Unwritten:
 
     def rollback(self) -> None:
         """What was changed since the last commit did not happen."""
-        put_back: dict[int, Handed] = {}
         for seq, handed in self._undo.items():
             if (now := self._by_seq.get(seq)) is not None:
                 self._drop(seq, now)
             if handed is not None:
-                put_back[seq] = handed
+                self._put(seq, handed)
         self._undo.clear()
-        younger, self._by_seq = self._by_seq, {}
-        for seq, handed in put_back.items():
-            self._put(seq, handed)
-        self._by_seq.update(younger)
+        self._by_seq = dict(sorted(self._by_seq.items(), key=lambda item: item[1][1].since))
 
     def _put(self, seq: int, handed: Handed) -> None:
         level = (handed[0].task.queue, handed[0].task.priority)

@@ -63,8 +63,19 @@ class Served(Protocol):
     """What serves the calls, in the thread. Each sets the answers of its calls, or raises and did nothing."""
 
     @property
-    def owes(self) -> bool: ...
-    def hand_out(self, calls: Calls) -> None: ...
+    def owes(self) -> bool:
+        """Whether claims were answered that a commit has still to write."""
+        ...
+
+    @property
+    def overdue(self) -> bool:
+        """Whether one of them has waited for KEEP_S."""
+        ...
+
+    def hand_out(self, call: Call) -> None:
+        """Answer a claim that may be written later; leave another one as it is."""
+        ...
+
     def commit(self, calls: Calls) -> None: ...
     def read(self, calls: Calls) -> None: ...
     def close(self) -> None: ...
@@ -189,7 +200,8 @@ class Writer:
     def _serve(self, store: Served, calls: list[Call]) -> None:
         claiming = [call for call in calls if call.group == "claim"]
         if claiming and not self.failing:
-            self._guard(store.hand_out, claiming)
+            for call in claiming:
+                self._guard(lambda calls: store.hand_out(calls[0]), [call])
             self._post(_answer, [call for call in claiming if call.answer is not None])
             calls = [call for call in calls if call.answer is None]
         writing = [call for call in calls if call.writes]
@@ -198,6 +210,8 @@ class Writer:
         if len(writing) < len(calls):
             self._guard(store.read, [call for call in calls if not call.writes])
         self._post(_deliver_after_claims if claiming else _answer, calls)
+        if store.overdue and not self.failing:  # while others only read
+            self._write(store, [])
 
     def _write(self, store: Served, calls: list[Call]) -> None:
         self.failing = not self._guard(store.commit, calls)

@@ -1,0 +1,127 @@
+"""A note of each claim that is answered before it is written (unwritten.py), in a small file beside the store.
+
+It is made before the answer and never synced: it outlives a server that is killed, so that the next start finds every
+run that had begun, but not a power cut. The file begins anew again and again, with what still counts. Notes are lines
+of JSON; one that is torn is none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from jobpipe.core.task import Claim, Task
+
+SIZE = 256 * 1024
+"""After so many bytes the file begins anew."""
+
+
+class Note(Struct, frozen=True, array_like=True):
+    """Claims of one answer: by whom, when (milliseconds), under which lease, of which tasks for which attempt each.
+
+    A lease id is `boot.claim.seq` (runs.py).
+    """
+
+    boot: str
+    claim: int
+    worker: str
+    started_at: int
+    lease_ms: int | None
+    seqs: list[int]
+    attempts: list[int]
+
+    def line(self) -> bytes:
+        """As it stands in the file."""
+        return msgspec.json.encode(self) + b"\n"
+
+    def lease_id(self, seq: int) -> str:
+        """The lease of one of the tasks."""
+        return f"{self.boot}.{self.claim}.{seq}"
+
+    def before(self, lease_id: str | None) -> bool:
+        """Whether a lease that a task's row knows is of this claim, or of a later one of the same server."""
+        boot, _, rest = (lease_id or "").partition(".")
+        claim = rest.partition(".")[0]
+        return boot == self.boot and claim.isdecimal() and int(claim) >= self.claim
+
+
+def note_of(boot: str, claim: int, lease_ms: int | None, tasks: list[Task]) -> Note:
+    """The note of claimed tasks, at least one."""
+    first = tasks[0]
+    seqs, attempts = [task.seq for task in tasks], [task.attempts for task in tasks]
+    return Note(boot, claim, first.worker or "", first.started_at or 0, lease_ms, seqs, attempts)
+
+
+class ClaimLog:
+    """The file at `path`; None for a store that ends with its server, which needs none."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._fd: int | None = None
+        self._at = 0
+
+    def open(self) -> list[Note]:
+        """Begin a new log; what the one before says, the latest claim last. Raises OSError."""
+        if self._path is None:
+            return []
+        notes = _read(Path(self._path))
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        return notes
+
+    def clear(self) -> None:
+        """What was read is in the store."""
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+
+    def write(self, line: bytes, others: Iterable[bytes]) -> None:
+        """Note a claim; `others` are the lines of all earlier ones that still count. Raises OSError."""
+        if self._fd is None:
+            return
+        if self._at + len(line) <= SIZE:
+            os.pwrite(self._fd, line, self._at)
+            self._at += len(line)
+            return
+        line = b"".join([*others, line])
+        os.pwrite(self._fd, line, 0)
+        os.ftruncate(self._fd, len(line))  # after it: there is no moment in which what counts is missing
+        self._at = len(line)
+
+    def close(self) -> None:
+        """All claims are in the store: nothing is to be found."""
+        if self._fd is not None and self._path is not None:
+            os.close(self._fd)
+            self._fd = None
+            with suppress(OSError):
+                Path(self._path).unlink()
+
+
+def unwritten_claims(
+    notes: Iterable[Note], rows: dict[int, tuple[Task, str | None]]
+) -> list[tuple[Note, Claim]]:
+    """The claims that the store does not know: their tasks wait, with the attempts of before. `rows` by seq, with the
+    lease that each row knows; the tasks in the answer are as they were claimed.
+    """
+    found: dict[int, tuple[Note, Claim]] = {}
+    for note in notes:
+        for seq, attempt in zip(note.seqs, note.attempts, strict=False):
+            task, lease_id = rows.get(seq, (None, None))
+            if task is not None and task.attempts == attempt - 1 and not note.before(lease_id):
+                claimed = msgspec.structs.replace(
+                    task, attempts=attempt, started_at=note.started_at, worker=note.worker
+                )
+                found[seq] = (note, Claim(claimed, note.lease_id(seq)))
+    return list(found.values())
+
+
+def _read(path: Path) -> list[Note]:
+    notes = []
+    with suppress(FileNotFoundError):
+        for line in path.read_bytes().split(b"\n"):
+            with suppress(ValueError):
+                notes.append(msgspec.json.decode(line, type=Note))
+    return sorted(notes, key=lambda note: note.claim)
