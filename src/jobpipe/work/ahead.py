@@ -15,10 +15,9 @@ from jobpipe.work.run import Run
 AHEAD_S = 0.005
 """For how long the tasks that wait here keep the workers busy, at the pace of the latest runs."""
 FRESH_S = 0.02
-"""A pace is measured over AHEAD_S at least, and known for so long."""
+"""How long a measured pace is believed, and the longest pause within a measurement, which takes AHEAD_S at least."""
 PATIENCE_S = 0.015
-"""How long a task may wait here. Less than it takes until its claim is stored (storage/sqlite/unwritten.py): what has
-not begun is then not in the file as claimed, should the server be killed."""
+"""How long a task may wait here. Less than it takes until its claim is stored (storage/sqlite/unwritten.py)."""
 COOL_S = 2.0
 """For how long after something was given back nothing more is claimed ahead: short runs are mixed with long ones."""
 MOST = 1000
@@ -28,7 +27,7 @@ ClaimNow = Callable[[int], Awaitable[Sequence[Claim]]]
 
 
 class Ahead:
-    """What one pool claimed ahead. `claim_now` claims up to so many tasks that are due now; None: nothing is."""
+    """What one pool claimed ahead. `claim_now` claims up to so many tasks that are due now; None: never claim ahead."""
 
     def __init__(self, claim_now: ClaimNow | None) -> None:
         self._claim_now = claim_now

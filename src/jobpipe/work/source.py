@@ -26,7 +26,7 @@ class TaskSource(Protocol):
     def settle(self, ends: Sequence[End]) -> Awaitable[None]:
         """Deliver outcomes; the answer ends when each is stored, or its claim turned out to be lost.
 
-        When it fails, all of them may be sent again. Settles handed in before a claim are carried out before it, so
-        that a freed worker's next claim never makes more tasks running than there are workers.
+        When it fails, all of them may be sent again. Settles handed in before a claim reach the store no later than
+        it; where claims are answered before they are stored, a task may count as running a little longer than it does.
         """
         ...

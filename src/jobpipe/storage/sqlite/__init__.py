@@ -5,7 +5,8 @@
 - store.py: which part answers which call, in what order within a commit; the parts are intake.py (accepting),
   runs.py (claims and settles) and steering.py (cancel, retry, delete, prune)
 - state.py: the connection and its mirror in memory: counts.py (the kept counts), leases.py (the running claims),
-  due.py (which task comes next, at a cost that does not grow with what waits)
+  due.py (which task comes next, at a cost that does not grow with what waits) and line.py (what a queue begins with),
+  unwritten.py (claims that are answered and not in the file yet), claimlog.py (their log, should the server be killed)
 - history.py: unsuccessful attempts, and the summaries of minutes
 - listing.py: pages, on a second, read-only connection
 - rows.py: values to rows and back; statements.py: all SQL

@@ -80,9 +80,9 @@ def _refuse_target(target: Path, replace: bool) -> None:
         raise StorageRefused(f"the folder {target.parent} does not exist")
     if target.exists() and not (replace and target.is_file()):
         raise StorageRefused(f"{target} exists already")
-    for log in (Path(f"{target}-wal"), Path(f"{target}-journal")):
+    for log in (Path(f"{target}{suffix}") for suffix in ("-wal", "-journal", "-claims")):
         if log.exists() and log.stat().st_size:
-            # SQLite would play it into the copy.
+            # It would be played into the copy.
             raise StorageRefused(f"{log} exists: {target} is a database in use, or was one")
 
 
