@@ -123,9 +123,9 @@ class RemoteSource:
         return []
 
     async def claim_now(self, limit: int) -> Sequence[Claim]:
-        """Claim up to `limit` tasks that are due now, beside those that run; none also when the server is away.
+        """Claim up to `limit` tasks that are due now; none also when the server is away, of which `claim` tells.
 
-        Cancelled as `claim` is, and never called beside it.
+        Waits for no settles. Cancelled as `claim` is, and never called beside it.
         """
         self._start()
         began = self._clock.monotonic()
@@ -230,8 +230,7 @@ class RemoteSource:
         with suppress(JobpipeError, asyncio.CancelledError):
             claims = _read(await polling)
             released = Outcome(Kind.RELEASED)
-            if claims:
-                await self._settler.settle([(claim, released) for claim in claims])
+            await self._settler.settle([(claim, released) for claim in claims])
 
     def _connection(self) -> Connection:
         return Connection(self._address, self._headers)

@@ -115,6 +115,9 @@ class Settler:
         if self._closed:
             done.set_exception(ConnectionFailed("closed"))
             return done
+        if not ends:
+            done.set_result(None)
+            return done
         handed = _Handed(done, len(ends))
         self._waiting += [_Item(claim, outcome, handed) for claim, outcome in ends]
         self._handed_in += len(ends)

@@ -22,7 +22,10 @@ Standing = tuple[str, int, Status]
 
 
 class Counts:
-    """The counts as they are in the current, not yet committed, state."""
+    """The counts as the file has them once the transaction under way is committed.
+
+    Tasks whose claims are not written yet (unwritten.py) count as queued here.
+    """
 
     def __init__(self) -> None:
         self._n: dict[Key, int] = {}
