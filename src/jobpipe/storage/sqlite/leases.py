@@ -1,8 +1,8 @@
 """The running claims, in memory: who holds which task, and until when on the monotonic clock.
 
-Extending writes nothing, and a jump of the wall clock expires nothing. File and claim log hold enough (lease id, length,
-owner) to build this table again at start: remote claims then get one full fresh lease, local ones of an earlier boot are
-orphans at once. The writer thread alone touches it.
+Extending writes nothing, and a jump of the wall clock expires nothing. File and claim log hold enough (lease id, owner,
+length) to build this table again at start: remote claims then get one full fresh lease, local ones of an earlier boot
+are orphans at once. The writer thread alone touches it.
 """
 
 from __future__ import annotations
