@@ -21,6 +21,7 @@ from jobpipe.clock import SystemClock
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
 from jobpipe.core.task import Claim, NewTask
 from jobpipe.storage.base import ClaimRequest, CommitStats, Settlement
+from jobpipe.storage.sqlite.claimlog import ClaimLog
 from jobpipe.storage.sqlite.connection import open_writer
 from jobpipe.storage.sqlite.intake import Limits
 from jobpipe.storage.sqlite.store import Store
@@ -81,7 +82,8 @@ def measure(variant: Variant, tasks: int) -> Cost:
         path = str(Path(folder) / "jobpipe.db")
         _run(apsw.Connection(path), variant.before)
         connection = open_writer(path)
-        store = Store(connection, Limits(10**9, 1000), SystemClock(), CommitStats())
+        log = ClaimLog(f"{path}-claims")
+        store = Store(connection, Limits(10**9, 1000), SystemClock(), CommitStats(), log)
         _run(connection, variant.after)
         insert_cpu, _, insert_bytes = _metered(lambda: _insert(store, tasks, variant.batch))
         run_cpu, run_wall, run_bytes = _metered(lambda: _work(store, variant.batch, local=variant.local))
@@ -105,7 +107,7 @@ def _work(store: Store, batch: int, *, local: bool) -> None:
             Settlement(claim.task.id, claim.lease_id, _done(claim, now, policy), False) for claim in claims
         ]
         calls = [_call("settle", settles, now)] if settles else []
-        store.hand_out([claiming])
+        store.hand_out(claiming)
         if claiming.answer is None:
             calls.append(claiming)
         if calls:
