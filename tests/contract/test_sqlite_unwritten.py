@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import shutil
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim, Status, Task
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Cancelled, Settled
-from jobpipe.storage.sqlite import state, store, writer
+from jobpipe.storage.sqlite import claimlog, state, store, writer
 from jobpipe.storage.sqlite.claimlog import SIZE
 
 WAIT_S = 5.0
@@ -327,10 +326,10 @@ async def test_a_claim_that_cannot_be_noted_is_written_before_it_is_answered(
 ) -> None:
     await desk.accept("a")
 
-    def full(*_: object) -> int:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "no space left")
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(claimlog, "_write_at", full)
     await desk.claim_one()
     assert in_file(path) == {"a": (1, 1)}
 

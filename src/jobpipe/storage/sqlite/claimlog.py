@@ -70,7 +70,7 @@ class ClaimLog:
         if self._path is None:
             return []
         notes = _read(Path(self._path))
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
         return notes
 
     def clear(self) -> None:
@@ -83,11 +83,11 @@ class ClaimLog:
         if self._fd is None:
             return
         if self._at + len(line) <= SIZE:
-            os.pwrite(self._fd, line, self._at)
+            _write_at(self._fd, line, self._at)
             self._at += len(line)
             return
         line = b"".join([*others, line])
-        os.pwrite(self._fd, line, 0)
+        _write_at(self._fd, line, 0)
         os.ftruncate(self._fd, len(line))  # after it: there is no moment in which what counts is missing
         self._at = len(line)
 
@@ -116,6 +116,12 @@ def unwritten_claims(
                 )
                 found[seq] = (note, Claim(claimed, note.lease_id(seq)))
     return list(found.values())
+
+
+def _write_at(fd: int, data: bytes, at: int) -> None:
+    """As `os.pwrite`, which Windows has not."""
+    os.lseek(fd, at, os.SEEK_SET)
+    os.write(fd, data)
 
 
 def _read(path: Path) -> list[Note]:
