@@ -7,6 +7,7 @@ of JSON; one that is torn is none.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -121,7 +122,8 @@ def unwritten_claims(
 def _write_at(fd: int, data: bytes, at: int) -> None:
     """As `os.pwrite`, which Windows has not."""
     os.lseek(fd, at, os.SEEK_SET)
-    os.write(fd, data)
+    if os.write(fd, data) < len(data):
+        raise OSError(errno.ENOSPC, "no space is left for the log of claims")
 
 
 def _read(path: Path) -> list[Note]:
