@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -79,18 +79,18 @@ class ClaimLog:
         if self._fd is not None:
             os.ftruncate(self._fd, 0)
 
-    def write(self, line: bytes, others: Iterable[bytes]) -> None:
-        """Note a claim; `others` are the lines of all earlier ones that still count. Raises OSError."""
+    def write(self, line: bytes, all_lines: Callable[[], Iterable[bytes]]) -> None:
+        """Note a claim; `all_lines` gives the lines that still count, this one among them. Raises OSError."""
         if self._fd is None:
             return
         if self._at + len(line) <= SIZE:
             _write_at(self._fd, line, self._at)
             self._at += len(line)
             return
-        line = b"".join([*others, line])
-        _write_at(self._fd, line, 0)
-        os.ftruncate(self._fd, len(line))  # after it: there is no moment in which what counts is missing
-        self._at = len(line)
+        data = b"".join(all_lines())
+        _write_at(self._fd, data, 0)
+        os.ftruncate(self._fd, len(data))  # after it: there is no moment in which what counts is missing
+        self._at = len(data)
 
     def close(self) -> None:
         """All claims are in the store: nothing is to be found."""

@@ -69,11 +69,10 @@ class Runs:
         """
         if not request.local:
             return None
-        others = self._s.unwritten.lines
         answer, line = self._taken(request, now)
         if answer.claims:
             try:
-                self._s.log.write(line, others())
+                self._s.log.write(line, self._s.unwritten.lines)
             except OSError:  # no space is left, most likely: the commit will say
                 self._s.take_back()
                 return None
