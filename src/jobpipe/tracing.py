@@ -16,7 +16,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.id_generator import IdGenerator
     from opentelemetry.trace import Tracer
+
+from jobpipe.randomness import getrandbits
 
 NEEDED = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")
 _ASKING = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_TRACES_EXPORTER")
@@ -134,9 +137,23 @@ def start(service: str) -> None:
 
         exporter = OTLPSpanExporter()
     name = os.environ.get("OTEL_SERVICE_NAME", service)
-    provider = TracerProvider(resource=Resource.create({"service.name": name}))
+    provider = TracerProvider(resource=Resource.create({"service.name": name}), id_generator=_id_generator())
     provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
+
+
+def _id_generator() -> IdGenerator:
+    """The SDK's own draws from Python's global generator, which the program around us may have seeded."""
+    from opentelemetry.sdk.trace.id_generator import IdGenerator
+
+    class Ids(IdGenerator):
+        def generate_trace_id(self) -> int:
+            return getrandbits(128) or 1  # 0 is no valid id
+
+        def generate_span_id(self) -> int:
+            return getrandbits(64) or 1
+
+    return Ids()
 
 
 def _installed() -> bool:

@@ -7,7 +7,6 @@ server; it is released, as a stop does it, and costs no attempt.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from jobpipe import randomness
 from jobpipe.clock import SystemClock
 from jobpipe.core.errors import StorageRefused
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
@@ -119,7 +119,7 @@ def _at_rest(record: Record) -> Record:
     task = record.task
     if task.status is not Status.RUNNING:
         return record
-    to = decide(task, Outcome(Kind.RELEASED), SystemClock().now(), Policy(), random.random)
+    to = decide(task, Outcome(Kind.RELEASED), SystemClock().now(), Policy(), randomness.random)
     ended = to.status is not Status.QUEUED
     return replace(
         record,

@@ -6,13 +6,13 @@ returns the result. `Client` and `AsyncClient` carry out the steps of the same f
 
 from __future__ import annotations
 
-import random as random_
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from jobpipe import randomness
 from jobpipe.client.errors import ConnectionFailed, bad_answer, error_of, seconds_of
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import JobpipeError
@@ -84,7 +84,7 @@ class Caller(Struct, frozen=True):
 
     retries: Retries = Retries()
     clock: Clock = SystemClock()
-    random: Callable[[], float] = random_.random
+    random: Callable[[], float] = randomness.random
 
     def call(self, request: Request) -> Flow[Answer]:
         """Send until it is answered well. Raises the server's refusal, or ConnectionFailed."""

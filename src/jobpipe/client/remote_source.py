@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random as random_
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from jobpipe import randomness
 from jobpipe.client.address import authorization, parse_address
 from jobpipe.client.claims import claims_of
 from jobpipe.client.connection import Connection, Reply
@@ -68,7 +68,7 @@ class RemoteSource:
         timeout_of: Callable[[Claim], float | None] | None = None,
         version: str | None = None,
         clock: Clock | None = None,
-        random: Callable[[], float] = random_.random,
+        random: Callable[[], float] = randomness.random,
     ) -> None:
         self.on_cancel: Callable[[str], object] = _nobody
         self.on_lost: Callable[[str], object] = _nobody

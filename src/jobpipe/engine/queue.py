@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from jobpipe import randomness
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import Draining, JobpipeError, LeaseLost
 from jobpipe.core.lifecycle import Kind, Outcome, Policy
@@ -65,7 +65,7 @@ class TaskQueue:
         policy: Policy | None = None,
         default_timeout: float = 3600.0,
         clock: Clock | None = None,
-        random: Callable[[], float] = random.random,
+        random: Callable[[], float] = randomness.random,
     ) -> None:
         self._storage = storage
         self._policy = policy or Policy()

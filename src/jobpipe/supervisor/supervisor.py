@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 
+from jobpipe import randomness
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.supervisor.child import Child, Exit, NotReady
@@ -149,7 +149,7 @@ class Supervisor:
             deaths = 1 if self._clock.monotonic() - born >= GOOD_LIFE_S else deaths + 1
             if deaths > 1:
                 policy = QUICK if exit is not None and exit.begun else BACKOFF
-                await self._pause(policy.delay(deaths - 1, random.random))
+                await self._pause(policy.delay(deaths - 1, randomness.random))
 
     async def _live(self, slot: int) -> Exit | None:
         """One life of a process, from start to death; None when it could not be started."""

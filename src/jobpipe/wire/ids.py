@@ -5,7 +5,9 @@ They sort by time, so that an index over ids grows at its end.
 
 from __future__ import annotations
 
-from random import getrandbits
+import os
+
+from jobpipe.randomness import getrandbits
 
 _TAIL_BITS = 74
 _LOW_BITS = 62
@@ -31,3 +33,13 @@ def new_id(now: int) -> str:
         _prefix = f"{digits[:8]}-{digits[8:]}-7{high & 0xFFF:03x}-"
     low = f"{value & _LOW | _VARIANT:x}"
     return f"{_prefix}{low[:4]}-{low[4:]}"
+
+
+def _begin_anew() -> None:
+    """In a forked child: steps from the parent's last id could meet the steps of its other children."""
+    global _last  # noqa: PLW0603 - as above
+    _last = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import random as random_
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from jobpipe import randomness
 from jobpipe.core.errors import StorageError
 from jobpipe.core.lifecycle import End, Outcome
 from jobpipe.core.retry import RetryPolicy
@@ -27,7 +27,7 @@ TRIES = 5
 class Pauses:
     """How long to wait after a failed call to the source, said in the log."""
 
-    def __init__(self, policy: RetryPolicy, random: Callable[[], float] = random_.random) -> None:
+    def __init__(self, policy: RetryPolicy, random: Callable[[], float] = randomness.random) -> None:
         self._policy = policy
         self._random = random
 

@@ -7,11 +7,10 @@ many at a time, is the pool's to say.
 from __future__ import annotations
 
 import asyncio
-import random as random_
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jobpipe import tracing
+from jobpipe import randomness, tracing
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.lifecycle import Outcome
 from jobpipe.core.task import Claim, Task
@@ -46,7 +45,7 @@ class Executor:
         cleanup: float = CLEANUP_S,
         simulate: Handler[..., Any] | None = None,
         clock: Clock | None = None,
-        random: Callable[[], float] = random_.random,
+        random: Callable[[], float] = randomness.random,
     ) -> None:
         self.clock = clock or SystemClock()
         self.random = random

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import random as random_
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
+from jobpipe import randomness
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim
@@ -78,7 +78,7 @@ class Pool:
         max_tasks: int = 0,
         claim_now: ClaimNow | None = None,
         watcher: Watcher | None = None,
-        random: Callable[[], float] = random_.random,
+        random: Callable[[], float] = randomness.random,
     ) -> None:
         self.workers = workers
         self._source = source

@@ -6,10 +6,10 @@ It is there so that a fresh server has something to run. Time and chance are arg
 from __future__ import annotations
 
 import asyncio
-import random as random_
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from jobpipe import randomness
 from jobpipe.work.handler import Handler
 
 NAME = "simulate"
@@ -24,7 +24,7 @@ def simulate_handler(
     maximum: float = 0.5,
     failures: float = 0.2,
     *,
-    random: Callable[[], float] = random_.random,
+    random: Callable[[], float] = randomness.random,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Handler[..., Any]:
     """A handler that takes any payload, sleeps `minimum` to `maximum` seconds and fails with probability `failures`.

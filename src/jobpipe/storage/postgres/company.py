@@ -11,10 +11,10 @@ import asyncio
 import base64
 import contextlib
 import logging
-import random
 import zlib
 from collections.abc import Awaitable, Callable
 
+from jobpipe import randomness
 from jobpipe.core.errors import StorageError
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.link import Link, Refused
@@ -184,6 +184,6 @@ class Company:
                     self._look_again()
             except (StorageError, Refused) as error:
                 log.debug("the other servers cannot be reached: %s", error)
-                await asyncio.sleep(POLL_S * random.random())
+                await asyncio.sleep(POLL_S * randomness.random())
             except Exception:
                 log.exception("keeping company failed; trying again")

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from jobpipe import randomness
 from jobpipe.core.errors import JobpipeError, StorageError
 from jobpipe.storage.postgres.link import Again, Gone, Link, Refused
 
@@ -117,7 +117,7 @@ class Lane:
             if self._prepare is not None:
                 await self._prepare(link)
         except StorageError as error:
-            self._not_before = asyncio.get_running_loop().time() + PAUSE_S * (0.5 + random.random())
+            self._not_before = asyncio.get_running_loop().time() + PAUSE_S * (0.5 + randomness.random())
             if self.failure is None:
                 log.warning("%s", error)
             self.failure = error
