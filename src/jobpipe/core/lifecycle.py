@@ -19,6 +19,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from jobpipe.core.errors import AlreadyFinished, JobpipeError, NotFinished, NotRetryable
 from jobpipe.core.retry import RetryPolicy
@@ -131,6 +132,11 @@ class Transition(Struct, frozen=True, gc=False):
 # Members of an enum by bare names, here and wherever each task passes: in Python 3.11 the look-up in its class takes
 # ten times as long.
 _KIND_DONE, _STATUS_DONE, _RUNNING = Kind.DONE, Status.DONE, Status.RUNNING
+
+
+def claimed(task: Task, now: int, worker: str | None) -> Task:
+    """The queued task as it is once `worker` has claimed it at `now`."""
+    return replace(task, status=_RUNNING, attempts=task.attempts + 1, started_at=now, worker=worker)
 
 
 def decide(task: Task, outcome: Outcome, now: int, policy: Policy, random: Callable[[], float]) -> Transition:

@@ -26,6 +26,7 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+_QUEUED = Status.QUEUED
 FINISHED = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED})
 
 
@@ -103,6 +104,14 @@ class Task(Struct, frozen=True, gc=False):
     def finished(self) -> bool:
         """Whether the task has come to its end."""
         return self.status in FINISHED
+
+
+def accepted(new: NewTask, seq: int, run_at: int, created_at: int) -> Task:
+    """The task as it is once it was accepted."""
+    return Task(
+        seq, new.id, new.handler, new.queue, new.payload, new.priority, _QUEUED, 0, 0, 0, new.max_retries,
+        new.timeout, run_at, created_at, traceparent=new.traceparent,
+    )  # fmt: skip
 
 
 class Claim(Struct, frozen=True, gc=False):

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from jobpipe.core.errors import JobpipeError, QueueFull, StorageError, TaskExists, TooManyQueues
-from jobpipe.core.task import NewTask, Status, Task
+from jobpipe.core.task import NewTask, Status, Task, accepted
 from jobpipe.storage.base import Record
 from jobpipe.storage.postgres import moving
 from jobpipe.storage.postgres import statements as sql
-from jobpipe.storage.postgres.counts import Standing
+from jobpipe.storage.postgres.columns import given
 from jobpipe.storage.postgres.lane import Calls, Lane
 from jobpipe.storage.postgres.link import STATEMENT_S, Gone, Link
-from jobpipe.storage.postgres.rows import STATUSES, accepted, delay
+from jobpipe.storage.postgres.rows import STATUSES, delay
 from jobpipe.storage.postgres.shared import Shared
 
 LANE = "intake"
@@ -34,11 +34,6 @@ class Limits(Struct, frozen=True):
 
 Item = tuple[NewTask, int]
 """A task to be accepted, and its delay in ms from the caller's now."""
-
-
-def _shape(new: NewTask, late: int) -> tuple[str, str, int, int, int, float | None, str | None]:
-    """What many tasks of a batch have in common: $8-$14 of the statements that insert."""
-    return new.handler, new.queue, new.priority, late, new.max_retries, new.timeout, new.traceparent
 
 
 class Intake:
@@ -105,11 +100,9 @@ class Intake:
             return written if written is not None else await self._put(await lane.link(), items, accept)
 
     async def _put(self, link: Link, items: Sequence[Item], accept: int) -> list[Task] | None:
-        shaped = [_shape(new, late) for new, late in items]
-        shapes = Counter(shaped)
-        rises: Counter[Standing] = Counter()
-        for (_, queue, priority, *_), n in shapes.items():
-            rises[queue, priority, Status.QUEUED] += n
+        shaped = [(late, *given(new)) for new, late in items]
+        shapes = {shape: new for shape, (new, _) in zip(shaped, items, strict=True)}
+        rises = Counter([(new.queue, new.priority, Status.QUEUED) for new, _ in items])
         alike = len(shapes) == 1
         row = await link.row(
             sql.INSERT_ALIKE if alike else sql.INSERT,
@@ -130,8 +123,8 @@ class Intake:
         tasks = [
             accepted(new, seq, now + late, now) for (new, late), seq in zip(items, row["seqs"], strict=True)
         ]
-        for _, queue, priority, late, *_ in shapes:
-            self._s.levels.add(queue, priority, now + late)
+        for (late, *_), new in shapes.items():
+            self._s.levels.add(new.queue, new.priority, now + late)
         return tasks
 
     async def _written(self, lane: Lane, pid: int, items: Sequence[Item], accept: int) -> list[Task] | None:

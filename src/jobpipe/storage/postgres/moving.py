@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from jobpipe.core.task import Attempt, Task
+from jobpipe.core.task import Attempt
 from jobpipe.storage.base import Record
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.counts import Standing, columns
-from jobpipe.storage.postgres.link import Link, arrays
-from jobpipe.storage.postgres.rows import NUMBER, attempt_of, error_text, searchable, task_of
+from jobpipe.storage.postgres.link import Link
+from jobpipe.storage.postgres.rows import attempt_of, imported, imported_attempts, task_of
 
 
 async def export(link: Link, after_seq: int, limit: int, max_bytes: int) -> list[Record]:
@@ -40,18 +39,15 @@ async def write(link: Link, records: Sequence[Record], writer: int) -> dict[str,
         new = await link.rows(sql.IMPORT_IDS, [record.task.id for record in records], secrets.randbits(63))
         seqs: dict[str, int] = {row["id"]: row["seq"] for row in new}
         chosen = [record for record in records if record.task.id in seqs]
-        waiting = [_columns(record, seqs) for record in chosen if not record.task.finished]
-        finished = [
-            (*_columns(record, seqs), record.task.finished_at, record.task.result)
-            for record in chosen
-            if record.task.finished
-        ]
-        past = [row for record in chosen for row in _attempts(record, seqs)]
-        for statement, rows, width in (
-            (sql.IMPORT_WAITING, waiting, 21), (sql.IMPORT_FINISHED, finished, 23), (sql.IMPORT_ATTEMPTS, past, 8),
-        ):  # fmt: skip
+        tasks = [imported(record, seqs[record.task.id]) for record in chosen]
+        past = [row for record in chosen for row in imported_attempts(record, seqs[record.task.id])]
+        for statement, rows, names in (
+            (sql.IMPORT_WAITING, [row for row in tasks if row["finished_at"] is None], sql.WAITING),
+            (sql.IMPORT_FINISHED, [row for row in tasks if row["finished_at"] is not None], sql.FINISHED),
+            (sql.IMPORT_ATTEMPTS, past, sql.ATTEMPTED),
+        ):
             if rows:
-                await link.rows(statement, *arrays(rows, width))
+                await link.rows(statement, *([row[name] for row in rows] for name in names))
         if chosen:
             await link.rows(sql.KEEP_COUNTS, writer, *columns(rises(chosen)))
     return seqs
@@ -60,22 +56,3 @@ async def write(link: Link, records: Sequence[Record], writer: int) -> dict[str,
 def rises(records: Sequence[Record]) -> Counter[Standing]:
     """By how much they change the counts."""
     return Counter((record.task.queue, record.task.priority, record.task.status) for record in records)
-
-
-def _columns(record: Record, seqs: Mapping[str, int]) -> tuple[Any, ...]:
-    task: Task = record.task
-    error = task.last_error
-    return (
-        seqs[task.id], task.id, task.handler, task.queue, task.payload, task.priority, NUMBER[task.status],
-        task.attempts, task.failures, task.lost, task.max_retries, task.timeout, task.run_at, task.created_at,
-        task.started_at, task.cancel_requested, task.worker, error_text(error),
-        None if error is None else searchable(error.type), record.error_group, task.traceparent,
-    )  # fmt: skip
-
-
-def _attempts(record: Record, seqs: Mapping[str, int]) -> list[tuple[Any, ...]]:
-    return [
-        (seqs[record.task.id], n, past.attempt, past.outcome, past.started_at, past.ended_at, past.worker,
-         error_text(past.error))
-        for n, past in enumerate(record.attempts, 1)
-    ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Values to rows and back. The order of columns is that of statements.py, which is that of core.task.Task."""
+"""Values to rows and back; columns.py names what a row holds."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from jobpipe.core.lifecycle import Kind, Transition
-from jobpipe.core.task import Attempt, NewTask, Status, Task, TaskError
-from jobpipe.storage.base import Settlement
+from jobpipe.core.task import Attempt, Status, Task, TaskError
+from jobpipe.storage.base import Record, Settlement
+from jobpipe.storage.postgres import columns
 from jobpipe.storage.postgres.link import Row
 
 STATUSES = (Status.QUEUED, Status.RUNNING, Status.DONE, Status.FAILED, Status.CANCELLED)
 NUMBER = {status: number for number, status in enumerate(STATUSES)}
-COLUMNS = 21
-"""Of a task; what comes after them in a row is of its claim."""
-
-_QUEUED = Status.QUEUED
+_ATTEMPT_ERROR = list(columns.ATTEMPT).index("error")
+_STATUS, _ERROR = columns.AT["status"], columns.AT["last_error"]
 _encode_json = msgspec.json.Encoder().encode
 _decode_error = msgspec.json.Decoder(TaskError).decode
 
@@ -31,13 +31,13 @@ class Stored(Struct, frozen=True):
     settled: Status | None
 
 
-def task_of(row: Row, first: int = 0) -> Task:
-    """The task whose columns begin at `first`."""
-    columns = list(row.values())[first : first + COLUMNS]
-    columns[6] = STATUSES[columns[6]]
-    if columns[19] is not None:
-        columns[19] = _decode_error(columns[19])
-    return Task(*columns)
+def task_of(row: Row) -> Task:
+    """The task whose columns the row has."""
+    read = list(columns.of_task(row))
+    read[_STATUS] = STATUSES[read[_STATUS]]
+    if read[_ERROR] is not None:
+        read[_ERROR] = _decode_error(read[_ERROR])
+    return Task(*read)
 
 
 def stored(row: Row) -> Stored:
@@ -51,29 +51,30 @@ def delay(at: int | None, now: int) -> int:
     return 0 if at is None or at < now else at - now
 
 
-def accepted(new: NewTask, seq: int, run_at: int, created_at: int) -> Task:
-    """The task as INSERT stored it."""
-    return Task(
-        seq, new.id, new.handler, new.queue, new.payload, new.priority, _QUEUED, 0, 0, 0, new.max_retries,
-        new.timeout, run_at, created_at, traceparent=new.traceparent,
-    )  # fmt: skip
-
-
-def settled(seq: int, settlement: Settlement, to: Transition, now: int) -> tuple[Any, ...]:
+def settled(seq: int, settlement: Settlement, to: Transition, now: int) -> columns.Settled:
     """A row of SETTLE."""
     error = to.error
-    finished = None if to.finished_at is None else to.finished_at - now
     unsuccessful = to.kind is not Kind.DONE
-    # Less than nothing: the place that a released task keeps, in the database's own time.
-    late = -1 - to.run_at if to.kind is Kind.RELEASED else delay(to.run_at, now)
-    return (
-        seq, settlement.id, settlement.lease_id, settlement.cancel_requested, NUMBER[to.status],
-        late, finished, to.attempts, to.failures, to.lost, to.result,
-        error_text(error),
-        None if error is None else searchable(error.type), to.error_group,
-        not settlement.rescue,  # a rescued claim leaves no lease id behind: its holder must find that it lost
-        to.outcome if unsuccessful else None, to.attempt if unsuccessful else None,
-    )  # fmt: skip
+    return columns.Settled(
+        at_seq=seq,
+        at_id=settlement.id,
+        at_lease=settlement.lease_id,
+        at_cancel=settlement.cancel_requested,
+        to_status=NUMBER[to.status],
+        # Less than nothing: the place that a released task keeps, in the database's own time.
+        to_delay=-1 - to.run_at if to.kind is Kind.RELEASED else delay(to.run_at, now),
+        to_finished=None if to.finished_at is None else to.finished_at - now,
+        to_attempts=to.attempts,
+        to_failures=to.failures,
+        to_lost=to.lost,
+        to_result=to.result,
+        to_error=error_text(error),
+        to_type=None if error is None else searchable(error.type),
+        to_group=to.error_group,
+        keeps=not settlement.rescue,  # a rescued claim leaves no lease id behind: its holder must find that it lost
+        outcome=to.outcome if unsuccessful else None,
+        attempt=to.attempt if unsuccessful else None,
+    )
 
 
 def attempts(rows: Sequence[Row]) -> list[Attempt] | None:
@@ -85,10 +86,31 @@ def attempts(rows: Sequence[Row]) -> list[Attempt] | None:
 
 def attempt_of(row: Row) -> Attempt:
     """The attempt of a row."""
-    return Attempt(
-        row["attempt"], row["outcome"], row["started_at"], row["ended_at"], row["worker"],
-        None if row["error"] is None else _decode_error(row["error"]),
-    )  # fmt: skip
+    read = list(columns.of_attempt(row))
+    if read[_ATTEMPT_ERROR] is not None:
+        read[_ATTEMPT_ERROR] = _decode_error(read[_ATTEMPT_ERROR])
+    return Attempt(*read)
+
+
+def imported(record: Record, seq: int) -> dict[str, Any]:
+    """The columns of a task that comes from another store."""
+    task, error = record.task, record.task.last_error
+    return {
+        **asdict(task),
+        "seq": seq,
+        "status": NUMBER[task.status],
+        "last_error": error_text(error),
+        "error_type": None if error is None else searchable(error.type),
+        "error_group": record.error_group,
+    }
+
+
+def imported_attempts(record: Record, seq: int) -> list[dict[str, Any]]:
+    """The columns of its attempts."""
+    return [
+        {**asdict(past), "seq": seq, "n": n, "error": error_text(past.error)}
+        for n, past in enumerate(record.attempts, 1)
+    ]
 
 
 def error_text(error: TaskError | None) -> str | None:

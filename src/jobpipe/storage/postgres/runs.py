@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 
+from msgspec.structs import astuple
+
 from jobpipe.core.errors import LeaseLost, NotFound
 from jobpipe.core.lifecycle import Kind
 from jobpipe.core.task import Claim, Status
@@ -91,7 +93,7 @@ class Runs:
         for row in taken:
             lease_ms = next(ms for end, ms in zip(upto, leases, strict=True) if row["n"] <= end)
             until = None if lease_ms is None else here + lease_ms
-            claims.append((row["n"], Claim(task_of(row, 1), row["lease_id"], until)))
+            claims.append((row["n"], Claim(task_of(row), row["lease_id"], until)))
         return claims, upto, self._learn(due, rows, len(taken), upto[-1])
 
     async def _take(
@@ -169,11 +171,11 @@ class Runs:
     async def _write(self, link: Link, writes: Writes) -> dict[Fence, Settled]:
         # By seq, as every lock of rows, so that no two servers wait for each other.
         rows = [
-            settled(fence[0], settlement, settlement.transition, now)
+            astuple(settled(fence[0], settlement, settlement.transition, now))
             for fence, (settlement, now) in sorted(writes.items(), key=lambda item: item[0])
             if settlement.transition is not None
         ]
-        held = await link.rows(sql.SETTLE, *arrays(rows, 17), self._s.counts.writer(LANE))
+        held = await link.rows(sql.SETTLE, *arrays(rows, len(sql.SETTLED)), self._s.counts.writer(LANE))
         moved: Counter[Standing] = Counter()
         answers: dict[Fence, Settled] = {}
         for row in held:

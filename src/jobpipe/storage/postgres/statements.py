@@ -7,6 +7,20 @@ plan made while the table was small would do to a large one. `(SELECT now FROM t
 
 from __future__ import annotations
 
+from jobpipe.storage.postgres.columns import (
+    AT_END,
+    ATTEMPT,
+    BOTH,
+    GIVEN,
+    IMPORTED,
+    READ,
+    Settled,
+    names,
+    nothing,
+    types,
+    unnest,
+)
+
 BEGIN = "BEGIN"
 COMMIT = "COMMIT"
 ROLLBACK = "ROLLBACK"
@@ -17,19 +31,17 @@ _T = "t AS MATERIALIZED (SELECT jobpipe.now_ms() AS now)"
 # and priority, $7 the writer of counts. Either all are stored or, when an id is taken, none: then `seqs` is NULL, and
 # what `ids` got is free for whoever asks, since no task stands behind it. Sorted by id, so that two servers that write
 # the same ids wait for each other in one direction.
-_INSERT = """
-WITH {t},
+_INSERT = f"""
+WITH {_T},
 new AS MATERIALIZED (
-    SELECT nextval('jobpipe.seqs') AS seq, v.* FROM unnest({arrays}) WITH ORDINALITY AS v({names}, n)),
+    SELECT nextval('jobpipe.seqs') AS seq, v.* FROM unnest({{arrays}}) WITH ORDINALITY AS v({{names}}, n)),
 taken AS (
     INSERT INTO jobpipe.ids (id, seq, accept) SELECT id, seq, $3::bigint FROM new ORDER BY id
         ON CONFLICT (id) DO NOTHING RETURNING 1),
 judged AS MATERIALIZED (SELECT (SELECT count(*) FROM taken) = cardinality($1::text[]) AS whole),
 put AS (
-    INSERT INTO jobpipe.tasks (seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries,
-                               timeout, run_at, created_at, traceparent)
-    SELECT seq, id, {handler}, {queue}, payload, {priority}, 0, 0, 0, 0, {max_retries}, {timeout},
-           t.now + greatest({delay}, 0), t.now, {traceparent}
+    INSERT INTO jobpipe.tasks (seq, id, payload, status, attempts, failures, lost, created_at, run_at, {names(GIVEN)})
+    SELECT seq, id, payload, 0, 0, 0, 0, t.now, t.now + greatest({{delay}}, 0), {{given}}
       FROM new, t WHERE (SELECT whole FROM judged)),
 counted AS (
     INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
@@ -38,20 +50,23 @@ counted AS (
 SELECT CASE WHEN (SELECT whole FROM judged) THEN (SELECT array_agg(seq ORDER BY n) FROM new) END AS seqs,
        (SELECT now FROM t) AS now
 """
-_VARIED = {
-    "handler": "$8::text", "queue": "$9::text", "priority": "$10::bigint", "delay": "$11::bigint",
-    "max_retries": "$12::bigint", "timeout": "$13::float8", "traceparent": "$14::text",
-}  # fmt: skip
 _ID, _PAYLOAD = "$1::text[]", "$2::bytea[]"
-# $8-$14 what else there is to each task: an array each, or one value each where all tasks share them, which takes a
+_VARIED = {"delay": "bigint", **GIVEN}
+_BOUND = {name: f"${at}::{type_}" for at, (name, type_) in enumerate(_VARIED.items(), 8)}
+# $8 and on, what else there is to each task: an array each, or one value each where all tasks share them, which takes a
 # quarter less of the database's time and half of the server's.
 INSERT = _INSERT.format(
-    t=_T,
-    arrays=", ".join([_ID, _PAYLOAD, *(f"{place}[]" for place in _VARIED.values())]),
-    names=", ".join(["id", "payload", *_VARIED]),
-    **{name: name for name in _VARIED},
+    arrays=names([_ID, _PAYLOAD, *(f"{place}[]" for place in _BOUND.values())]),
+    names=names(["id", "payload", *_VARIED]),
+    delay="delay",
+    given=names(GIVEN),
 )
-INSERT_ALIKE = _INSERT.format(t=_T, arrays=f"{_ID}, {_PAYLOAD}", names="id, payload", **_VARIED)
+INSERT_ALIKE = _INSERT.format(
+    arrays=names([_ID, _PAYLOAD]),
+    names="id, payload",
+    delay=_BOUND["delay"],
+    given=names(_BOUND[name] for name in GIVEN),
+)
 
 # Who has each of the ids $1: a NULL status says that no task stands behind the id.
 TAKEN = """
@@ -110,13 +125,9 @@ SELECT array_agg(queue) AS queues, array_agg(priority) AS priorities, array_agg(
        jobpipe.now_ms() AS now FROM head
 """
 
-# Whole tasks: the columns in the order of core.task.Task, then what is kept of the latest claim.
-_HEAD = """
-seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries, timeout, run_at, created_at,
-started_at"""
-_HOT = f"""{_HEAD}, NULL::bigint AS finished_at, cancel_requested, worker, NULL::bytea AS result, last_error, traceparent,
-lease_id, settled"""
-_COLD = f"{_HEAD}, finished_at, cancel_requested, worker, result, last_error, traceparent, lease_id, settled"
+# Whole tasks, and what is kept of their latest claim.
+_HOT = names(READ, finished_at="NULL::bigint AS finished_at", result="NULL::bytea AS result")
+_COLD = names(READ)
 BY_ID = f"""
 SELECT k.* FROM jobpipe.ids i
  CROSS JOIN LATERAL (SELECT {_HOT} FROM jobpipe.tasks WHERE seq = i.seq
@@ -177,13 +188,11 @@ counted AS (
       FROM claimed, (VALUES (0, -1), (1, 1)) AS m(to_status, rise) GROUP BY queue, priority, to_status, rise)
 SELECT n, {_HOT}, (SELECT now FROM t) AS now FROM claimed
 UNION ALL
-SELECT 0, 0, '', '', h.queue, NULL, h.priority, 0, 0, 0, 0, 0, NULL, h.run_at, 0, NULL, NULL, false, NULL, NULL, NULL,
-       NULL, NULL, NULL, (SELECT now FROM t)
+SELECT 0, {nothing(READ, queue="h.queue", priority="h.priority", run_at="h.run_at")}, (SELECT now FROM t)
   FROM (SELECT DISTINCT ON (queue, priority) queue, priority, run_at FROM seen
          WHERE seq NOT IN (SELECT seq FROM claimed) ORDER BY queue, priority, run_at, seq) h
 UNION ALL
-SELECT -1, (SELECT count(*) FROM locked), '', '', '', NULL, 0, 0, 0, 0, 0, 0, NULL, 0, 0, NULL, NULL, false, NULL, NULL, NULL, NULL, NULL, NULL, now
-  FROM t
+SELECT -1, {nothing(READ, seq="(SELECT count(*) FROM locked)")}, now FROM t
 """
 
 # Claims that a lost connection left without a holder: $1 this server, $2 what their lease ids begin with.
@@ -200,35 +209,33 @@ counted AS (
 SELECT count(*) FROM back
 """
 
-# A row a settlement, by seq: $1 seq, $2 id, $3 lease id, $4 cancel flag, $5 status, $6 run_at and $7 finished_at in ms
-# from now, $8 attempts, $9 failures, $10 lost, $11 result, $12 error, $13 its type, $14 its group, $15 whether the lease
-# id is kept, $16 outcome and $17 attempt of an unsuccessful run (else NULL); $18 the writer of counts. The condition on
-# the lease is the fence against stale workers; it is judged again when the row was locked by somebody else meanwhile.
-# Of several for one task, which differ in lease or flag, it lets one through at most.
+SETTLED = types(Settled)
+_ENDED = {
+    "status": "to_status",
+    "attempts": "to_attempts",
+    "failures": "to_failures",
+    "lost": "to_lost",
+    "last_error": "coalesce(to_error, last_error)",
+    "error_type": "coalesce(to_type, error_type)",
+    "error_group": "coalesce(to_group, error_group)",
+    "lease_id": "CASE WHEN keeps THEN lease_id END",
+    "settled": "CASE WHEN keeps THEN to_status END",
+}
+# A row a settlement (columns.Settled), by seq; then the writer of counts. The condition on the lease is the fence against
+# stale workers; it is judged again when the row was locked by somebody else meanwhile. Of several for one task, which
+# differ in lease or flag, it lets one through at most.
 SETTLE = f"""
 WITH {_T},
 held AS MATERIALIZED (
-    SELECT k.*, v.* FROM unnest(
-        $1::bigint[], $2::text[], $3::text[], $4::bool[], $5::smallint[], $6::bigint[], $7::bigint[], $8::bigint[],
-        $9::bigint[], $10::bigint[], $11::bytea[], $12::text[], $13::text[], $14::text[], $15::bool[], $16::text[],
-        $17::bigint[])
-        AS v(at_seq, at_id, at_lease, at_cancel, to_status, to_delay, to_finished, to_attempts, to_failures, to_lost,
-             to_result, to_error, to_type, to_group, keeps, outcome, attempt)
+    SELECT k.*, v.* FROM {unnest(SETTLED)} AS v({names(SETTLED)})
     CROSS JOIN LATERAL (
         SELECT * FROM jobpipe.tasks WHERE seq = v.at_seq AND status = 1 AND lease_id = v.at_lease AND id = v.at_id
            AND cancel_requested = v.at_cancel FOR UPDATE) k),
 gone AS (
     DELETE FROM jobpipe.tasks USING held WHERE tasks.seq = held.seq AND held.to_status >= 2),
 finished AS (
-    INSERT INTO jobpipe.finished (seq, id, handler, queue, payload, priority, status, attempts, failures, lost,
-        max_retries, timeout, run_at, created_at, started_at, cancel_requested, worker, last_error, error_type,
-        error_group, traceparent, lease_id, settled, finished_at, result)
-    SELECT seq, id, handler, queue, payload, priority, to_status, to_attempts, to_failures, to_lost, max_retries, timeout,
-           run_at, created_at, started_at, cancel_requested, worker, coalesce(to_error, last_error),
-           coalesce(to_type, error_type), coalesce(to_group, error_group), traceparent,
-           CASE WHEN keeps THEN lease_id END, CASE WHEN keeps THEN to_status END, (SELECT now FROM t) + to_finished,
-           to_result
-      FROM held WHERE to_status >= 2),
+    INSERT INTO jobpipe.finished ({names(BOTH)}, finished_at, result)
+    SELECT {names(BOTH, **_ENDED)}, (SELECT now FROM t) + to_finished, to_result FROM held WHERE to_status >= 2),
 again AS (
     UPDATE jobpipe.tasks SET status = 0,  -- a delay of less than nothing is a place that is kept (rows.py)
            run_at = CASE WHEN to_delay < 0 THEN -1 - to_delay ELSE (SELECT now FROM t) + to_delay END, attempts = to_attempts,
@@ -245,7 +252,7 @@ told AS (
 bounded AS (DELETE FROM jobpipe.attempts a USING kept WHERE a.seq = kept.seq AND a.n <= kept.n - 1000),
 counted AS (
     INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
-    SELECT $18::bigint, queue, s, priority, sum(rise)
+    SELECT ${len(SETTLED) + 1}::bigint, queue, s, priority, sum(rise)
       FROM held, LATERAL (VALUES (1::smallint, -1), (to_status, 1)) AS m(s, rise) GROUP BY queue, priority, s)
 SELECT seq, id, lease_id, cancel_requested, queue, priority, (SELECT now FROM t) AS now FROM held
 """
@@ -289,24 +296,25 @@ NEXT_EXPIRY = f"SELECT min(ends) - jobpipe.now_ms() FROM ({_ENDS}) e"
 CANCEL_QUEUED = f"""
 WITH {_T},
 moved AS (DELETE FROM jobpipe.tasks WHERE seq = ANY($1::bigint[]) RETURNING *)
-INSERT INTO jobpipe.finished (seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries,
-    timeout, run_at, created_at, started_at, cancel_requested, worker, last_error, error_type, error_group, traceparent,
-    lease_id, settled, finished_at)
-SELECT seq, id, handler, queue, payload, priority, 4, attempts, failures, lost, max_retries, timeout, run_at, created_at,
-       started_at, cancel_requested, worker, last_error, error_type, error_group, traceparent, lease_id, settled,
-       (SELECT now FROM t)
-  FROM moved RETURNING finished_at AS at
+INSERT INTO jobpipe.finished ({names(BOTH)}, finished_at)
+SELECT {names(BOTH, status="4")}, (SELECT now FROM t) FROM moved RETURNING finished_at AS at
 """
 CANCEL_RUNNING = "UPDATE jobpipe.tasks SET cancel_requested = true WHERE seq = ANY($1::bigint[])"
 
+_AGAIN = {
+    "status": "0",
+    "attempts": "0",
+    "failures": "0",
+    "lost": "0",
+    "run_at": "(SELECT now FROM t)",
+    "started_at": "NULL",
+    "worker": "NULL",
+    "cancel_requested": "false",
+}
 RETRY = f"""
 WITH {_T},
 moved AS (DELETE FROM jobpipe.finished WHERE seq = ANY($1::bigint[]) RETURNING *)
-INSERT INTO jobpipe.tasks (seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries,
-    timeout, run_at, created_at, last_error, error_type, error_group, traceparent, lease_id, settled)
-SELECT seq, id, handler, queue, payload, priority, 0, 0, 0, 0, max_retries, timeout, (SELECT now FROM t), created_at,
-       last_error, error_type, error_group, traceparent, lease_id, settled
-  FROM moved RETURNING run_at AS at
+INSERT INTO jobpipe.tasks ({names(BOTH)}) SELECT {names(BOTH, **_AGAIN)} FROM moved RETURNING run_at AS at
 """
 
 DELETE = """
@@ -345,8 +353,8 @@ freed AS (DELETE FROM jobpipe.ids i USING old WHERE i.id = old.id AND i.seq = ol
 DELETE FROM jobpipe.attempts a USING old WHERE a.seq = old.seq
 """
 
-ATTEMPTS = """
-SELECT i.seq, a.attempt, a.outcome, a.started_at, a.ended_at, a.worker, a.error
+ATTEMPTS = f"""
+SELECT i.seq, {names(f"a.{name}" for name in ATTEMPT)}
   FROM jobpipe.ids i
  CROSS JOIN LATERAL (SELECT 1 FROM jobpipe.tasks WHERE seq = i.seq
                      UNION ALL SELECT 1 FROM jobpipe.finished WHERE seq = i.seq LIMIT 1) k
@@ -462,10 +470,9 @@ EXPORT = f"""
 SELECT {_HOT}, error_group FROM jobpipe.tasks WHERE seq = ANY($1::bigint[])
 UNION ALL SELECT {_COLD}, error_group FROM jobpipe.finished WHERE seq = ANY($1::bigint[])
 """
-EXPORT_ATTEMPTS = """
-SELECT seq, attempt, outcome, started_at, ended_at, worker, error FROM jobpipe.attempts WHERE seq = ANY($1::bigint[])
- ORDER BY seq, n
-"""
+EXPORT_ATTEMPTS = (
+    f"SELECT seq, {names(ATTEMPT)} FROM jobpipe.attempts WHERE seq = ANY($1::bigint[]) ORDER BY seq, n"
+)
 # $1 ids in the order of acceptance, $2 the accept id; answers those that were free, with their place in the order.
 IMPORT_IDS = """
 WITH new AS MATERIALIZED (
@@ -473,18 +480,9 @@ WITH new AS MATERIALIZED (
 INSERT INTO jobpipe.ids (id, seq, accept) SELECT id, seq, $2::bigint FROM new ORDER BY id
     ON CONFLICT (id) DO NOTHING RETURNING id, seq
 """
-_IMPORTED = """seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries, timeout, run_at,
-created_at, started_at, cancel_requested, worker, last_error, error_type, error_group, traceparent"""
-_IMPORT = """
-SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bigint[], $7::smallint[],
-    $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::float8[], $13::bigint[], $14::bigint[],
-    $15::bigint[], $16::bool[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[]"""
-IMPORT_WAITING = f"INSERT INTO jobpipe.tasks ({_IMPORTED}) {_IMPORT})"
-IMPORT_FINISHED = (
-    f"INSERT INTO jobpipe.finished ({_IMPORTED}, finished_at, result) {_IMPORT}, $22::bigint[], $23::bytea[])"
-)
-IMPORT_ATTEMPTS = """
-INSERT INTO jobpipe.attempts (seq, n, attempt, outcome, started_at, ended_at, worker, error)
-SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::text[],
-    $8::text[])
-"""
+WAITING = IMPORTED
+FINISHED = {**IMPORTED, **{name: READ[name] for name in AT_END}}
+ATTEMPTED = {"seq": "bigint", "n": "bigint", **ATTEMPT}
+IMPORT_WAITING = f"INSERT INTO jobpipe.tasks ({names(WAITING)}) SELECT * FROM {unnest(WAITING)}"
+IMPORT_FINISHED = f"INSERT INTO jobpipe.finished ({names(FINISHED)}) SELECT * FROM {unnest(FINISHED)}"
+IMPORT_ATTEMPTS = f"INSERT INTO jobpipe.attempts ({names(ATTEMPTED)}) SELECT * FROM {unnest(ATTEMPTED)}"

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from jobpipe.core.lifecycle import claimed
 from jobpipe.core.task import Claim, Task
 
 SIZE = 256 * 1024
@@ -112,10 +113,8 @@ def unwritten_claims(
         for seq, attempt in zip(note.seqs, note.attempts, strict=False):
             task, lease_id = rows.get(seq, (None, None))
             if task is not None and task.attempts == attempt - 1 and not note.before(lease_id):
-                claimed = msgspec.structs.replace(
-                    task, attempts=attempt, started_at=note.started_at, worker=note.worker
-                )
-                found[seq] = (note, Claim(claimed, note.lease_id(seq)))
+                running = claimed(task, note.started_at, note.worker)
+                found[seq] = (note, Claim(running, note.lease_id(seq)))
     return list(found.values())
 
 

@@ -9,7 +9,7 @@ import apsw
 from jobpipe.core.task import Attempt
 from jobpipe.storage.base import MAX_ATTEMPTS, Summary
 from jobpipe.storage.sqlite import statements as sql
-from jobpipe.storage.sqlite.rows import decode_error, decode_json
+from jobpipe.storage.sqlite.rows import attempt_of, decode_json
 
 
 def attempts(db: apsw.Connection, task_id: str) -> list[Attempt] | None:
@@ -17,7 +17,7 @@ def attempts(db: apsw.Connection, task_id: str) -> list[Attempt] | None:
     found: str | None = db.execute(sql.ATTEMPTS, (task_id,)).get
     if found is None:
         return None
-    return [_attempt(row) for row in decode_json(found)[-MAX_ATTEMPTS:]]
+    return [attempt_of(row) for row in decode_json(found)[-MAX_ATTEMPTS:]]
 
 
 def keep_summary(db: apsw.Connection, summary: Summary, forget_before: int) -> None:
@@ -37,9 +37,3 @@ def summaries(db: apsw.Connection, since: int, until: int) -> list[Summary]:
         found.append(Summary(minute, server, b"" if data is None else data[at : at + size]))
         at += size
     return found
-
-
-def _attempt(row: list[Any]) -> Attempt:
-    attempt, outcome, started_at, ended_at, worker, error = row
-    known = None if error is None else decode_error(error)
-    return Attempt(attempt, outcome, started_at, ended_at, worker, known)

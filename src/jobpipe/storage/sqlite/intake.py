@@ -98,9 +98,10 @@ class Intake:
         return self._s.db.changes()
 
     def _count_new(self, shapes: Shapes) -> None:
-        for (queue, priority, run_at, *_), alike in shapes.items():
-            self._s.due.accept(queue, priority, run_at, alike)
-            self._s.counts.add(queue, Status.QUEUED, priority, len(alike))
+        for alike in shapes.values():
+            first = alike[0]
+            self._s.due.accept(first.queue, first.priority, first.run_at, alike)
+            self._s.counts.add(first.queue, Status.QUEUED, first.priority, len(alike))
 
     def _without_taken(self, accepted: list[Task], first_seq: int) -> list[Task | JobpipeError]:
         """Some were skipped: those whose ids older tasks have."""

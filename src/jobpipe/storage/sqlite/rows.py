@@ -1,7 +1,4 @@
-"""Values to rows and back: what travels as JSON, and the blobs beside it.
-
-The order of columns here is the order of `json_array` in statements.py.
-"""
+"""Values to rows and back: what travels as JSON, and the blobs beside it. columns.py names what a row holds."""
 
 from __future__ import annotations
 
@@ -11,23 +8,30 @@ from typing import Any
 import apsw
 import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from jobpipe.core.lifecycle import Transition
-from jobpipe.core.task import Claim, NewTask, Status, Task, TaskError
-from jobpipe.storage.base import Settlement
+from jobpipe.core.task import Attempt, Claim, NewTask, Status, Task, TaskError, accepted
+from jobpipe.storage.base import Record, Settlement
+from jobpipe.storage.sqlite import columns
 from jobpipe.storage.sqlite.unwritten import Handed
 
 STATUSES = (Status.QUEUED, Status.RUNNING, Status.DONE, Status.FAILED, Status.CANCELLED)
-Shape = tuple[str, int, int, str, int, float | None, str | None]
-"""Queue, priority, `run_at`, handler, max_retries, timeout and traceparent of new tasks."""
+Shape = tuple[Any, ...]
+"""What new tasks have in common: the values of columns.ALIKE."""
 
-_QUEUED = Status.QUEUED
-_RUNNING_NUMBER = STATUSES.index(Status.RUNNING)
 NUMBER = {status: number for number, status in enumerate(STATUSES)}
 
 encode_json = msgspec.json.Encoder().encode
 decode_json = msgspec.json.Decoder().decode
 decode_error = msgspec.json.Decoder(TaskError).decode
+
+_FIELDS = len(columns.TASK)
+_ATTEMPT_ERROR = columns.ATTEMPT.index("error")
+_PAYLOAD, _RESULT, _STATUS, _CANCEL, _ERROR, _LEASE_ID, _SETTLED = (
+    columns.AT[name]
+    for name in ("payload", "result", "status", "cancel_requested", "last_error", "lease_id", "settled")
+)
 
 
 class Stored(Struct, frozen=True, gc=False):
@@ -43,24 +47,21 @@ def text(value: object) -> str:
     return encode_json(value).decode()
 
 
-def numbered(
-    tasks: Sequence[NewTask], first_seq: int, now: int
-) -> tuple[list[Task], dict[Shape, list[Task]]]:
+def numbered(new: Sequence[NewTask], first_seq: int, now: int) -> tuple[list[Task], dict[Shape, list[Task]]]:
     """The tasks as they will be stored, and the same by what many tasks of a batch have in common."""
-    accepted: list[Task] = []
+    tasks = [
+        accepted(one, seq, now if one.run_at is None or one.run_at < now else one.run_at, now)
+        for seq, one in enumerate(new, first_seq)
+    ]
     shapes: dict[Shape, list[Task]] = {}
-    for seq, new in enumerate(tasks, first_seq):
-        run_at = now if new.run_at is None or new.run_at < now else new.run_at
-        task = Task(seq, new.id, new.handler, new.queue, new.payload, new.priority, _QUEUED, 0, 0, 0,
-                    new.max_retries, new.timeout, run_at, now, traceparent=new.traceparent)  # fmt: skip
-        accepted.append(task)
-        shape = (new.queue, new.priority, run_at, new.handler, new.max_retries, new.timeout, new.traceparent)
-        alike = shapes.get(shape)
-        if alike is None:
+    for task in tasks:
+        shape = columns.alike(task)
+        like = shapes.get(shape)
+        if like is None:
             shapes[shape] = [task]
         else:
-            alike.append(task)
-    return accepted, shapes
+            like.append(task)
+    return tasks, shapes
 
 
 def inserted(tasks: Sequence[Task]) -> tuple[str, bytes]:
@@ -69,10 +70,7 @@ def inserted(tasks: Sequence[Task]) -> tuple[str, bytes]:
     at = 1
     for task in tasks:
         size = len(task.payload)
-        rows.append(
-            (task.seq, task.id, task.handler, task.queue, at, size, task.priority, task.max_retries,
-             task.timeout, task.run_at, task.created_at, task.traceparent)
-        )  # fmt: skip
+        rows.append((*columns.given(task), at, size))
         at += size
     return text(rows), b"".join([task.payload for task in tasks])
 
@@ -85,28 +83,41 @@ def inserted_alike(tasks: Sequence[Task], shape: Shape) -> tuple[object, ...]:
         size = len(task.payload)
         rows.append((task.seq, task.id, at, size))
         at += size
-    return text(rows), b"".join([task.payload for task in tasks]), tasks[0].created_at, *shape
+    return text(rows), b"".join([task.payload for task in tasks]), *shape
 
 
 def settled(settlements: Sequence[tuple[int, Settlement]]) -> tuple[str, bytes]:
     """The two arguments of SETTLE, for (seq, settlement with a transition) pairs."""
-    rows: list[tuple[object, ...]] = []
+    rows = []
     for seq, settlement, to, at, size in _placed(settlements):
-        error = None if to.error is None else text(to.error)
         status = NUMBER[to.status]
-        # A rescued claim leaves no lease id behind: its holder's late settle must find that it lost.
-        kept = (None, None) if settlement.rescue else (settlement.lease_id, status)
         rows.append(
-            (seq, settlement.lease_id, status, to.run_at, to.attempts, to.failures, to.lost, to.finished_at,
-             at, size, error, *kept, int(settlement.cancel_requested), to.error_group)
-        )  # fmt: skip
+            columns.Settled(
+                seq=seq,
+                lease_id=settlement.lease_id,
+                status=status,
+                run_at=to.run_at,
+                attempts=to.attempts,
+                failures=to.failures,
+                lost=to.lost,
+                finished_at=to.finished_at,
+                result_at=at,
+                result_len=size,
+                error=None if to.error is None else text(to.error),
+                error_group=to.error_group,
+                # A rescued claim leaves no lease id behind: its holder's late settle must find that it lost.
+                keep_lease=None if settlement.rescue else settlement.lease_id,
+                settled=None if settlement.rescue else status,
+                cancel=settlement.cancel_requested,
+            )
+        )
     return text(rows), _results(settlements)
 
 
 def succeeded(settlements: Sequence[tuple[int, Settlement]]) -> tuple[str, bytes]:
     """The two arguments of SETTLE_DONE, for (seq, settlement of a run that succeeded) pairs."""
     rows = [
-        (seq, settlement.lease_id, to.finished_at, at, size, int(settlement.cancel_requested))
+        columns.Succeeded(seq, settlement.lease_id, to.finished_at, at, size, settlement.cancel_requested)
         for seq, settlement, to, at, size in _placed(settlements)
     ]
     return text(rows), _results(settlements)
@@ -116,13 +127,13 @@ def claims_written(handed: Sequence[Handed]) -> str:
     """The argument of CLAIM."""
     return text(
         [
-            (
-                claim.task.seq,
-                claim.task.started_at,
-                claim.task.worker,
-                claim.lease_id,
-                handing.lease_ms,
-                handing.boot,
+            columns.Claimed(
+                seq=claim.task.seq,
+                started_at=claim.task.started_at,
+                worker=claim.task.worker,
+                lease_id=claim.lease_id,
+                lease_ms=handing.lease_ms,
+                boot=handing.boot,
             )
             for claim, handing in handed
         ]
@@ -132,7 +143,9 @@ def claims_written(handed: Sequence[Handed]) -> str:
 def finished(settlements: Sequence[tuple[int, Settlement]], claims: Sequence[Claim]) -> tuple[str, bytes]:
     """The two arguments of FINISH, for settlements of runs that succeeded and their claims, in the same order."""
     rows = [
-        (seq, settlement.lease_id, claim.task.started_at, claim.task.worker, to.finished_at, at, size)
+        columns.Finished(
+            seq, settlement.lease_id, claim.task.started_at, claim.task.worker, to.finished_at, at, size
+        )
         for (seq, settlement, to, at, size), claim in zip(_placed(settlements), claims, strict=True)
     ]
     return text(rows), _results(settlements)
@@ -156,54 +169,76 @@ def _results(settlements: Iterable[tuple[int, Settlement]]) -> bytes:
     return b"".join([s.transition.result for _, s in settlements if s.transition and s.transition.result])
 
 
-def attempted(seq: int, to: Transition, now: int) -> tuple[object, ...]:
+def attempted(seq: int, to: Transition, now: int) -> columns.Attempted:
     """A row of KEEP_ATTEMPTS: the unsuccessful end of a run, settled at `now`."""
-    return seq, to.attempt, to.outcome, now, None if to.error is None else text(to.error)
+    return columns.Attempted(seq, to.attempt, to.outcome, now, None if to.error is None else text(to.error))
 
 
 def stored(db: apsw.Connection, statement: str, keys: str) -> list[Stored]:
     """The rows that BY_SEQ or BY_ID finds for `keys` (a JSON array), in no promised order."""
-    answer: list[Stored] = []
-    for row in _rows(db, statement, keys):
-        lease_id, settled_as = row[21:]
-        answer.append(Stored(_task(row), lease_id, None if settled_as is None else STATUSES[settled_as]))
-    return answer
-
-
-def claimed(db: apsw.Connection, statement: str, keys: str, now: int, worker: str) -> dict[int, Task]:
-    """The queued tasks that BY_SEQ finds for `keys`, by seq, as they are once `worker` has claimed them at `now`."""
-    tasks: dict[int, Task] = {}
-    for row in _rows(db, statement, keys):
-        row[6] = _RUNNING_NUMBER
-        row[7] += 1
-        row[14] = now
-        row[17] = worker
-        tasks[row[0]] = _task(row)
-    return tasks
+    return [
+        Stored(task_of(row), row[_LEASE_ID], None if row[_SETTLED] is None else STATUSES[row[_SETTLED]])
+        for row in _rows(db, statement, keys)
+    ]
 
 
 def _rows(db: apsw.Connection, statement: str, keys: str) -> Iterator[list[Any]]:
     """The columns of each row, payload and result in their places."""
-    columns: Any
+    read: Any
     payloads: Any
     results: Any
-    ((columns, payloads, results),) = db.execute(statement, (keys,)).fetchall()
+    ((read, payloads, results),) = db.execute(statement, (keys,)).fetchall()
     payload_at = result_at = 0
-    for row in decode_json(columns):
-        payload_end = payload_at + row[4]
-        row[4] = b"" if payloads is None else payloads[payload_at:payload_end]
+    for row in decode_json(read):
+        payload_end = payload_at + row[_PAYLOAD]
+        row[_PAYLOAD] = b"" if payloads is None else payloads[payload_at:payload_end]
         payload_at = payload_end
-        if row[18] is not None:
-            size = row[18]
-            row[18] = b"" if results is None else results[result_at : result_at + size]
+        if row[_RESULT] is not None:
+            size = row[_RESULT]
+            row[_RESULT] = b"" if results is None else results[result_at : result_at + size]
             result_at += size
         yield row
 
 
-def _task(row: list[Any]) -> Task:
-    columns = row[:21]
-    columns[6] = STATUSES[row[6]]
-    columns[16] = bool(row[16])
-    if row[19] is not None:
-        columns[19] = decode_error(row[19])
-    return Task(*columns)
+def task_of(row: Sequence[Any]) -> Task:
+    """The task of a row that begins with the columns of a task."""
+    read = list(row[:_FIELDS])
+    read[_STATUS] = STATUSES[read[_STATUS]]
+    read[_CANCEL] = bool(read[_CANCEL])
+    if read[_ERROR] is not None:
+        read[_ERROR] = decode_error(read[_ERROR])
+    return Task(*read)
+
+
+def attempt_of(row: Sequence[Any]) -> Attempt:
+    """The attempt of a row with the columns of one."""
+    read = list(row)
+    if read[_ATTEMPT_ERROR] is not None:
+        read[_ATTEMPT_ERROR] = decode_error(read[_ATTEMPT_ERROR])
+    return Attempt(*read)
+
+
+def moved(record: Record, seq: int) -> dict[str, Any]:
+    """The arguments of IMPORT, by name."""
+    task = record.task
+    error = None if task.last_error is None else text(task.last_error)
+    return {
+        **asdict(task),
+        "seq": seq,
+        "status": NUMBER[task.status],
+        "last_error": error,
+        "error_group": record.error_group,
+    }
+
+
+def moved_attempts(record: Record, seq: int) -> list[dict[str, Any]]:
+    """The arguments of IMPORT_ATTEMPT, by name."""
+    return [
+        {
+            **asdict(past),
+            "task": seq,
+            "n": n,
+            "error": None if past.error is None else text(past.error),
+        }
+        for n, past in enumerate(record.attempts, 1)
+    ]

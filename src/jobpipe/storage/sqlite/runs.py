@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from jobpipe.core.errors import LeaseLost, NotFound, StorageBroken
-from jobpipe.core.lifecycle import Kind
+from jobpipe.core.lifecycle import Kind, claimed
 from jobpipe.core.task import Claim, Status, Task
 from jobpipe.storage.base import (
     MAX_CLAIM_BYTES,
@@ -26,13 +26,13 @@ from jobpipe.storage.base import (
 )
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.claimlog import note_of
+from jobpipe.storage.sqlite.columns import Attempted
 from jobpipe.storage.sqlite.counts import Standing
 from jobpipe.storage.sqlite.leases import Lease
 from jobpipe.storage.sqlite.line import Row
 from jobpipe.storage.sqlite.rows import (
     STATUSES,
     attempted,
-    claimed,
     decode_json,
     finished,
     settled,
@@ -106,13 +106,8 @@ class Runs:
     def _as_claimed(self, rows: Sequence[Row], now: int, worker: str) -> list[Task]:
         """The tasks of these rows once they are claimed; those that memory does not know are read."""
         unknown = [seq for _, seq, _, task in rows if task is None]
-        read = claimed(self._s.db, sql.BY_SEQ, text(unknown), now, worker) if unknown else {}
-        return [
-            read[seq]
-            if task is None
-            else replace(task, status=_RUNNING, attempts=task.attempts + 1, started_at=now, worker=worker)
-            for _, seq, _, task in rows
-        ]
+        read = {row.task.seq: row.task for row in self._s.rows(sql.BY_SEQ, text(unknown))} if unknown else {}
+        return [claimed(task or read[seq], now, worker) for _, seq, _, task in rows]
 
     def settle(self, calls: Calls) -> None:
         """Write all settlements of all calls in one statement; answer beside it those whose claim does not hold."""
@@ -239,7 +234,7 @@ class _Ends:
         self.unwritten: list[int] = []
         """Tasks whose claims must be written before their ends, if they are not."""
         self.others: list[tuple[int, Settlement]] = []
-        self.attempts: list[tuple[object, ...]] = []
+        self.attempts: list[Attempted] = []
         self.moved: Counter[Standing] = Counter()
         self.queued = False
         """Whether one of the tasks is queued again."""

@@ -9,28 +9,46 @@ blob with offsets, because JSON inside SQLite would lose bytes (1.10 becomes 1.1
 
 from __future__ import annotations
 
+from jobpipe.storage.sqlite.columns import (
+    ALIKE,
+    ATTEMPT,
+    BYTES,
+    GIVEN,
+    MOVED,
+    READ,
+    Attempted,
+    Claimed,
+    Finished,
+    Settled,
+    Succeeded,
+    names,
+    values,
+)
+
 BEGIN = "BEGIN IMMEDIATE"
 COMMIT = "COMMIT"
 ROLLBACK = "ROLLBACK"
 
 _SEQS = "(SELECT value FROM json_each(?1))"
 
-# ?1 rows as JSON, ?2 all payloads in one blob. An id that is taken is skipped: compare changes() with what was sent.
-INSERT = """
-INSERT INTO tasks (seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries,
-                   timeout, run_at, created_at, traceparent)
-SELECT value->>0, value->>1, value->>2, value->>3, substr(?2, value->>4, value->>5), value->>6, 0, 0, 0, 0,
-       value->>7, value->>8, value->>9, value->>10, value->>11
+_NEW = f"INSERT INTO tasks ({names(GIVEN)}, payload, status, attempts, failures, lost)"
+
+# ?1 rows of GIVEN, place and length of the payload as JSON, ?2 all payloads in one blob. An id that is taken is skipped:
+# compare changes() with what was sent.
+INSERT = f"""
+{_NEW}
+SELECT {names(f"value->>{place}" for place in range(len(GIVEN)))},
+       substr(?2, value->>{len(GIVEN)}, value->>{len(GIVEN) + 1}), 0, 0, 0, 0
   FROM jsonb_each(?1) WHERE true
     ON CONFLICT (id) DO NOTHING
 """
 
-# The same for tasks that differ in little: ?1 rows of four as JSON, ?2 as there, then created_at and a Shape (rows.py). Two
-# thirds of the cost: SQLite takes a JSON row apart once for each of its values.
-INSERT_ALIKE = """
-INSERT INTO tasks (seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries,
-                   timeout, run_at, created_at, traceparent)
-SELECT value->>0, value->>1, ?7, ?4, substr(?2, value->>2, value->>3), ?5, 0, 0, 0, 0, ?8, ?9, ?6, ?3, ?10
+# The same for tasks that differ in little: ?1 rows of seq, id, place and length as JSON, ?2 as there, then what they have
+# in common (ALIKE). Two thirds of the cost: SQLite takes a JSON row apart once for each of its values.
+_OWN = {"seq": "value->>0", "id": "value->>1", **{name: f"?{at}" for at, name in enumerate(ALIKE, 3)}}
+INSERT_ALIKE = f"""
+{_NEW}
+SELECT {names(_OWN[name] for name in GIVEN)}, substr(?2, value->>2, value->>3), 0, 0, 0, 0
   FROM jsonb_each(?1) WHERE true
     ON CONFLICT (id) DO NOTHING
 """
@@ -52,12 +70,8 @@ SELECT json_group_array(json_array(run_at, seq, octet_length(payload))) FROM (
 
 LEVELS = "SELECT json_group_array(json_array(queue, status, priority, n)) FROM counts WHERE n > 0"
 
-# Whole tasks by seq: the columns as JSON (in the order of rows.py), payloads and results concatenated in that order.
-_COLUMNS = """
-seq, id, handler, queue, octet_length(payload), priority, status, attempts, failures, lost, max_retries, timeout,
-run_at, created_at, started_at, finished_at, cancel_requested, worker, octet_length(result), last_error, traceparent,
-lease_id, settled
-"""
+# Whole tasks by seq: the columns of READ as JSON, payloads and results concatenated in that order.
+_COLUMNS = names(f"octet_length({name})" if name in BYTES else name for name in READ)
 _WHOLE = f"""
 SELECT json_group_array(json_array({_COLUMNS})),
        CAST(group_concat(CAST(payload AS TEXT), '') AS BLOB), CAST(group_concat(CAST(result AS TEXT), '') AS BLOB)
@@ -66,68 +80,57 @@ BY_SEQ = f"{_WHOLE} FROM tasks WHERE seq IN {_SEQS}"
 BY_ID = f"{_WHOLE} FROM tasks WHERE id IN (SELECT value FROM json_each(?1))"
 
 # ?1 claims as JSON. The writer alone hands tasks out, so fewer changes than claims mean that memory and file disagree.
-CLAIM = """
+CLAIM = f"""
 UPDATE tasks SET status = 1, attempts = attempts + 1, started_at = v.started_at, worker = v.worker,
                  lease_id = v.lease_id, lease_ms = v.lease_ms, boot = v.boot, settled = NULL
-  FROM (SELECT value->>0 AS seq, value->>1 AS started_at, value->>2 AS worker, value->>3 AS lease_id,
-               value->>4 AS lease_ms, value->>5 AS boot
-          FROM jsonb_each(?1)) AS v
+  FROM (SELECT {values(Claimed)} FROM jsonb_each(?1)) AS v
  WHERE tasks.seq = v.seq AND tasks.status = 0
 """
 
 # CLAIM and SETTLE_DONE in one, for runs that succeeded before their claim was written. ?1 as JSON, ?2 all results in one blob.
-FINISH = """
+FINISH = f"""
 UPDATE tasks SET status = 2, attempts = attempts + 1, started_at = v.started_at, worker = v.worker,
                  lease_id = v.lease_id, finished_at = v.finished_at,
                  result = substr(?2, v.result_at, v.result_len), settled = 2
-  FROM (SELECT value->>0 AS seq, value->>1 AS lease_id, value->>2 AS started_at, value->>3 AS worker,
-               value->>4 AS finished_at, value->>5 AS result_at, value->>6 AS result_len
-          FROM jsonb_each(?1)) AS v
+  FROM (SELECT {values(Finished)} FROM jsonb_each(?1)) AS v
  WHERE tasks.seq = v.seq AND tasks.status = 0
 """
 
 # ?1 rows as JSON, ?2 all results in one blob. The condition on the lease is the fence against stale workers: the
 # caller has checked it, so fewer changes than rows mean that memory and file disagree.
-SETTLE = """
+SETTLE = f"""
 UPDATE tasks SET status = v.status, run_at = v.run_at, attempts = v.attempts, failures = v.failures, lost = v.lost,
                  finished_at = v.finished_at, result = substr(?2, v.result_at, v.result_len),
-                 last_error = coalesce(v.error, last_error), error_group = coalesce(v.error_group, tasks.error_group), lease_id = v.keep_lease, settled = v.settled,
+                 last_error = coalesce(v.error, last_error),
+                 error_group = coalesce(v.error_group, tasks.error_group), lease_id = v.keep_lease, settled = v.settled,
                  cancel_requested = CASE WHEN v.status = 0 THEN 0 ELSE cancel_requested END,
                  started_at = CASE WHEN v.status = 0 THEN NULL ELSE started_at END,
                  worker = CASE WHEN v.status = 0 THEN NULL ELSE worker END
-  FROM (SELECT value->>0 AS seq, value->>1 AS lease_id, value->>2 AS status, value->>3 AS run_at,
-               value->>4 AS attempts, value->>5 AS failures, value->>6 AS lost, value->>7 AS finished_at,
-               value->>8 AS result_at, value->>9 AS result_len, value->>10 AS error, value->>11 AS keep_lease,
-               value->>12 AS settled, value->>13 AS cancel, value->>14 AS error_group
-          FROM jsonb_each(?1)) AS v
+  FROM (SELECT {values(Settled)} FROM jsonb_each(?1)) AS v
  WHERE tasks.seq = v.seq AND tasks.status = 1 AND tasks.lease_id = v.lease_id AND tasks.cancel_requested = v.cancel
 """
 
 # What SETTLE does, for runs that succeeded: they change little, and are most. ?1 and ?2 as there.
-SETTLE_DONE = """
+SETTLE_DONE = f"""
 UPDATE tasks SET status = 2, finished_at = v.finished_at, result = substr(?2, v.result_at, v.result_len), settled = 2
-  FROM (SELECT value->>0 AS seq, value->>1 AS lease_id, value->>2 AS finished_at, value->>3 AS result_at,
-               value->>4 AS result_len, value->>5 AS cancel
-          FROM jsonb_each(?1)) AS v
+  FROM (SELECT {values(Succeeded)} FROM jsonb_each(?1)) AS v
  WHERE tasks.seq = v.seq AND tasks.status = 1 AND tasks.lease_id = v.lease_id AND tasks.cancel_requested = v.cancel
 """
 
-# ?1 unsuccessful ends as JSON: seq, attempt, outcome, ended_at, error. Before SETTLE, which clears when and where the
+# ?1 unsuccessful ends as JSON. Before SETTLE, which clears when and where the
 # run began. A task ends once a commit at most, so that `n` counts right.
-KEEP_ATTEMPTS = """
+KEEP_ATTEMPTS = f"""
 INSERT INTO attempts (task, n, attempt, outcome, started_at, ended_at, worker, error)
 SELECT v.seq, 1 + coalesce((SELECT max(n) FROM attempts WHERE task = v.seq), 0), v.attempt, v.outcome, tasks.started_at,
        v.ended_at, tasks.worker, v.error
-  FROM (SELECT value->>0 AS seq, value->>1 AS attempt, value->>2 AS outcome, value->>3 AS ended_at, value->>4 AS error
-          FROM jsonb_each(?1)) AS v
+  FROM (SELECT {values(Attempted)} FROM jsonb_each(?1)) AS v
   JOIN tasks ON tasks.seq = v.seq
 """
 
 # The history of the task with the id ?1, oldest first; no row for an unknown task.
-ATTEMPTS = """
-SELECT (SELECT json_group_array(json_array(attempt, outcome, started_at, ended_at, worker, error)) FROM (
-            SELECT attempt, outcome, started_at, ended_at, worker, error FROM attempts
-             WHERE task = tasks.seq ORDER BY n))
+ATTEMPTS = f"""
+SELECT (SELECT json_group_array(json_array({names(ATTEMPT)})) FROM (
+            SELECT {names(ATTEMPT)} FROM attempts WHERE task = tasks.seq ORDER BY n))
   FROM tasks WHERE id = ?1
 """
 
@@ -202,21 +205,11 @@ VERSION = "PRAGMA user_version"
 SET_VERSION = "PRAGMA user_version = {version}"
 
 # A store on its way to another: ?1 after which seq, ?2 how many; then the attempts of the seqs after ?1 up to ?2.
-EXPORT = """
-SELECT seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries, timeout, run_at,
-       created_at, started_at, finished_at, cancel_requested, worker, result, last_error, traceparent, error_group
-  FROM tasks WHERE seq > ?1 ORDER BY seq LIMIT ?2
-"""
-EXPORT_ATTEMPTS = """
-SELECT task, attempt, outcome, started_at, ended_at, worker, error FROM attempts
- WHERE task > ?1 AND task <= ?2 ORDER BY task, n
-"""
-IMPORT = """
-INSERT INTO tasks (seq, id, handler, queue, payload, priority, status, attempts, failures, lost, max_retries, timeout,
-                   run_at, created_at, started_at, finished_at, cancel_requested, worker, result, last_error,
-                   traceparent, error_group)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-IMPORT_ATTEMPT = """
-INSERT INTO attempts (task, n, attempt, outcome, started_at, ended_at, worker, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+EXPORT = f"SELECT {names(MOVED)} FROM tasks WHERE seq > ?1 ORDER BY seq LIMIT ?2"
+EXPORT_ATTEMPTS = (
+    f"SELECT task, {names(ATTEMPT)} FROM attempts WHERE task > ?1 AND task <= ?2 ORDER BY task, n"
+)
+IMPORT = f"INSERT INTO tasks ({names(MOVED)}) VALUES ({names(f':{name}' for name in MOVED)})"
+IMPORT_ATTEMPT = f"""
+INSERT INTO attempts (task, n, {names(ATTEMPT)}) VALUES (:task, :n, {names(f":{name}" for name in ATTEMPT)})
 """

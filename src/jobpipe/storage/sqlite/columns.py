@@ -1,0 +1,107 @@
+"""The columns of a task in the file, by name: each is a field of core.task.Task, or one of the few below.
+
+So a new field of Task and NewTask, with the schema's step that adds its column, is accepted, read, and moved between
+stores without another word in this engine. Rows that go in are values whose fields name their columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from operator import attrgetter
+
+from msgspec import Struct
+
+from jobpipe.core.task import Attempt, NewTask, Task
+
+TASK = Task.__struct_fields__
+READ = (*TASK, "lease_id", "settled")
+"""Of a whole row: the task, and what is kept of its latest claim."""
+MOVED = (*TASK, "error_group")
+"""What another store takes over."""
+ATTEMPT = Attempt.__struct_fields__
+BYTES = ("payload", "result")
+"""They travel beside the JSON."""
+
+GIVEN = ("seq", "created_at", *(name for name in NewTask.__struct_fields__ if name not in BYTES))
+"""What is known of a task when it is accepted, beside its payload; all else begins as the schema or INSERT says."""
+ALIKE = tuple(name for name in GIVEN if name not in ("seq", "id"))
+"""What many tasks of a batch have in common."""
+given = attrgetter(*GIVEN)
+alike = attrgetter(*ALIKE)
+
+AT = {name: place for place, name in enumerate(READ)}
+"""Where a column stands in a row that was read."""
+
+
+class Claimed(Struct, array_like=True, gc=False):
+    """A row of CLAIM."""
+
+    seq: int
+    started_at: int | None
+    worker: str | None
+    lease_id: str
+    lease_ms: int | None
+    boot: str | None
+
+
+class Succeeded(Struct, array_like=True, gc=False):
+    """A row of SETTLE_DONE."""
+
+    seq: int
+    lease_id: str
+    finished_at: int | None
+    result_at: int
+    result_len: int | None
+    cancel: bool
+
+
+class Finished(Struct, array_like=True, gc=False):
+    """A row of FINISH."""
+
+    seq: int
+    lease_id: str
+    started_at: int | None
+    worker: str | None
+    finished_at: int | None
+    result_at: int
+    result_len: int | None
+
+
+class Settled(Struct, array_like=True, gc=False):
+    """A row of SETTLE: `lease_id` and `cancel` are the fence, `keep_lease` and `settled` what the row knows then."""
+
+    seq: int
+    lease_id: str
+    status: int
+    run_at: int
+    attempts: int
+    failures: int
+    lost: int
+    finished_at: int | None
+    result_at: int
+    result_len: int | None
+    error: str | None
+    error_group: str | None
+    keep_lease: str | None
+    settled: int | None
+    cancel: bool
+
+
+class Attempted(Struct, array_like=True, gc=False):
+    """A row of KEEP_ATTEMPTS: the unsuccessful end of a run."""
+
+    seq: int
+    attempt: int
+    outcome: str
+    ended_at: int
+    error: str | None
+
+
+def names(columns: Iterable[str]) -> str:
+    """The columns as SQL lists them."""
+    return ", ".join(columns)
+
+
+def values(row: type[Struct]) -> str:
+    """The fields of such a row, taken out of its JSON by their names."""
+    return ", ".join(f"value->>{place} AS {name}" for place, name in enumerate(row.__struct_fields__))
