@@ -21,6 +21,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import TextIO
 
+from jobpipe import streams
 from jobpipe.tracing import running, traceparent
 
 _UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
@@ -158,11 +159,17 @@ def _object(entry: dict[str, object], fields: Fields) -> str:
 def configure(level: str, format: str) -> None:
     """Log from `level` (DEBUG, INFO, WARNING, ERROR) on, to stderr, as `format` (text, json). May be called again.
 
-    The process's own set-up: the root logger gets one handler of ours; handlers of others (a test's) stay.
+    The process's own set-up: its streams bear whatever becomes of their readers (streams.py), and the root logger gets
+    one handler of ours; handlers of others (a test's) stay.
     """
+    streams.spare("stdout", "stderr")
+    formatter = JsonFormatter() if format == "json" else TextFormatter()
+    streams.speak(
+        lambda n: formatter.line(_time(time.time()), "WARNING", "jobpipe.logs", streams.told(n), {})
+    )
     handler = OwnHandler(sys.stderr)
     handler.addFilter(OfRun())
-    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, OwnHandler)]:
         root.removeHandler(old)

@@ -100,7 +100,7 @@ async def test_all_names_of_the_contract_are_there(server: Server) -> None:
         "jobpipe_tasks_rescued", "jobpipe_task_wait_seconds", "jobpipe_task_run_seconds", "jobpipe_queue_capacity",
         "jobpipe_queue_oldest_ready_seconds", "jobpipe_workers", "jobpipe_workers_busy", "jobpipe_commit_seconds",
         "jobpipe_commit_tasks", "jobpipe_http_requests", "jobpipe_build_info", "jobpipe_leases_lost",
-        "jobpipe_storage_up", "process_resident_memory_bytes", "process_start_time_seconds",
+        "jobpipe_storage_up", "jobpipe_log_lines_lost", "process_resident_memory_bytes", "process_start_time_seconds",
     }  # fmt: skip
 
 

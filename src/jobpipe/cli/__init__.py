@@ -22,6 +22,7 @@ from jobpipe.cli.output import printable, told
 from jobpipe.core.errors import JobpipeError
 from jobpipe.settings import BadSetting
 from jobpipe.settings_sources import Sources
+from jobpipe.streams import open_closed, spare
 from jobpipe.tracing import TracingMissing
 
 
@@ -74,7 +75,8 @@ COMMANDS: Final[dict[str, dict[str, Command]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (without the program's name; None for the process's own) and give the exit code."""
-    _reopen_closed()
+    open_closed()
+    spare("stderr")  # what is said to people must not change what is done; data that cannot be written must
     sources = Sources()
     tokens = list(sys.argv[1:] if argv is None else argv)
     current.set(Invocation(tokens, sources))
@@ -100,14 +102,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         return _refuse(f"the output cannot be written: {error.strerror}", exits.REFUSED)
     return code
-
-
-def _reopen_closed() -> None:
-    """A stream that the caller closed (`>&-`) is one that nobody reads."""
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it stays open as long as the process
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _drop_output() -> None:

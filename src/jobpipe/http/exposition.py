@@ -124,6 +124,11 @@ def _of_server(reading: Reading) -> Iterator[Metric]:
     for (route, status), n in reading.answers.items():
         requests.add_metric((route, str(status)), n)
     yield requests
+    yield CounterMetricFamily(
+        "jobpipe_log_lines_lost",
+        "Lines of the log, of this server and its worker processes, that could not be written.",
+        reading.log_lines_lost,
+    )
     build = {"version": reading.version, "python": platform.python_version()}
     yield InfoMetricFamily("jobpipe_build", "What runs here.", build)
 

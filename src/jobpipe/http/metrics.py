@@ -12,6 +12,7 @@ from functools import partial
 
 from msgspec import Struct
 
+from jobpipe import streams
 from jobpipe.core.errors import StorageError
 from jobpipe.core.histogram import Histogram
 from jobpipe.engine import QueueCounts
@@ -43,6 +44,7 @@ class Reading(Struct, frozen=True):
     commit_seconds: Histogram
     commit_tasks: Histogram
     answers: dict[tuple[str, int], int]
+    log_lines_lost: int
 
 
 def routes(api: Api) -> list[RawRoute]:
@@ -84,6 +86,7 @@ async def _read(api: Api) -> Reading:
         commit_seconds=_copy(commits.seconds),
         commit_tasks=_copy(commits.tasks),
         answers=dict(api.meter.answers),
+        log_lines_lost=streams.lost.lines,
     )
 
 

@@ -15,7 +15,8 @@ from typing import cast
 
 from msgspec import Struct
 
-from jobpipe.supervisor.orders import BEGIN, CANCEL, DRAIN, END, ERROR, READY, Lines, Orders, order
+from jobpipe import streams
+from jobpipe.supervisor.orders import BEGIN, CANCEL, DRAIN, END, ERROR, LOST, READY, Lines, Orders, order
 
 LAST_WORDS_S = 0.5
 """How long after the exit the pipe is still read. A subprocess of a handler may hold it open for ever."""
@@ -127,6 +128,8 @@ class Child(asyncio.SubprocessProtocol):
                 self._on_busy()
         elif word == END:
             self.begun.difference_update(rest)
+        elif word == LOST:
+            streams.lost.lines += int(rest[0])
         elif word == READY and not self.ready.done():
             self.worker = rest[0]
             self.ready.set_result(rest[0])

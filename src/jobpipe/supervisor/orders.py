@@ -2,7 +2,8 @@
 
 To the child's stdin: first its Orders as one line of JSON, then `cancel LEASE` and `drain SECONDS`. The end of that
 pipe means that the parent is gone. From the child's stdout: `ready WORKER` once its app is imported, or `error LINE`;
-then `begin LEASE ...` before the handlers of these claims start, `end LEASE ...` after their outcomes were delivered.
+then `begin LEASE ...` before the handlers of these claims start, `end LEASE ...` after their outcomes were delivered,
+and `lost N` when N more lines of its log could not be written.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ READY: Final = "ready"
 ERROR: Final = "error"
 BEGIN: Final = "begin"
 END: Final = "end"
+LOST: Final = "lost"
 CANCEL: Final = "cancel"
 DRAIN: Final = "drain"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 from collections.abc import Callable
 
@@ -25,8 +24,6 @@ class Pipes:
         os.dup2(null, 0)
         os.close(null)
         os.dup2(2, 1)
-        if sys.stdout is not None:
-            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         self._lines = Lines()
 
     def orders(self) -> Orders:

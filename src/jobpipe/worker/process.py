@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from http.client import HTTPException
 from importlib.metadata import version
 
-from jobpipe import tracing
+from jobpipe import streams, tracing
 from jobpipe.client.address import authorization, parse_address
 from jobpipe.client.remote_source import RemoteSource
 from jobpipe.clock import Clock, SystemClock
@@ -38,6 +38,7 @@ from jobpipe.supervisor.orders import (
     ERROR,
     EXIT_APP,
     EXIT_REPLACE,
+    LOST,
     READY,
     Orders,
     order,
@@ -109,8 +110,9 @@ def _leave_within(seconds: float, code: int) -> None:
 def _leave(code: int) -> None:
     """Exit now, whatever still runs."""
     logging.shutdown()
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):  # a handler may have put its own in its place
         sys.stdout.flush()
+    streams.farewell()
     os._exit(code)
 
 
@@ -163,6 +165,7 @@ class WorkerProcess(Watcher):
             self._pool.start()
             await self._ended.wait()
             _leave_within(self._orders.grace + EXIT_S, self._code)
+        self._send_lost()
         await self._source.close()
         await enqueuer.close()
         if self._pool.busy:
@@ -230,6 +233,13 @@ class WorkerProcess(Watcher):
         if self._ends:
             self._pipes.send(order(END, *self._ends))
             self._ends.clear()
+        self._send_lost()
+
+    def _send_lost(self) -> None:
+        """Have the server count the lines of the log that were lost here: nobody can ask this process."""
+        if streams.lost.lines:
+            self._pipes.send(order(LOST, streams.lost.lines))
+            streams.lost.lines = 0
 
     def on_spent(self) -> None:
         self._retire(INFINITY)
@@ -254,7 +264,7 @@ class WorkerProcess(Watcher):
             last_words.tell(self._address, self._headers | authorization(self._orders.key), outcomes)
         except (OSError, HTTPException) as error:
             log.error("its outcome could not be delivered: %s", error)
-        os._exit(EXIT_REPLACE)
+        _leave(EXIT_REPLACE)
 
 
 def _executor(orders: Orders, app: App, clock: Clock) -> Executor:
