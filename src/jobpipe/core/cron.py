@@ -121,6 +121,11 @@ class Cron:
         return before.replace(microsecond=0) + high * _SECOND
 
 
+def stamp(at: int) -> str:
+    """A time (ms) as RFC 3339 in UTC, to the second, as names of tasks have it."""
+    return (_EPOCH + timedelta(milliseconds=at)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def zone_of(name: str) -> ZoneInfo:
     """The IANA time zone. Raises BadCron for an unknown one."""
     try:
