@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
+import psutil
 
 from prove.ports import free_port
 from prove.proof import Broken
@@ -92,6 +93,32 @@ class Cluster:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
+
+    def follow(self, primary: Cluster) -> None:
+        """Be a streaming standby of `primary`, in place of `make`."""
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, "nobody", "nogroup")
+        self._run(
+            "pg_basebackup", "-D", str(self.data), "-d", primary.url(), "-R", "-X", "stream", "-c", "fast"
+        )
+
+    def promote(self) -> None:
+        """Let a standby be a primary of its own; at the end it takes writes."""
+        self._run("pg_ctl", "-D", str(self.data), "-w", "promote")
+
+    def freeze(self) -> None:
+        """Let it stand still: it neither answers nor refuses, as a machine that hangs."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on as if nothing had been."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        postmaster = psutil.Process(int((self.data / "postmaster.pid").read_text().split()[0]))
+        for process in (postmaster, *postmaster.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def url(self, database: str = "postgres", *, port: int | None = None) -> str:
         """Where a database is; `port` of a proxy before it."""

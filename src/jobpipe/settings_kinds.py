@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})([eE][+-]
 _SIZE = re.compile(r"([0-9]{1,15}) ?(B|KiB|MiB|GiB)?", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 MAX_SIZE = 1024**3
-_SECRET = re.compile(r"((?:^|[?&])(?:ssl)?password=)[^&]*", re.IGNORECASE)
+_SECRET = re.compile(r"((?:^|[?&])(?:(?:ssl)?password|direct)=)[^&]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

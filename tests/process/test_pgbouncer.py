@@ -1,13 +1,18 @@
-"""Servers behind PgBouncer in transaction mode: with a direct way for wake-ups, without one, and over its restart."""
+"""Servers behind PgBouncer: in transaction mode with a direct way for wake-ups, without one, and over its restart; in
+session mode as it comes."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -17,6 +22,9 @@ from prove.fleet import Fleet, fleet
 from prove.ports import free_port
 
 import postgres
+from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres.address import parse
+from jobpipe.storage.postgres.hosts import Hosts
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
@@ -28,10 +36,10 @@ real = host=127.0.0.1 port={there}
 listen_addr = 127.0.0.1
 listen_port = {here}
 auth_type = any
-pool_mode = transaction
-default_pool_size = 6
+pool_mode = {mode}
+default_pool_size = {size}
 max_client_conn = 100
-ignore_startup_parameters = extra_float_digits
+ignore_startup_parameters = {ignored}
 unix_socket_dir =
 """
 
@@ -39,12 +47,17 @@ unix_socket_dir =
 class Bouncer:
     """A PgBouncer before the tests' PostgreSQL."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, mode: str = "transaction", ignored: str = "extra_float_digits", size: int = 6
+    ) -> None:
+        self.mode = mode
         self.port = free_port()
         self._ini = folder / "pgbouncer.ini"
         there = postgres.shared_cluster().port
         # One user for all, whoever asks: `any` keeps no list of users.
-        text = INI.format(there=there, here=self.port).replace(f"port={there}", f"port={there} user=postgres")
+        text = INI.format(there=there, here=self.port, mode=mode, ignored=ignored, size=size).replace(
+            f"port={there}", f"port={there} user=postgres"
+        )
         self._ini.write_text(text)
         self._ini.chmod(0o644)
         self._process: subprocess.Popen[bytes] | None = None
@@ -65,20 +78,38 @@ class Bouncer:
             self._process.wait()
 
     def url(self) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/real?sslmode=disable&pgbouncer=true"
+        pooled = "&pgbouncer=true" if self.mode == "transaction" else ""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/real?sslmode=disable{pooled}"
 
 
-@pytest.fixture
-def bouncer() -> Iterator[Bouncer]:
+@contextlib.contextmanager
+def started(**settings: Any) -> Iterator[Bouncer]:
     if PROGRAM is None:
         pytest.skip("PgBouncer is not installed")
     postgres.empty_store("real")
     folder = new_folder()
-    bouncer = Bouncer(folder)
+    bouncer = Bouncer(folder, **settings)
     bouncer.start()
-    yield bouncer
-    bouncer.kill()
-    shutil.rmtree(folder)
+    try:
+        yield bouncer
+    finally:
+        bouncer.kill()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def bouncer() -> Iterator[Bouncer]:
+    with started() as bouncer:
+        yield bouncer
+
+
+@pytest.fixture(
+    params=["", "extra_float_digits,statement_timeout,jit,options"], ids=["as it comes", "ignoring"]
+)
+def session(request: pytest.FixtureRequest) -> Iterator[Bouncer]:
+    """In session mode, with and without the usual list of parameters that are silently dropped."""
+    with started(mode="session", ignored=request.param, size=30) as bouncer:
+        yield bouncer
 
 
 def run(whole: Fleet, name: str, count: int = 200) -> None:
@@ -113,3 +144,60 @@ def test_a_restart_of_pgbouncer_is_outlived(tmp_path: Path, bouncer: Bouncer) ->
             clients = [stack.enter_context(server.connected()) for server in whole.servers]
             until("both are ready", lambda: {c.ask("GET", "/readyz").status for c in clients} == {200}, 20)
         run(whole, "after", 20)
+
+
+def test_session_mode_needs_nothing(tmp_path: Path, session: Bouncer) -> None:
+    with fleet(tmp_path, session.url(), servers=2, workers=2) as whole:
+        run(whole, "first")
+        session.kill()
+        session.start()
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(server.connected()) for server in whole.servers]
+            until("both are ready", lambda: {c.ask("GET", "/readyz").status for c in clients} == {200}, 20)
+        run(whole, "after", 20)
+
+
+async def _settled_in(bouncer: Bouncer) -> tuple[str, str, bool, int]:
+    link = await Hosts(parse(bouncer.url())).connect()
+    try:
+        shown = [await link.value(f"SHOW {name}") for name in ("statement_timeout", "jit")]
+        return (
+            shown[0],
+            shown[1],
+            link.backend is None,
+            link.pid - await link.value("SELECT pg_backend_pid()"),
+        )
+    finally:
+        await link.close()
+
+
+def test_behind_a_pooler_our_settings_hold_and_no_backend_is_taken_for_ours(session: Bouncer) -> None:
+    until("it answers", lambda: _answers(session), 10)
+    assert asyncio.run(_settled_in(session)) == ("12s", "off", True, 0)
+
+
+def _answers(bouncer: Bouncer) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", bouncer.port), 1).close()
+        return True
+    return False
+
+
+def test_the_number_of_a_process_that_is_somebody_elses_by_now_ends_nobody() -> None:
+    cluster = postgres.shared_cluster()
+
+    async def ask() -> tuple[int, bool]:
+        link, other = (
+            await Hosts(parse(cluster.url("real"))).connect(),
+            await Hosts(parse(cluster.url("real"))).connect(),
+        )
+        assert other.backend is not None
+        pid, began = other.backend
+        try:
+            found = await link.rows(sql.STILL_THERE, pid, began - timedelta(seconds=1))
+            return len(found), await other.value("SELECT 1") == 1
+        finally:
+            await link.close()
+            await other.close()
+
+    assert asyncio.run(ask()) == (0, True)

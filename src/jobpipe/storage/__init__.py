@@ -32,5 +32,5 @@ def open_storage(
             ) from error
         return PostgresStorage(url, capacity=capacity, max_queues=max_queues, clock=clock or SystemClock())
     raise StorageRefused(
-        f"no engine serves the store '{url}': use sqlite:///FILE, memory: or postgresql://USER@HOST/DATABASE"
+        f"no engine serves the store '{url.partition(':')[0]}': use sqlite:///FILE, memory: or postgresql://USER@HOST/DATABASE"
     )

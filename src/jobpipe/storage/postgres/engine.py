@@ -37,10 +37,11 @@ from jobpipe.storage.postgres import intake, listing, migrations, moving, prunin
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.address import Address, parse
 from jobpipe.storage.postgres.company import Company
+from jobpipe.storage.postgres.hosts import Hosts
 from jobpipe.storage.postgres.intake import Intake, Limits
 from jobpipe.storage.postgres.lane import Call, Calls, Lane, Serve
 from jobpipe.storage.postgres.leases import Leases
-from jobpipe.storage.postgres.link import Again, Gone, Link, Refused, arrays, connect
+from jobpipe.storage.postgres.link import Again, Gone, Link, Refused, arrays
 from jobpipe.storage.postgres.partitions import Partitions
 from jobpipe.storage.postgres.pruning import Pruning
 from jobpipe.storage.postgres.runs import Runs
@@ -59,12 +60,14 @@ class PostgresStorage:
 
     def __init__(self, url: str, *, capacity: int, max_queues: int, clock: Clock) -> None:
         self._address: Address = parse(url)
+        self._hosts = Hosts(self._address)
+        self._direct = self._hosts if self._address.direct is None else Hosts(self._address.direct)
         self._s = Shared(clock)
         self._commits = CommitStats()
         self._runs = Runs(self._s)
         self._partitions = Partitions()
         self._make_lanes(Limits(capacity, max_queues))
-        self._company = Company(self._s, self._address.channel, self._direct, self._fold, self._tidy)
+        self._company = Company(self._s, self._address.channel, self._direct.connect, self._fold, self._tidy)
         self._s.news = self._company.news
 
     def _make_lanes(self, limits: Limits) -> None:
@@ -111,7 +114,7 @@ class PostgresStorage:
     async def open(self) -> None:
         """Reach the database, bring its schema up to date, and begin. Raises StorageRefused."""
         try:
-            link = await connect(self._address, direct=True, bare=True)
+            link = await self._direct.connect(bare=True)
             try:
                 await migrations.refuse_unsafe(link, self._address)
                 await migrations.migrate(link, self._address)
@@ -249,7 +252,7 @@ class PostgresStorage:
             await self._company.beat(link)
 
         groups["probe"] = _each(_probe, again=True)
-        return Lane(name, lambda: connect(self._address), groups, enter if counts else None)
+        return Lane(name, self._hosts.connect, groups, enter if counts else None)
 
     def _counted(self, serve: Serve) -> Serve:
         async def counted(lane: Lane, calls: Calls) -> None:
@@ -258,9 +261,6 @@ class PostgresStorage:
             self._commits.add(self._s.clock.monotonic() - began, sum(map(_tasks, calls)))
 
         return counted
-
-    async def _direct(self) -> Link:
-        return await connect(self._address, direct=True)
 
     async def _fold(self) -> None:
         if self._s.counts.written:

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec import Struct
 
@@ -96,7 +97,7 @@ class Intake:
         try:
             return await self._put(link, items, accept)
         except Gone:
-            written = await self._written(lane, link.pid, items, accept)
+            written = await self._written(lane, link.backend, items, accept)
             return written if written is not None else await self._put(await lane.link(), items, accept)
 
     async def _put(self, link: Link, items: Sequence[Item], accept: int) -> list[Task] | None:
@@ -127,14 +128,16 @@ class Intake:
             self._s.levels.add(new.queue, new.priority, now + late)
         return tasks
 
-    async def _written(self, lane: Lane, pid: int, items: Sequence[Item], accept: int) -> list[Task] | None:
+    async def _written(
+        self, lane: Lane, backend: tuple[int, Any] | None, items: Sequence[Item], accept: int
+    ) -> list[Task] | None:
         """What a writing of unknown outcome stored: all or, once its backend is certainly gone, nothing (None)."""
         link = await lane.link()
         loop = asyncio.get_running_loop()
         end = loop.time() + STATEMENT_S
         while True:
             # In this order: what it wrote before it went is seen by the look that follows.
-            gone = not await link.rows(sql.STILL_THERE, pid) if pid else loop.time() > end
+            gone = not await link.rows(sql.STILL_THERE, *backend) if backend else loop.time() > end
             rows = await link.rows(sql.WRITTEN, [new.id for new, _ in items], accept)
             if rows:
                 found = {row["id"]: row for row in rows}

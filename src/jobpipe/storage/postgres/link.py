@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from jobpipe.core.errors import StorageError, StorageFull
-from jobpipe.storage.postgres.address import Address
+from jobpipe.storage.postgres.address import Address, Host, Keepalive
 
-CONNECT_S = 5.0
 CALL_S = 15.0
 """A call takes no longer; what holds it up is a lock of somebody else's, or a network that is dead."""
 STATEMENT_S = 12.0
@@ -65,8 +66,26 @@ class Link:
         self._address = address
         self._named: dict[str, str] = {}
         self._transaction = False
-        self.pid = 0 if address.pooled else connection.get_server_pid()
-        """The backend's process, 0 behind a pooler."""
+        self.pid = 0
+        """The backend's process, 0 behind a pooler that gives it to others."""
+        self.backend: tuple[int, Any] | None = None
+        """The backend for certain, by its process and its start; None where a pooler may give it to somebody else."""
+        self.on_silence: Callable[[], None] = _nothing
+        """Called when the link ended because no answer came."""
+
+    async def settle_in(self, settings: dict[str, str]) -> None:
+        """Set these for the session, and learn whose it is. Not as parameters of the start: poolers refuse those."""
+        names = list(settings)
+        row = await self.row(_SETTLE_IN, names, [settings[name] for name in names])
+        self.pid = row["pid"]
+        # A pooler has a number of its own for each of its clients.
+        if self.pid == self._connection.get_server_pid():
+            self.backend = (self.pid, row["began"])
+
+    def keep_alive(self, how: Keepalive) -> None:
+        """Let the system find out that the other side is gone, while nothing is sent."""
+        transport = getattr(self._connection, "_transport", None)
+        _watch(transport.get_extra_info("socket") if transport is not None else None, how)
 
     @property
     def alive(self) -> bool:
@@ -154,6 +173,8 @@ class Link:
     def _meaning(self, error: Exception) -> Exception:
         if _ends_link(error) or not self.alive:
             self.cut()
+            if isinstance(error, TimeoutError):
+                self.on_silence()
             return Gone(f"the database is away: {_line(error)}")
         if isinstance(error, asyncpg.InsufficientResourcesError):
             return StorageFull(f"the database has no room: {_line(error)}")
@@ -189,41 +210,71 @@ def _ends_link(error: Exception) -> bool:
     return isinstance(error, gone)
 
 
-async def connect(address: Address, *, direct: bool = False, bare: bool = False) -> Link:
-    """Open a link. Raises StorageError.
+async def dial(address: Address, host: Host, *, bare: bool = False) -> Link:
+    """Open a link to a host that takes writes. Raises StorageError.
 
-    `direct` goes around a pooler where the URL says how; a `bare` one has the server's settings, not ours.
+    A `bare` one has the server's settings, not ours.
     """
-    dsn = address.direct if direct and address.direct else address.dsn
-    pooled = address.pooled and not (direct and address.direct)
     try:
-        connection = await asyncpg.connect(
-            dsn,
-            timeout=CONNECT_S,
-            command_timeout=CALL_S,
-            statement_cache_size=0 if pooled else 200,
-            max_cacheable_statement_size=0,
-            server_settings={"application_name": "jobpipe"} | ({} if pooled or bare else _SESSION),
-        )
-    except (
-        OSError,
-        TimeoutError,
-        ssl.SSLError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-        ValueError,
-    ) as error:
-        raise StorageError(f"cannot reach PostgreSQL at {address.shown}: {_line(error)}") from error
-    return Link(connection, address if pooled == address.pooled else _unpooled(address))
+        async with asyncio.timeout(address.connect_s):
+            connection = await asyncpg.connect(
+                address.tls,
+                host=_SOCKETS if host.name is None else host.name,
+                port=host.port,
+                user=address.login.get("user"),
+                password=address.login.get("password"),
+                passfile=address.login.get("passfile"),
+                database=address.login["database"],
+                timeout=address.connect_s,
+                command_timeout=CALL_S,
+                statement_cache_size=0 if address.pooled else 200,
+                max_cacheable_statement_size=0,
+                server_settings=address.startup,
+                target_session_attrs=SessionAttribute.read_write,
+            )
+            link = Link(connection, address)
+            link.keep_alive(address.keepalive)
+            try:
+                if not address.pooled:
+                    await link.settle_in({} if bare else _SESSION)
+            except BaseException:
+                link.cut()
+                raise
+            return link
+    except asyncpg.TargetServerAttributeNotMatched as error:
+        raise StorageError("is a standby or read-only: it takes no tasks") from error
+    except _CANNOT_CONNECT as error:
+        raise StorageError(_line(error)) from error
+
+
+_SOCKETS = ["/run/postgresql", "/var/run/postgresql", "/tmp", "localhost"]  # noqa: S108 - where libpq looks
+_CANNOT_CONNECT = (
+    OSError, TimeoutError, ssl.SSLError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError, Refused,
+)  # fmt: skip
+_SETTLE_IN = """
+SELECT pg_backend_pid() AS pid, (SELECT backend_start FROM pg_stat_get_activity(pg_backend_pid())) AS began,
+       (SELECT count(set_config(name, value, false)) FROM unnest($1::text[], $2::text[]) AS s(name, value)) AS n
+"""
+_KEEPALIVE = (("idle_s", "TCP_KEEPIDLE"), ("interval_s", "TCP_KEEPINTVL"), ("count", "TCP_KEEPCNT"),
+              ("give_up_ms", "TCP_USER_TIMEOUT"))  # fmt: skip
+
+
+def _watch(line: Any, how: Keepalive) -> None:
+    if line is None or line.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(how.on))
+    for name, option in _KEEPALIVE:
+        if getattr(how, name) and hasattr(socket, option):
+            line.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), getattr(how, name))
+
+
+def _nothing() -> None:
+    """Nobody asked to be told."""
 
 
 def in_schema(text: str, schema: str) -> str:
     """SQL of the schema `jobpipe` for another one."""
     return text.replace("jobpipe.", f"{schema}.")
-
-
-def _unpooled(address: Address) -> Address:
-    return Address(address.direct or address.dsn, address.schema, False, None, address.allow_unsafe)
 
 
 def _line(error: BaseException) -> str:

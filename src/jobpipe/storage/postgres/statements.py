@@ -89,10 +89,11 @@ SELECT i.id, i.seq, k.run_at, k.created_at
                      UNION ALL SELECT run_at, created_at FROM jobpipe.finished WHERE seq = i.seq LIMIT 1) k
  WHERE i.id = ANY($1::text[]) AND i.accept = $2::bigint
 """
-# In the list of columns, because the order of conditions is the planner's: it must not end anybody else.
+# In the list of columns, because the order of conditions is the planner's: it must not end anybody else. By its start
+# too: a number comes again, and after a failover it is somebody else's.
 STILL_THERE = """
-SELECT CASE WHEN pid = $1::int THEN pg_terminate_backend(pid) END FROM pg_stat_activity
- WHERE pid = $1::int AND application_name = 'jobpipe' AND usename = current_user
+SELECT CASE WHEN pid = $1::int AND backend_start = $2::timestamptz THEN pg_terminate_backend(pid) END
+  FROM pg_stat_activity WHERE pid = $1::int AND backend_start = $2::timestamptz
 """
 
 # The first waiting task of each queue and priority that has one, future ones too: two seeks each. $1-$3 levels that are
