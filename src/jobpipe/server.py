@@ -27,6 +27,7 @@ from jobpipe.parts import Parts
 from jobpipe.settings import Settings, masked
 from jobpipe.signals import Signals
 from jobpipe.supervisor.child import NotReady
+from jobpipe.supervisor.reaper import reap_orphans
 from jobpipe.work.app import App
 from jobpipe.work.errors import AppNotFound
 from jobpipe.work.lifespan import LifespanFailed
@@ -65,6 +66,8 @@ def run(settings: Settings, app_name: str | None) -> int:
         app = _in_process(app_name) if app_name is not None and settings.processes == 0 else app_name
         with _bound(settings) as sockets, asyncio.Runner(loop_factory=loop_factory()) as runner:
             server = Server(settings, app)
+            if not isinstance(app, App):
+                reap_orphans()
             spare_the_start()
             look_seldom()
             return runner.run(server.serve(sockets))

@@ -1,11 +1,18 @@
-"""The signals that ask a process to stop, counted: the first asks for an end in order, the second for one at once."""
+"""The signals that ask a process to stop, counted: the first asks for an end in order, the second for one at once.
+
+They are meant for this process alone: what it forks (as multiprocessing does) begins without our handlers.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import cache
+
+NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")
 
 
 class Signals:
@@ -26,8 +33,8 @@ class Signals:
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
         """Count signals instead of dying of them."""
-        names = ("SIGINT", "SIGTERM", "SIGBREAK")
-        undo = [self._catch(getattr(signal, name)) for name in names if hasattr(signal, name)]
+        keep_from_forks()
+        undo = [self._catch(getattr(signal, name)) for name in NAMES if hasattr(signal, name)]
         try:
             yield
         finally:
@@ -45,3 +52,23 @@ class Signals:
 
     def _count(self) -> None:
         (self._second if self._first.is_set() else self._first).set()
+
+
+@cache
+def keep_from_forks() -> None:
+    """Have forked children of this process die of these signals as others do, from now on.
+
+    They would else inherit handlers that write to the event loop of their parent: it would take a child's end for its
+    own, and the child would not end.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forget)
+
+
+def _forget() -> None:
+    with contextlib.suppress(ValueError):  # not of the main thread's making
+        signal.set_wakeup_fd(-1)
+        for name in (*NAMES, "SIGCHLD"):
+            if hasattr(signal, name):
+                default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+                signal.signal(getattr(signal, name), default)

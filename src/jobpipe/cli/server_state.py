@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
@@ -24,6 +25,7 @@ WORKER_COLUMNS: Final = (
     column("queues"),
     Column("busy", lambda row: f"{row['busy']}/{row['total']}", right=True),
     Column("last seen", lambda row: time(row["last_seen"])),
+    Column("note", lambda row: _note(row)),  # noqa: PLW0108 - it stands below
 )
 ERROR_COLUMNS: Final = (
     column("group"),
@@ -34,6 +36,15 @@ ERROR_COLUMNS: Final = (
     column("message"),
     column("example_id", "example"),
 )
+
+
+def _note(row: Mapping[str, Any]) -> str:
+    """Why a worker process takes nothing new, else whose place it took."""
+    if why := row.get("leaving"):
+        return f"leaves: it {why}"
+    replaced = row.get("replaced")
+    return f"for one that {replaced['reason']}" if replaced else ""
+
 
 queue_app = App(name="queue", help="The queues.")
 workers_app = App(name="workers", help="The workers.")

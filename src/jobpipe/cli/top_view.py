@@ -28,8 +28,9 @@ RUNNING_COLUMNS: Final = (
 def headline(stats: Row) -> list[str]:
     """The server in three lines: what it is, what it holds, what it does."""
     counts, rates, workers = stats["counts"], stats["rates"], stats["workers"]
+    trouble = f": {printable(stats['trouble'])}" if stats.get("trouble") else ""
     return [
-        f"jobpipe {printable(stats['version'])}, {stats['status']}, up {duration(stats['uptime_s'])}, "
+        f"jobpipe {printable(stats['version'])}, {stats['status']}{trouble}, up {duration(stats['uptime_s'])}, "
         f"{printable(stats['store'])}",
         "tasks: " + ", ".join(f"{count:,} {status}" for status, count in counts.items()),
         f"per second: {rates['enqueued_per_s']:.1f} enqueued, {rates['finished_per_s']:.1f} finished, "

@@ -116,6 +116,13 @@ class Draining(JobpipeError):
     sentence = "server is shutting down"
 
 
+class Degraded(JobpipeError):
+    """The server takes tasks, but it should work on them and has no worker that can."""
+
+    code = "degraded"
+    sentence = "no worker can work"
+
+
 class Unauthorized(JobpipeError):
     """A key is needed, and none was sent that the server knows."""
 

@@ -14,7 +14,7 @@ from functools import partial
 
 from jobpipe import randomness
 from jobpipe.clock import Clock, SystemClock
-from jobpipe.core.errors import Draining, JobpipeError, LeaseLost
+from jobpipe.core.errors import Degraded, Draining, JobpipeError, LeaseLost
 from jobpipe.core.lifecycle import Kind, Outcome, Policy
 from jobpipe.core.task import Attempt, Claim, NewTask, Status, Task
 from jobpipe.engine.arrivals import Arrivals
@@ -352,10 +352,12 @@ class TaskQueue:
         return await self._storage.queues(self._clock.now())
 
     async def check(self) -> None:
-        """Raise Draining or StorageError when no task could be accepted now."""
+        """Raise Draining or StorageError when no task could be accepted now, and Degraded when none would be run."""
         if self._draining:
             raise Draining()
         await self._storage.check()
+        if (trouble := self.workers.trouble()) is not None:
+            raise Degraded(trouble)
 
     def rates(self) -> Rates:
         """What this server did in the last minute."""

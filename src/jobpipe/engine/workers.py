@@ -35,11 +35,19 @@ class WorkerRun(Struct, frozen=True):
     started_at: int | None
 
 
+class Replaced(Struct, frozen=True):
+    """Why a worker process took another's place, to follow "one that", and when, in milliseconds since the epoch."""
+
+    reason: str
+    at: int
+
+
 class Worker(Struct, frozen=True):
     """One worker process, or the pool in a server's own process (not `apart`).
 
     `total` is how many tasks it runs at a time, as it is known here or as far as it showed; `queues` None means all.
-    `last_seen` is milliseconds since the epoch.
+    `last_seen` is milliseconds since the epoch. `leaving` says why it takes nothing new, to follow "it"; `replaced`
+    whose place it took. Both are known of a server's own processes alone.
     """
 
     worker_id: str
@@ -52,6 +60,8 @@ class Worker(Struct, frozen=True):
     queues: tuple[str, ...] | None = None
     tasks: tuple[WorkerRun, ...] = ()
     apart: bool = True
+    leaving: str | None = None
+    replaced: Replaced | None = None
 
 
 class Sign(Struct, frozen=True):
@@ -87,10 +97,12 @@ class _Known:
 
 
 class Workers:
-    """The workers of one server. `own` gives its own ones and is there to be replaced."""
+    """The workers of one server. `own` gives its own ones, `trouble` says why none of them can work, although they
+    should: both are there to be replaced."""
 
     def __init__(self, storage: Storage, running: Running, clock: Clock) -> None:
         self.own: Callable[[], Sequence[Worker]] = tuple
+        self.trouble: Callable[[], str | None] = lambda: None
         self.server = secrets.token_hex(6)
         """By which other servers of the store know this one."""
         self._storage = storage

@@ -254,7 +254,15 @@ def _server() -> Json:
             "get": _operation("getStats", "The server.", {"200": _json("now", _ref("StatsView"))}, 503)
         },
         "/livez": {"get": _operation("livez", "Whether the process serves.", alive)},
-        "/readyz": {"get": _operation("readyz", "Whether it accepts tasks.", alive, 503, 507)},
+        "/readyz": {
+            "get": _operation(
+                "readyz",
+                "Whether it accepts tasks, and can work if it should.",
+                alive,
+                503,
+                507,
+            )
+        },
         "/keys/self": {
             "get": _operation("getKey", "What the sender's key opens.", {"200": _json("it", _ref("KeyView"))})
         },

@@ -50,6 +50,7 @@ STATUS = {
     "too_many_queues": 503,
     "too_many_readers": 503,
     "draining": 503,
+    "degraded": 503,
     "storage_down": 503,
     "storage_full": 507,
 }
@@ -58,6 +59,7 @@ RETRY_AFTER = {
     "queue_full": b"1",
     "too_many_queues": b"1",
     "draining": b"5",
+    "degraded": b"5",
     "storage_down": b"1",
     "too_many_readers": b"5",
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from msgspec import UNSET
+
 from jobpipe.core.errors import StorageError
 from jobpipe.core.keys import Scope as Scopes
 from jobpipe.core.task import Status
@@ -65,11 +67,12 @@ async def _queues(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
 async def _stats(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     counts = await api.queue.counts()
     rates, workers = api.queue.rates(), await api.queue.workers.all()
+    trouble = api.queue.workers.trouble()
     view = StatsView(
         version=api.config.version,
         uptime_s=round(api.config.clock.monotonic() - api.started, 3),
         store=api.config.store,
-        status="draining" if api.queue.draining else "ok",
+        status="draining" if api.queue.draining else "ok" if trouble is None else "degraded",
         counts={status: counts.get(status, 0) for status in Status},
         rates=RatesView(round(rates.enqueued, 3), round(rates.finished, 3), round(rates.failed, 3)),
         workers=WorkersView(
@@ -77,6 +80,7 @@ async def _stats(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
             busy=sum(worker.busy for worker in workers),
             processes=sum(worker.apart for worker in workers),
         ),
+        trouble=UNSET if trouble is None else trouble,
     )
     await send_json(scope, send, encode_view(view))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
+from msgspec import UNSET
+
 from jobpipe.engine.workers import Worker
 from jobpipe.http.answers import Receive, Scope, Send, send_json
 from jobpipe.http.config import Api
 from jobpipe.http.routing import RawRoute
-from jobpipe.wire import WorkerTaskView, WorkerView, encode_view, time_text
+from jobpipe.wire import ReplacedView, WorkerTaskView, WorkerView, encode_view, time_text
 
 
 def routes(api: Api) -> list[RawRoute]:
@@ -34,4 +36,8 @@ def _view(worker: Worker) -> WorkerView:
             WorkerTaskView(run.id, run.handler, None if run.started_at is None else time_text(run.started_at))
             for run in worker.tasks
         ],
+        leaving=UNSET if worker.leaving is None else worker.leaving,
+        replaced=UNSET
+        if worker.replaced is None
+        else ReplacedView(worker.replaced.reason, time_text(worker.replaced.at)),
     )

@@ -43,6 +43,10 @@ class OwnWorkers(Protocol):
         """The processes, or the pool, that stand ready now; what they run is not for them to say."""
         ...
 
+    def trouble(self) -> str | None:
+        """Why none of them can work, in one line; None while one can, or soon will."""
+        ...
+
 
 class NoWorkers:
     """A server that only serves tasks to workers elsewhere."""
@@ -64,3 +68,6 @@ class NoWorkers:
 
     def present(self) -> Sequence[Worker]:
         return ()
+
+    def trouble(self) -> str | None:
+        return None

@@ -100,6 +100,10 @@ class PoolWorkers:
             ),
         )
 
+    def trouble(self) -> str | None:
+        """A pool is as well as its server."""
+        return None
+
 
 class LocalSource:
     """The pool's source in the server's own process: the queue itself."""

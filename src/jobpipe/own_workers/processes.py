@@ -1,29 +1,24 @@
 """Worker processes of a server: their way in, what they are told, and what becomes of a dead one's tasks.
 
-They come through the server's own HTTP API, over a Unix socket in a folder that only this user can enter (loopback TCP
-on Windows); a secret tells them from others. Keeping them is the supervisor's.
+They come through the server's own HTTP API by a `Door`; a secret tells them from others. Keeping them is the
+supervisor's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import shutil
 import socket
-import sys
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 from jobpipe.clock import Clock
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Report
-from jobpipe.engine.workers import Worker
-from jobpipe.http.server import listen
+from jobpipe.engine.workers import Replaced, Worker
+from jobpipe.own_workers.door import Door
 from jobpipe.settings import Settings
 from jobpipe.storage.base import LostClaim
 from jobpipe.supervisor.child import Exit
@@ -34,10 +29,6 @@ from jobpipe.tracing import asked
 
 log = logging.getLogger("jobpipe.workers")
 
-PREFIX = "jobpipe-"
-SOCKET = "server.sock"
-SOCKET_PATH_MAX = 100
-"""The path of a Unix socket is at most 107 bytes on Linux and 103 on macOS."""
 STRAGGLERS_S = 1.0
 """When a dead process's claims are looked for once more: one may have been under way to it."""
 
@@ -67,14 +58,15 @@ class ProcessWorkers:
         self._queue = queue
         self._clock = clock
         self._token = token
-        self._folder: Path | None = None
+        self._door: Door | None = None
         self._supervisor: Supervisor | None = None
         self._stragglers: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        url = self._open_door()
+        door = self._door = Door()
+        self.sockets = door.sockets
         settings = self._settings
-        orders = [self._orders(url, workers) for workers in shares(settings.workers, self._processes)]
+        orders = [self._orders(door.url, workers) for workers in shares(settings.workers, self._processes)]
         limit = default_limit() if settings.max_rss is None else settings.max_rss
         self._supervisor = Supervisor(orders, on_exit=self._give_back, max_rss=limit)
         await self._supervisor.prove()
@@ -101,10 +93,8 @@ class ProcessWorkers:
         await self.drain(0)
         for straggler in self._stragglers:
             straggler.cancel()
-        for bound in self.sockets:
-            bound.close()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._door is not None:
+            self._door.close()
 
     def present(self) -> Sequence[Worker]:
         if self._supervisor is None:
@@ -120,25 +110,13 @@ class ProcessWorkers:
                 pid=process.pid,
                 version=version("jobpipe"),
                 queues=None if queues is None else tuple(sorted(queues)),
+                leaving=process.leaving,
+                replaced=None
+                if process.replaced is None
+                else Replaced(process.replaced.reason, process.replaced.at),
             )
             for process in self._supervisor.processes
         ]
-
-    # --- the processes' way to the server ---
-
-    def _open_door(self) -> str:
-        """Bind where the worker processes connect; the URL that they are told."""
-        if sys.platform == "win32":
-            self.sockets = listen("127.0.0.1", 0)
-            return f"http://127.0.0.1:{self.sockets[0].getsockname()[1]}"
-        self._folder = Path(_private_folder())
-        path = self._folder / SOCKET
-        door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        door.setblocking(False)
-        door.bind(str(path))
-        door.listen()
-        self.sockets = [door]
-        return f"unix:{path}"
 
     def _orders(self, url: str, workers: int) -> Orders:
         settings = self._settings
@@ -161,6 +139,9 @@ class ProcessWorkers:
             log_format=settings.log_format,
             otel=asked(settings.otel),
         )
+
+    def trouble(self) -> str | None:
+        return None if self._supervisor is None else self._supervisor.trouble
 
     # --- what a process leaves behind ---
 
@@ -188,36 +169,3 @@ class ProcessWorkers:
         if reports:
             await self._queue.rescue(reports)
             log.info("gave back %d tasks of a worker process that ended", len(reports))
-
-
-def _private_folder() -> str:
-    """A fresh folder that only this user can enter, with a path short enough for a socket in it."""
-    for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - mkdtemp makes it private
-        _sweep(Path(parent))
-        folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent)
-        if len(os.fsencode(folder)) + len("/" + SOCKET) <= SOCKET_PATH_MAX:
-            break
-        os.rmdir(folder)
-    return folder
-
-
-def _sweep(parent: Path) -> None:
-    """Remove what servers left behind that were killed: theirs is a folder named after a process that is no more.
-
-    Its socket is tried too, since another container may share the folder and have processes that are unknown here.
-    """
-    for folder in parent.glob(f"{PREFIX}*-*"):
-        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
-        with contextlib.suppress(OSError):
-            if pid.isdecimal() and folder.stat().st_uid == os.getuid() and not _lives(int(pid)):
-                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
-                    if knock.connect_ex(str(folder / SOCKET)):
-                        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -7,16 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from subprocess import PIPE
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from msgspec import Struct
 
 from jobpipe import streams
-from jobpipe.supervisor.orders import BEGIN, CANCEL, DRAIN, END, ERROR, LOST, READY, Lines, Orders, order
+from jobpipe.supervisor.orders import (
+    BEGIN,
+    CANCEL,
+    DRAIN,
+    END,
+    ERROR,
+    LATE,
+    LEAVE,
+    LOST,
+    READY,
+    Begun,
+    Lines,
+    Orders,
+    order,
+    run_of,
+)
+
+if TYPE_CHECKING:
+    from jobpipe.supervisor.keeper import Replaced
 
 LAST_WORDS_S = 0.5
 """How long after the exit the pipe is still read. A subprocess of a handler may hold it open for ever."""
@@ -25,9 +44,14 @@ COMMAND = (sys.executable, "-P", "-m", "jobpipe.worker")
 """Without -P the working folder would come first: a user's `queue.py` would hide Python's own from Jobpipe."""
 
 
-class Exit(Struct, frozen=True):
-    """How a worker process ended. `worker` is None when it was never ready; `begun` are the leases of open runs.
+STARTED: set[int] = set()
+"""The processes that were started here and did not end yet: whoever reaps others leaves these alone."""
 
+
+class Exit(Struct, frozen=True):
+    """How a worker process ended. `worker` is None when it was never ready; `begun` are the open runs by their leases.
+
+    `late` are those that had timed out and held the process, with the pause before their next attempt, if it is known.
     `code` is negative for a signal; `stopped` says that its parent killed it because the stop took too long; `how` is
     for people and follows "its worker process".
     """
@@ -35,9 +59,15 @@ class Exit(Struct, frozen=True):
     pid: int
     worker: str | None
     code: int
-    begun: frozenset[str]
+    begun: Mapping[str, Begun]
     stopped: bool
     how: str
+    late: Mapping[str, float | None] = {}
+
+    @staticmethod
+    def never() -> Exit:
+        """Of a process that could not be started."""
+        return Exit(-1, None, -1, {}, False, "could not be started")
 
 
 class NotReady(Exception):
@@ -45,13 +75,17 @@ class NotReady(Exception):
 
 
 class Child(asyncio.SubprocessProtocol):
-    """A worker process. `on_busy` is called when it begins a run while it had none."""
+    """A worker process. `on_busy` is called when it begins a run while it had none; `leaving` ends with why it takes
+    nothing new."""
 
     def __init__(self, on_busy: Callable[[], object]) -> None:
         loop = asyncio.get_running_loop()
         self.worker: str | None = None
-        self.begun: set[str] = set()
+        self.begun: dict[str, Begun] = {}
+        self.late: dict[str, float | None] = {}
+        self.replaced: Replaced | None = None
         self.ready: asyncio.Future[str] = loop.create_future()
+        self.leaving: asyncio.Future[str] = loop.create_future()
         self.ended: asyncio.Future[Exit] = loop.create_future()
         self._on_busy = on_busy
         self._lines = Lines()
@@ -64,10 +98,10 @@ class Child(asyncio.SubprocessProtocol):
 
     @classmethod
     async def start(cls, orders: Orders, on_busy: Callable[[], object]) -> Child:
-        """Start a process and give it its orders. Raises OSError."""
+        """Start a process, which leads a group of its own, and give it its orders. Raises OSError."""
         loop = asyncio.get_running_loop()
         _, child = await loop.subprocess_exec(
-            lambda: cls(on_busy), *COMMAND, stdin=PIPE, stdout=PIPE, stderr=None
+            lambda: cls(on_busy), *COMMAND, stdin=PIPE, stdout=PIPE, stderr=None, start_new_session=True
         )
         child._write(orders.line())
         return child
@@ -115,6 +149,7 @@ class Child(asyncio.SubprocessProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.SubprocessTransport", transport)
+        STARTED.add(self.pid)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         for word, *rest in self._lines.feed(data):
@@ -123,13 +158,18 @@ class Child(asyncio.SubprocessProtocol):
     def _heard(self, word: str, rest: list[str]) -> None:
         if word == BEGIN:
             idle = not self.begun
-            self.begun.update(rest)
+            self.begun.update(map(run_of, rest))
             if idle:
                 self._on_busy()
         elif word == END:
-            self.begun.difference_update(rest)
+            for lease_id in rest:
+                self.begun.pop(lease_id, None)
+        elif word == LEAVE and not self.leaving.done():
+            self.leaving.set_result(" ".join(rest))
         elif word == LOST:
             streams.lost.lines += int(rest[0])
+        elif word == LATE:
+            self.late[rest[0]] = None if rest[1] == "-" else float(rest[1])
         elif word == READY and not self.ready.done():
             self.worker = rest[0]
             self.ready.set_result(rest[0])
@@ -147,11 +187,19 @@ class Child(asyncio.SubprocessProtocol):
     def process_exited(self) -> None:
         code = None if self._transport is None else self._transport.get_returncode()
         self._code = -1 if code is None else code
+        STARTED.discard(self.pid)
+        self._end_group()
         # What it wrote before its death is in the pipe and must be read first: it tells the begun from the others.
         if self._pipe_open:
             asyncio.get_running_loop().call_later(LAST_WORDS_S, self._end)
         else:
             self._end()
+
+    def _end_group(self) -> None:
+        """End what it started and left behind; who means to outlive it leaves its group (setsid)."""
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def _end(self) -> None:
         if self.ended.done() or self._code is None:
@@ -161,7 +209,7 @@ class Child(asyncio.SubprocessProtocol):
             self.ready.set_exception(NotReady(f"the worker process that should load the app {how}"))
             self.ready.exception()  # whoever only waits for the end has not asked for it
         self.ended.set_result(
-            Exit(self.pid, self.worker, self._code, frozenset(self.begun), self._stopped, how)
+            Exit(self.pid, self.worker, self._code, dict(self.begun), self._stopped, how, dict(self.late))
         )
         if self._transport is not None:
             self._transport.close()

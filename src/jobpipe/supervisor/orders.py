@@ -2,13 +2,18 @@
 
 To the child's stdin: first its Orders as one line of JSON, then `cancel LEASE` and `drain SECONDS`. The end of that
 pipe means that the parent is gone. From the child's stdout: `ready WORKER` once its app is imported, or `error LINE`;
-then `begin LEASE ...` before the handlers of these claims start, `end LEASE ...` after their outcomes were delivered,
-and `lost N` when N more lines of its log could not be written.
+then `begin RUN ...` before the handlers of these claims start, `end LEASE ...` after their outcomes were delivered, and
+`leave WHY` when it takes nothing new any more, and another shall take its place. A RUN is `LEASE`, `LEASE=TIMEOUT` or
+`LEASE=TIMEOUT=ID`, the id of the task as in a URL. `late LEASE PAUSE` says that a run timed out and only the end of
+the process will end it; the next attempt waits for PAUSE seconds (`-`: as the server says). `lost N`: N more
+lines of its log could not be written.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Final
+from urllib.parse import quote, unquote
 
 import msgspec
 from msgspec import Struct
@@ -27,6 +32,8 @@ END: Final = "end"
 LOST: Final = "lost"
 CANCEL: Final = "cancel"
 DRAIN: Final = "drain"
+LEAVE: Final = "leave"
+LATE: Final = "late"
 
 CLEANUP_S: Final = 1.0
 """How long a handler that was told to stop may take to end."""
@@ -37,7 +44,7 @@ class Orders(Struct, frozen=True):
 
     `token` is the secret by which a server knows its own worker processes, `key` the key for a server elsewhere. Both
     travel here and not in the environment, which a handler's own subprocesses would inherit. `parent` is a process id.
-    `ahead` allows to claim a little before workers are free.
+    `ahead` allows to claim a little before workers are free; `named` asks for the ids of the tasks that begin.
     """
 
     app: str | None
@@ -51,6 +58,7 @@ class Orders(Struct, frozen=True):
     max_result: int = 1024**2
     max_tasks: int = 0
     ahead: bool = False
+    named: bool = False
     simulate: tuple[float, float, float] = (0.1, 0.5, 0.2)
     key: str | None = None
     token: str | None = None
@@ -71,6 +79,32 @@ class Orders(Struct, frozen=True):
 def order(*words: object) -> bytes:
     """One line: words with blanks between them."""
     return (" ".join(map(str, words)) + "\n").encode()
+
+
+class Begun(Struct, frozen=True):
+    """A run that is open: its task where that was told, its timeout in seconds where it is not the server's, and when
+    this was heard, in monotonic seconds."""
+
+    at: float
+    timeout: float | None = None
+    task_id: str | None = None
+
+
+def run_word(lease_id: str, timeout: float | None, task_id: str | None) -> str:
+    """A run that begins, as one word."""
+    if timeout is None and task_id is None:
+        return lease_id
+    word = f"{lease_id}={'' if timeout is None else timeout}"
+    return word if task_id is None else f"{word}={quote(task_id, safe='')}"
+
+
+def run_of(word: str) -> tuple[str, Begun]:
+    """The lease id and the run that a word tells of."""
+    lease_id, _, rest = word.partition("=")
+    timeout, named, task_id = rest.partition("=")
+    return lease_id, Begun(
+        time.monotonic(), float(timeout) if timeout else None, unquote(task_id) if named else None
+    )
 
 
 class Lines:

@@ -155,10 +155,18 @@ class WorkerTaskView(Struct):
     started_at: Time | None
 
 
+class ReplacedView(Struct):
+    """Why a worker process took the place of another, and when."""
+
+    reason: str
+    at: Time
+
+
 class WorkerView(Struct):
     """A worker process, or the pool in a server's own process; `total` is how many tasks it runs at a time.
 
-    `host`, `pid` and `version` are null where the worker did not say.
+    `host`, `pid` and `version` are null where the worker did not say. Of a server's own processes: `leaving` says why
+    one takes nothing new and ends with what it runs, `replaced` why one took another's place.
     """
 
     worker_id: str
@@ -170,18 +178,22 @@ class WorkerView(Struct):
     total: Count
     last_seen: Time
     tasks: list[WorkerTaskView]
+    leaving: str | UnsetType = UNSET
+    replaced: ReplacedView | UnsetType = UNSET
 
 
 class StatsView(Struct):
-    """The server at a glance; in `store` passwords are masked."""
+    """The server at a glance; in `store` passwords are masked. `degraded` is a server that should work and has no
+    worker that can: `trouble` says why."""
 
     version: str
     uptime_s: float
     store: str
-    status: Literal["ok", "draining"]
+    status: Literal["ok", "draining", "degraded"]
     counts: dict[Status, Count]
     rates: RatesView
     workers: WorkersView
+    trouble: str | UnsetType = UNSET
 
 
 class HealthView(Struct):

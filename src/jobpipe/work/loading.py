@@ -36,7 +36,10 @@ def load_app(name: str) -> App:
 
 
 def _module(name: str) -> Any:
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except OSError as error:
+        raise AppNotFound(f"the working folder, in which '{name}' is looked for, is gone") from error
     if here not in sys.path:
         sys.path.insert(0, here)
     try:

@@ -6,8 +6,9 @@ import signal
 import sys
 
 if __name__ == "__main__":
-    # Ctrl+C reaches the whole foreground group; the parent alone decides what it means. First, before anything slow.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The parent alone decides what Ctrl+C means. First, before anything slow; a function, since programs that handlers
+    # start would inherit that it is ignored.
+    signal.signal(signal.SIGINT, lambda *_: None)
     from jobpipe.streams import open_closed
 
     open_closed()

@@ -17,6 +17,7 @@ from jobpipe.signals import Signals
 from jobpipe.supervisor.child import Exit, NotReady
 from jobpipe.supervisor.memory import default_limit
 from jobpipe.supervisor.orders import EXIT_APP, Orders, shares
+from jobpipe.supervisor.reaper import reap_orphans
 from jobpipe.supervisor.supervisor import Supervisor
 from jobpipe.tracing import asked
 
@@ -29,6 +30,7 @@ PATIENCE_S = 7.0
 def run(settings: WorkerSettings, app: str) -> int:
     """Work until a signal ends it; the process's exit code."""
     configure(settings.log_level, settings.log_format)
+    reap_orphans()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_work(settings, app))

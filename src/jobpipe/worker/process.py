@@ -29,6 +29,7 @@ from jobpipe.enqueuing import RemoteEnqueuer
 from jobpipe.garbage import spare_the_start
 from jobpipe.logs import configure
 from jobpipe.loop import loop_factory
+from jobpipe.signals import keep_from_forks
 from jobpipe.supervisor.orders import (
     BEGIN,
     CANCEL,
@@ -38,6 +39,7 @@ from jobpipe.supervisor.orders import (
     ERROR,
     EXIT_APP,
     EXIT_REPLACE,
+    LEAVE,
     LOST,
     READY,
     Orders,
@@ -77,6 +79,7 @@ def main() -> int:
     die_with(orders.parent)
     go_first()
     configure(orders.log_level, orders.log_format)
+    keep_from_forks()
     try:
         app = App() if orders.app is None else load_app(orders.app)
         if orders.otel:
@@ -160,7 +163,9 @@ class WorkerProcess(Watcher):
         async with self._app.running(enqueuer):
             self._pipes.send(order(READY, self.worker))
             if sys.platform != "win32":
-                self._loop.add_signal_handler(signal.SIGTERM, self._retire, self._orders.grace)
+                self._loop.add_signal_handler(
+                    signal.SIGTERM, self._retire, self._orders.grace, "was told to end by a SIGTERM"
+                )
             self._watchdog.start()
             self._pool.start()
             await self._ended.wait()
@@ -198,10 +203,11 @@ class WorkerProcess(Watcher):
 
     # --- leaving ---
 
-    def _retire(self, seconds: float) -> None:
+    def _retire(self, seconds: float, why: str) -> None:
         """Leave of its own accord: another process is to take this one's place."""
         if not self._drains:
             self._code = EXIT_REPLACE
+            self._pipes.send(order(LEAVE, *why.split()))
         self._drain(seconds)
 
     def _drain(self, seconds: float) -> None:
@@ -210,6 +216,7 @@ class WorkerProcess(Watcher):
 
     async def _drained(self, seconds: float) -> None:
         await self._pool.drain(seconds)
+        self._send_ends()
         self._ended.set()
 
     # --- told by the pool ---
@@ -242,12 +249,12 @@ class WorkerProcess(Watcher):
             streams.lost.lines = 0
 
     def on_spent(self) -> None:
-        self._retire(INFINITY)
+        self._retire(INFINITY, f"ran its {self._orders.max_tasks} tasks (--max-tasks-per-process)")
 
     def on_overstay(self, run: Run) -> None:
         task = run.claim.task
         log.error("task %s: handler %s outlived its timeout; replacing its process", task.id, task.handler)
-        self._retire(self._orders.grace)
+        self._retire(INFINITY, f"holds handler {task.handler}, which outlived its timeout in task {task.id}")
 
     # --- told by the watchdog, in its thread ---
 
@@ -258,6 +265,8 @@ class WorkerProcess(Watcher):
             log.error(
                 "task %s: handler %s blocks the event loop; replacing its process", task.id, task.handler
             )
+        names = ", ".join(run.claim.task.handler for run in guilty)
+        self._pipes.send(order(LEAVE, *f"hung in handler {names}".split()))
         held = [*runs, *self._pool.ahead]
         outcomes = [(run.claim, run.judge_hung(guilty=run in guilty)) for run in held]
         try:

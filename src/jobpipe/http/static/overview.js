@@ -51,6 +51,7 @@ function seriesPath(range) {
 function facts(stats) {
   if (!stats) return null;
   return [stats.status === "draining" && h("strong.bad", "Draining: no new tasks are taken. "),
+    stats.status === "degraded" && h("strong.bad", `No worker can work: ${stats.trouble}. `),
     h("code", stats.store), ` · version ${stats.version} · up ${duration(Math.floor(stats.uptime_s))}`];
 }
 

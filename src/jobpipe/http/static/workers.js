@@ -29,6 +29,8 @@ function card(w) {
       h("span.of", h("b", count(w.busy)), ` of ${count(w.total)} busy`), slots(w.busy, w.total)),
     h("dl.facts", fact("Host", w.host || "–"), fact("Pid", w.pid ?? "–"), fact("Version", w.version || "–"), fact("Queues", (w.queues || []).join(", ") || "–"),
       fact("Heartbeat", h("span", { class: silent ? "late" : "", title: full(w.last_seen) }, ago(w.last_seen)))),
+    w.leaving && h("p.late", `Takes nothing new: it ${w.leaving}`),
+    w.replaced && h("p.soft", { title: full(w.replaced.at) }, `${ago(w.replaced.at)} in place of one that ${w.replaced.reason}`),
     w.tasks.length ? h("ul.tasks", running([w]).map(({ task }) => h("li", { key: task.id }, icon("running"),
       taskLink(task.id), h("span.soft.cut", task.handler),
       h("span.num", { title: full(task.started_at) }, task.started_at ? `for ${coarse(since(task.started_at))}` : "")))) : h("p.empty", "Idle"));

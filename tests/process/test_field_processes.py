@@ -1,0 +1,210 @@
+"""What the field does to processes: deploys, cleaners, pools, programs and threads that outlive their time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import urllib.error
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from programs import Server, pid_of, until
+
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(sys.platform != "linux", reason="asks /proc and prctl(2)"),
+]
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[Server] = []
+
+    def start(*args: str, **env: str) -> Server:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            retries = ("--retry-base", "0.01", "--retry-jitter", "0.01")
+            started.append(
+                server := Server(tmp_path, "field:app", "--store", "memory:", "--lease", "5", *retries, *args)
+            )
+            return server.up()
+
+    yield start
+    for server in started:
+        if server.alive():
+            server.kill()
+
+
+def lives(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def sleepers(seconds: float) -> list[psutil.Process]:
+    """The programs that handlers started to sleep for so long."""
+    return [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", f"{seconds}"]]
+
+
+def noted(server: Server, word: str) -> list[tuple[int, int]]:
+    return [(attempt, pid) for name, attempt, pid in server.runs() if name == word]
+
+
+def refused(server: Server) -> dict[str, Any] | None:
+    """What `/readyz` says where it is not 200."""
+    try:
+        server.ask("/readyz")
+    except urllib.error.HTTPError as error:
+        answer: dict[str, Any] = json.load(error)
+        return answer
+    return None
+
+
+# --- what a handler starts ends with its process ---
+
+
+def test_a_pool_of_processes_in_a_handler_neither_retires_its_process_nor_is_left_behind(
+    start: Start,
+) -> None:
+    server = start()
+    server.enqueue(*({"id": f"p{i}", "handler": "pools"} for i in range(5)))
+    for ended in server.all_finished([f"p{i}" for i in range(5)]):
+        assert (ended["status"], ended["attempts"], ended["result"]) == ("done", 1, [0, 1, 4, 9])
+    assert len(server.runs()) == 5
+    (child,) = server.children()
+    assert child.children() == []
+    assert "room" not in server.said
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("how", ["its process is killed", "the server is killed"])
+def test_what_a_killed_process_had_started_ends_with_it(start: Start, how: str) -> None:
+    server = start("--max-lost", "2")
+    server.enqueue({"id": "pool", "handler": "keeps_a_pool", "max_retries": 0})
+    until("the pool works", lambda: noted(server, "pool"))
+    (_, of_pool), pid = noted(server, "pool")[0], pid_of(server.task("pool"))
+    if how == "the server is killed":
+        server.kill()
+    else:
+        os.kill(pid, signal.SIGKILL)
+    until("the pool is gone", lambda: not lives(of_pool), 10)
+
+
+def test_who_leaves_the_group_of_its_process_outlives_it(start: Start) -> None:
+    server = start()
+    server.enqueue({"id": "daemon", "handler": "daemonises", "payload": {"seconds": 601.5}})
+    daemon = server.finished("daemon")["result"]
+    assert server.stop() == 0
+    assert lives(daemon)
+    os.kill(daemon, signal.SIGKILL)
+
+
+def test_orphans_are_reaped_by_a_server_that_the_system_gives_them_to(start: Start) -> None:
+    subreaper = "import ctypes,os,sys;ctypes.CDLL(None).prctl(36,1,0,0,0);os.execv(sys.argv[1],sys.argv[1:])"
+    server = start()
+    server.stop()
+
+    class Init(Server):
+        """The server as process 1 of a container is: whoever loses its parent becomes its child."""
+
+        def __init__(self) -> None:
+            super().__init__(server.folder, *server.args, port=server.port)
+
+    before, sys.executable = sys.executable, str(server.folder / "init")
+    Path(sys.executable).write_text(f"#!/bin/sh\nexec {before} -c '{subreaper}' {before} \"$@\"\n")
+    Path(sys.executable).chmod(0o755)
+    try:
+        init = Init()
+    finally:
+        sys.executable = before
+    try:
+        init.up()
+        init.enqueue({"id": "orphans", "handler": "orphans", "payload": {"count": 30}})
+        assert init.finished("orphans")["status"] == "done"
+
+        def zombies() -> list[psutil.Process]:
+            return [child for child in init.children() if child.status() == psutil.STATUS_ZOMBIE]
+
+        until("the orphans came here and ended", zombies)
+        until("all are reaped", lambda: not (zombies() or sleepers(0.2)), 10)
+        assert init.stop() == 0
+    finally:
+        if init.alive():
+            init.kill()
+
+
+# --- ready means that work gets done ---
+
+
+def test_a_cleaner_of_the_temporary_folder_does_no_harm(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    server = start(TMPDIR=str(folder))
+    server.enqueue({"id": "runs", "handler": "innocent", "payload": {"seconds": 7}})
+    pid = pid_of(server.running("runs"))
+    shutil.rmtree(folder)
+    folder.mkdir()
+    server.enqueue({"id": "beside", "handler": "innocent", "payload": {}})
+    assert server.finished("beside")["status"] == "done"
+    # Its heartbeats come through, each on a connection of its own, and so does a new process.
+    assert (server.finished("runs")["status"], server.task("runs")["lost"]) == ("done", 0)
+    os.kill(pid, signal.SIGKILL)
+    server.enqueue({"id": "after", "handler": "innocent", "payload": {}})
+    assert pid_of(server.finished("after")) != pid
+    assert server.stop() == 0
+
+
+def test_without_a_writable_folder_for_temporary_files_it_says_so_in_a_line_and_works(start: Start) -> None:
+    missing = "/proc/nowhere"
+    server = start(TMPDIR=missing, TEMP=missing, TMP=missing, JOBPIPE_TEST_NO_TMP="1")
+    server.enqueue({"id": "works", "handler": "innocent", "payload": {}})
+    assert server.finished("works")["status"] == "done"
+    assert "Traceback" not in server.said
+    assert server.stop() == 0
+
+
+def test_a_server_whose_app_no_longer_imports_is_not_ready_until_it_does_again(start: Start) -> None:
+    server = start("--processes", "2")
+    until("both work", lambda: len(server.ask("/workers")) == 2)
+    broken = server.journal.with_name("broken")
+    broken.touch()
+    for child in server.children():
+        child.kill()
+    problem = until("it is not ready", lambda: refused(server), 10)
+    assert (problem["status"], problem["code"]) == (503, "degraded")
+    assert "the code that was deployed is broken" in problem["detail"]
+    stats = server.ask("/stats")
+    assert stats["status"] == "degraded"
+    assert "the code that was deployed is broken" in stats["trouble"]
+    assert "is of no use: importing 'field' raised RuntimeError" in server.said
+    # It still takes tasks, and works them off once the app is whole.
+    server.enqueue({"id": "waits", "handler": "innocent", "payload": {}})
+    broken.unlink()
+    assert server.finished("waits")["status"] == "done"
+    assert refused(server) is None
+    assert server.stop() == 0
+
+
+def test_a_working_folder_that_a_deploy_removed_is_told_as_it_is(tmp_path: Path, start: Start) -> None:
+    release = tmp_path / "release"
+    release.mkdir()
+    for name in ("field.py", "faults.py"):
+        shutil.copy(Path(__file__).with_name(name), release)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("programs.HERE", release)
+        server = start()
+    shutil.rmtree(release)
+    (child,) = server.children()
+    child.kill()
+    problem = until("it is not ready", lambda: refused(server), 10)
+    assert "the working folder, in which 'field' is looked for, is gone" in problem["detail"]
+    assert "Traceback" not in server.said
+    assert server.stop() == 0
