@@ -157,19 +157,26 @@ class Child(asyncio.SubprocessProtocol):
 
     def _heard(self, word: str, rest: list[str]) -> None:
         if word == BEGIN:
-            idle = not self.begun
-            self.begun.update(map(run_of, rest))
-            if idle:
-                self._on_busy()
+            self._begins(rest)
         elif word == END:
             for lease_id in rest:
                 self.begun.pop(lease_id, None)
-        elif word == LEAVE and not self.leaving.done():
-            self.leaving.set_result(" ".join(rest))
         elif word == LOST:
             streams.lost.lines += int(rest[0])
         elif word == LATE:
             self.late[rest[0]] = None if rest[1] == "-" else float(rest[1])
+        else:
+            self._heard_once(word, rest)
+
+    def _begins(self, runs: list[str]) -> None:
+        idle = not self.begun
+        self.begun.update(map(run_of, runs))
+        if idle:
+            self._on_busy()
+
+    def _heard_once(self, word: str, rest: list[str]) -> None:
+        if word == LEAVE and not self.leaving.done():
+            self.leaving.set_result(" ".join(rest))
         elif word == READY and not self.ready.done():
             self.worker = rest[0]
             self.ready.set_result(rest[0])
