@@ -6,11 +6,13 @@ import asyncio
 import random
 
 import pytest
-from desk import FAILED, RELEASED, Desk, ids_of, new
+from desk import DONE, FAILED, RELEASED, Desk, expect, ids_of, new
+from msgspec.structs import replace
 
+from jobpipe.core.errors import LeaseLost
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Status
-from jobpipe.storage.base import MAX_CLAIM_BYTES
+from jobpipe.storage.base import MAX_CLAIM_BYTES, Settled
 
 MIB = 1024 * 1024
 AGAIN_AT_ONCE = Outcome(Kind.FAILED, retry_in=0.0)
@@ -313,3 +315,19 @@ async def test_looking_whenever_told_finds_every_task_at_its_time(desk: Desk, se
             assert answer.next_due > desk.now
             desk.clock.advance((answer.next_due - desk.now) / 1000)
     assert found == 40
+
+
+async def test_no_lease_id_tells_another(desk: Desk) -> None:
+    for n in range(6):
+        await desk.accept(f"t{n}")
+    claims = [*await desk.claim_remote(limit=2), *await desk.claim(limit=2), *await desk.claim_remote(limit=2)]
+    tokens = [claim.lease_id.replace("-", "").split(".")[-2] for claim in claims]
+    assert len(set(tokens)) == 6
+    assert all(len(token) >= 16 and int(token, 16) for token in tokens)
+    assert len({token[:4] for token in tokens}) > 1  # nor do they count upwards
+    assert len({token[-4:] for token in tokens}) > 1
+    # What a holder can derive from its own: the same, for the task behind it.
+    mine, other = claims[0], claims[-1]
+    guessed = f"{mine.lease_id.rpartition('.')[0]}.{other.lease_id.rpartition('.')[2]}"
+    expect(LeaseLost, await desk.settle(replace(other, lease_id=guessed), DONE))
+    assert isinstance(await desk.settle(other, DONE), Settled)

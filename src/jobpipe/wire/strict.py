@@ -23,7 +23,9 @@ T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
 
 _COMMA = ord(",")
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# It takes what it found, also without an end and never in another way: bytes that nobody has judged yet would else be
+# tried from every quote anew.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _NOT_MARKS = bytes(set(_NOT_BRACKETS) - {_COMMA})
 _STEP = [1 if byte in b"[{" else 0 if byte == _COMMA else -1 for byte in range(256)]
@@ -31,9 +33,10 @@ _TOKEN = re.compile(_STRING.pattern + rb"|[\[{]+|[\]}]+|,", re.DOTALL)
 _MANY_COMMAS = 200_000
 _MOST_TOKENS = 500_000
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
-_MEMBER = re.compile(r"(?:missing required|contains unknown) field `(.*)`$", re.DOTALL)
+_MEMBER = re.compile(r"Object (?:missing required|contains unknown) field `(.*)`", re.DOTALL)
 _INDEX = re.compile(r"\[[^\[\]]*\]\Z")
 _LONGEST_NAME = 100
+_LONGEST_TEXT = 300
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _members = msgspec.json.Decoder(dict[str, Raw])
 _encode = msgspec.json.encode
@@ -141,12 +144,12 @@ def as_invalid(error: ValidationError) -> Invalid:
     text, path = str(error), ""
     if (at := _PATH.search(text)) is not None:
         text, path = text[: at.start()], at[1]
-    if (member := _MEMBER.search(text)) is None:
+    if (member := _MEMBER.fullmatch(text)) is None:  # from its begin on: the rest may be a client's own words
         path = _INDEX.sub("", path)
     else:
         name = member[1][:_LONGEST_NAME]
         text, path = f"{text[: member.start(1)]}{name}'", f"{path}.{name}" if path else name
-    return Invalid(text.replace("`", "'"), field=path or None)
+    return Invalid(text[:_LONGEST_TEXT].replace("`", "'"), field=path or None)
 
 
 def bare(error: E) -> E:

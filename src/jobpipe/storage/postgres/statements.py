@@ -176,7 +176,7 @@ picked AS MATERIALIZED (
     WINDOW o AS (ORDER BY priority DESC, run_at, seq ROWS UNBOUNDED PRECEDING)),
 claimed AS (
     UPDATE jobpipe.tasks SET status = 1, attempts = attempts + 1, started_at = (SELECT now FROM t), worker = c.worker,
-           lease_id = $10::text || tasks.seq, lease_until = (SELECT now FROM t) + c.lease_ms, server = $11::text,
+           lease_id = $10::text || gen_random_uuid() || '.' || tasks.seq, lease_until = (SELECT now FROM t) + c.lease_ms, server = $11::text,
            local = c.local, settled = NULL
       FROM picked p CROSS JOIN LATERAL (
           SELECT * FROM unnest($5::bigint[], $6::text[], $7::bigint[], $8::bool[]) AS v(upto, worker, lease_ms, local)

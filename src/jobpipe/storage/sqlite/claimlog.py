@@ -21,12 +21,14 @@ from jobpipe.core.task import Claim, Task
 
 SIZE = 256 * 1024
 """After so many bytes the file begins anew."""
+DIGITS = 16
+"""Hexadecimal digits of a lease's random part: 64 bits."""
 
 
 class Note(Struct, frozen=True, array_like=True):
     """Claims of one answer: by whom, when (milliseconds), under which lease, of which tasks for which attempt each.
 
-    A lease id is `boot.claim.seq` (runs.py).
+    `tokens` are the random parts of their lease ids (runs.py), one behind the other.
     """
 
     boot: str
@@ -36,14 +38,15 @@ class Note(Struct, frozen=True, array_like=True):
     lease_ms: int | None
     seqs: list[int]
     attempts: list[int]
+    tokens: str = ""
 
     def line(self) -> bytes:
         """As it stands in the file."""
         return msgspec.json.encode(self) + b"\n"
 
-    def lease_id(self, seq: int) -> str:
-        """The lease of one of the tasks."""
-        return f"{self.boot}.{self.claim}.{seq}"
+    def lease_ids(self) -> list[str]:
+        """The leases of the tasks, in their order."""
+        return lease_ids(self.boot, self.claim, self.tokens, self.seqs)
 
     def before(self, lease_id: str | None) -> bool:
         """Whether a lease that a task's row knows is of this claim, or of a later one of the same server."""
@@ -52,11 +55,17 @@ class Note(Struct, frozen=True, array_like=True):
         return boot == self.boot and claim.isdecimal() and int(claim) >= self.claim
 
 
-def note_of(boot: str, claim: int, lease_ms: int | None, tasks: list[Task]) -> Note:
+def lease_ids(boot: str, claim: int, tokens: str, seqs: list[int]) -> list[str]:
+    """`boot.claim.token.seq` for each: new at every claim, not to be guessed from others, and it leads to its row."""
+    prefix = f"{boot}.{claim}."
+    return [f"{prefix}{tokens[n * DIGITS : n * DIGITS + DIGITS]}.{seq}" for n, seq in enumerate(seqs)]
+
+
+def note_of(boot: str, claim: int, lease_ms: int | None, tasks: list[Task], tokens: str) -> Note:
     """The note of claimed tasks, at least one."""
     first = tasks[0]
     seqs, attempts = [task.seq for task in tasks], [task.attempts for task in tasks]
-    return Note(boot, claim, first.worker or "", first.started_at or 0, lease_ms, seqs, attempts)
+    return Note(boot, claim, first.worker or "", first.started_at or 0, lease_ms, seqs, attempts, tokens)
 
 
 class ClaimLog:
@@ -110,11 +119,11 @@ def unwritten_claims(
     """
     found: dict[int, tuple[Note, Claim]] = {}
     for note in notes:
-        for seq, attempt in zip(note.seqs, note.attempts, strict=False):
+        for seq, attempt, lease in zip(note.seqs, note.attempts, note.lease_ids(), strict=False):
             task, lease_id = rows.get(seq, (None, None))
             if task is not None and task.attempts == attempt - 1 and not note.before(lease_id):
                 running = claimed(task, note.started_at, note.worker)
-                found[seq] = (note, Claim(running, note.lease_id(seq)))
+                found[seq] = (note, Claim(running, lease))
     return list(found.values())
 
 

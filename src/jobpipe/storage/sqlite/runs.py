@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from secrets import token_hex
 from typing import Any
 
 from msgspec.structs import replace
@@ -25,7 +25,7 @@ from jobpipe.storage.base import (
     Settlement,
 )
 from jobpipe.storage.sqlite import statements as sql
-from jobpipe.storage.sqlite.claimlog import note_of
+from jobpipe.storage.sqlite.claimlog import DIGITS, note_of
 from jobpipe.storage.sqlite.columns import Attempted
 from jobpipe.storage.sqlite.counts import Standing
 from jobpipe.storage.sqlite.leases import Lease
@@ -49,11 +49,11 @@ _QUEUED, _RUNNING = Status.QUEUED, Status.RUNNING
 
 
 class Runs:
-    """Claims and their ends. A lease id is `boot.claim.seq`: new at every claim, and it leads back to its row."""
+    """Claims and their ends."""
 
     def __init__(self, state: State) -> None:
         self._s = state
-        self._boot = secrets.token_hex(6)
+        self._boot = token_hex(6)
         self._claims = 0
 
     def claim(self, request: ClaimRequest, now: int) -> ClaimAnswer:
@@ -88,16 +88,15 @@ class Runs:
         if not picked.rows:
             return ClaimAnswer([], picked.next_due), b""
         self._claims += 1
-        prefix = f"{self._boot}.{self._claims}."
         ends = None if lease_s is None else monotonic + lease_s
         until = None if lease_ms is None else now + lease_ms
         claims = []
         tasks = self._as_claimed(picked.rows, now, request.worker)
-        for task in tasks:
-            seq, lease_id = task.seq, f"{prefix}{task.seq}"
-            self._s.leases.put(seq, Lease(task.id, task.queue, task.priority, lease_id, lease_s, ends))
+        note = note_of(self._boot, self._claims, lease_ms, tasks, token_hex(len(tasks) * DIGITS // 2))
+        for task, lease_id in zip(tasks, note.lease_ids(), strict=True):
+            self._s.leases.put(task.seq, Lease(task.id, task.queue, task.priority, lease_id, lease_s, ends))
             claims.append(Claim(task, lease_id, until))
-        line = note_of(self._boot, self._claims, lease_ms, tasks).line() if request.local else b""
+        line = note.line() if request.local else b""
         self._s.unwritten.add(
             claims, Handing(self._boot if request.local else None, lease_ms, monotonic, line)
         )
