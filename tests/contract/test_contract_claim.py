@@ -320,7 +320,11 @@ async def test_looking_whenever_told_finds_every_task_at_its_time(desk: Desk, se
 async def test_no_lease_id_tells_another(desk: Desk) -> None:
     for n in range(6):
         await desk.accept(f"t{n}")
-    claims = [*await desk.claim_remote(limit=2), *await desk.claim(limit=2), *await desk.claim_remote(limit=2)]
+    claims = [
+        *await desk.claim_remote(limit=2),
+        *await desk.claim(limit=2),
+        *await desk.claim_remote(limit=2),
+    ]
     tokens = [claim.lease_id.replace("-", "").split(".")[-2] for claim in claims]
     assert len(set(tokens)) == 6
     assert all(len(token) >= 16 and int(token, 16) for token in tokens)

@@ -28,19 +28,92 @@ DEFAULTS = Defaults(max_body=64 * 1024 * 1024)
 
 ENDS = ("", '"', '"}', '"}]', "}", "]", "}]", "\\")
 UNITS = (
-    "[", "{", '"', "\\", '\\"', '\\\\"', '"\\', "`", "'", ",", '",', "[]", "[[],", '{"a":', "{},", '"a":1,', "1", "-", ".", "0.",
-    "1e", " ", "\n", "{}\n", "\t\n", "\u00e4", "\\ud800", "\\u0000", "\x1b[", "<", "$.", "field `", "missing required field `",
-    "Object contains unknown field `", " - at `$", "[...]", "0:", "2026-", "//", "*/", "%25", "+",
-)  # fmt: skip
+    "[",
+    "{",
+    '"',
+    "\\",
+    '\\"',
+    '\\\\"',
+    '"\\',
+    "`",
+    "'",
+    ",",
+    '",',
+    "[]",
+    "[[],",
+    '{"a":',
+    "{},",
+    '"a":1,',
+    "1",
+    "-",
+    ".",
+    "0.",
+    "1e",
+    " ",
+    "\n",
+    "{}\n",
+    "\t\n",
+    "\u00e4",
+    "\\ud800",
+    "\\u0000",
+    "\x1b[",
+    "<",
+    "$.",
+    "field `",
+    "missing required field `",
+    "Object contains unknown field `",
+    " - at `$",
+    "[...]",
+    "0:",
+    "2026-",
+    "//",
+    "*/",
+    "%25",
+    "+",
+)
 STARTS = (
-    "", "[", '"', "[" * 3000, "[" * 3000 + '"', '{"a":"', '{"a":', '{"', '{"id":"', '{"id":', '{"payload":"', '{"payload":[',
-    '{"payload":', '{"max_retries":', '{"priority":', '{"delay":', '{"timeout":', '{"run_at":"', '{"queue":"', '{"handler":"',
-    '[{"id":"', '[{"payload":"', '[{"payload":[', '[{"', '[{"id":"a","lease_id":"', '[{"id":"a","lease_id":"b","outcome":"',
-    '[{"id":"a","lease_id":"b","outcome":"done","result":', '[{"id":"a","lease_id":"b","outcome":"done","result":[[],"',
-    '[{"id":"a","lease_id":"b","outcome":"failed","error":{"message":"', '[{"id":"a","lease_id":"b","outcome":"failed","retry_in":',
-    '{"worker_id":"', '{"worker_id":"w","queues":["', '{"worker_id":"w","leases":[{"id":"', '{"worker_id":"w","max":',
-    '{"status":"', '{"ids":["', '{"error_type":"', '{"error_group":"', '{"created_after":"', '{"id_prefix":"', '{"limit":',
-)  # fmt: skip
+    "",
+    "[",
+    '"',
+    "[" * 3000,
+    "[" * 3000 + '"',
+    '{"a":"',
+    '{"a":',
+    '{"',
+    '{"id":"',
+    '{"id":',
+    '{"payload":"',
+    '{"payload":[',
+    '{"payload":',
+    '{"max_retries":',
+    '{"priority":',
+    '{"delay":',
+    '{"timeout":',
+    '{"run_at":"',
+    '{"queue":"',
+    '{"handler":"',
+    '[{"id":"',
+    '[{"payload":"',
+    '[{"payload":[',
+    '[{"',
+    '[{"id":"a","lease_id":"',
+    '[{"id":"a","lease_id":"b","outcome":"',
+    '[{"id":"a","lease_id":"b","outcome":"done","result":',
+    '[{"id":"a","lease_id":"b","outcome":"done","result":[[],"',
+    '[{"id":"a","lease_id":"b","outcome":"failed","error":{"message":"',
+    '[{"id":"a","lease_id":"b","outcome":"failed","retry_in":',
+    '{"worker_id":"',
+    '{"worker_id":"w","queues":["',
+    '{"worker_id":"w","leases":[{"id":"',
+    '{"worker_id":"w","max":',
+    '{"status":"',
+    '{"ids":["',
+    '{"error_type":"',
+    '{"error_group":"',
+    '{"created_after":"',
+    '{"id_prefix":"',
+    '{"limit":',
+)
 
 FEW = ("", "[", "[" * 3000, "[" * 3000 + '"', '[{"id":"a","lease_id":"b","outcome":"')
 """These are ended in every way."""
@@ -77,7 +150,9 @@ def superlinear(read: Callable[[Any], Any], make: Callable[[int], Any]) -> str |
     if (twice := seconds(read, make(2 * SIZE))) < ENOUGH_S:
         return None
     once, twice = seconds(read, make(SIZE), 3), min(twice, seconds(read, make(2 * SIZE), 2))
-    return None if twice < max(3 * once, ENOUGH_S) else f"{SIZE} bytes {once:.3f} s, twice as many {twice:.3f} s"
+    return (
+        None if twice < max(3 * once, ENOUGH_S) else f"{SIZE} bytes {once:.3f} s, twice as many {twice:.3f} s"
+    )
 
 
 @pytest.mark.timeout(300)
@@ -94,7 +169,10 @@ def test_twice_the_body_costs_twice_the_time(route: str) -> None:
     assert read_twice == {}
 
 
-@pytest.mark.parametrize("name", ["status", "queue", "handler", "error_type", "id_prefix", "created_after", "limit", "cursor", "id", "x"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["status", "queue", "handler", "error_type", "id_prefix", "created_after", "limit", "cursor", "id", "x"],
+)
 def test_a_query_costs_what_its_bytes_cost(name: str) -> None:
     costly = {
         unit: found
