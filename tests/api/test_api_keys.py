@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -156,3 +157,18 @@ async def test_the_servers_own_workers_need_only_their_secret(locked: Server) ->
     assert_problem(await locked.get("/tasks", **own), 403, "forbidden")
     alone = {"x-jobpipe-local": LOCAL}
     assert_problem(await locked.post("/lease", {"worker_id": "w"}, **alone), 401, "unauthorized")
+
+
+@pytest.mark.parametrize(("headers", "status"), [({}, 401), (bearer("read"), 403)])
+async def test_a_refused_request_is_read_no_further(
+    locked: Server, headers: dict[str, str], status: int
+) -> None:
+    if locked.port is None:  # without a connection there is nothing to end
+        return
+    reader, writer = await asyncio.open_connection("127.0.0.1", locked.port)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    writer.write(f"POST /enqueue HTTP/1.1\r\nHost: a\r\n{lines}Content-Length: 900000\r\n\r\n[".encode())
+    answer = await reader.read()
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"connection: close" in answer.lower()
+    writer.close()

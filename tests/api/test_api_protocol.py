@@ -402,6 +402,70 @@ async def test_a_chunked_task_is_accepted_and_its_trailers_are_nobodys_headers(s
     assert await server.ids() == ["t1"]
 
 
+@pytest.mark.parametrize("path", [b"/enqueue", b"/tasks/cancel", b"/nowhere"])
+@pytest.mark.parametrize(
+    "around", [b"1\r\n[\r\n0\r\nX: ", b"1\r\n[\r\n0\r\nX", b"1;x=", b'1;x="', b"1\r\n \r\n1;"]
+)
+async def test_what_is_around_a_body_has_a_bound(server: Server, path: bytes, around: bytes) -> None:
+    """Trailers and extensions without end: refused within the bound, and nobody else waits for that."""
+    async with connect(server) as wire, connect(server) as honest:
+        wire.send(b"POST %b HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n%b" % (path, HOST, around))
+        flood = asyncio.create_task(_drain(wire, b"a" * 12_000_000))
+        loop, waits = asyncio.get_running_loop(), []
+        while not waits or len(waits) < 5:
+            began = loop.time()
+            honest.send(b"GET /healthz HTTP/1.1\r\n%b\r\n" % HOST)
+            assert (await honest.answer())[0] == 200
+            waits.append(loop.time() - began)
+        assert max(waits) < 0.5
+        status, headers, _ = await wire.answer()
+        assert (status, headers[b"connection"]) == (404 if path == b"/nowhere" else 431, b"close")
+        await wire.closed()
+        flood.cancel()
+
+
+async def test_trailers_may_come_in_many_small_pieces_and_not_without_end(server: Server) -> None:
+    head = b"POST /enqueue HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n" % HOST
+    async with connect(server) as wire:
+        wire.send(head + b"2\r\n{}\r\n0\r\n" + b"A: b\r\n" * 1000 + b"\r\n")
+        assert (await wire.answer())[0] == 202
+        wire.send(head + b"2\r\n{}\r\n0\r\n")
+        for _ in range(8):
+            wire.send(b"A: b\r\n" * 1000)
+            await asyncio.sleep(0)
+        await wire.refusal(431, "headers_too_large")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n", 403),
+        (b"POST /enqueue HTTP/1.1\r\nHost: evil.example\r\n", 421),
+        (b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\n", 404),
+        (b"PUT /enqueue HTTP/1.1\r\nHost: localhost\r\n", 405),
+        (b"POST /enqueue HTTP/1.1\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", 200),
+    ],
+)
+@pytest.mark.parametrize("body", [b"Content-Length: 900000\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n"])
+async def test_who_is_answered_before_the_body_has_come_is_not_heard_on(
+    server: Server, head: bytes, status: int, body: bytes
+) -> None:
+    async with connect(server) as wire:
+        wire.send(head + body)
+        answered, headers, _ = await wire.answer()
+        assert (answered, headers[b"connection"]) == (status, b"close")
+        await wire.closed()
+
+
+async def test_who_is_refused_with_a_whole_body_may_go_on(server: Server) -> None:
+    async with connect(server) as wire:
+        for _ in range(2):
+            wire.send(b"POST /enqueue HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 2\r\n\r\n{}")
+            status, headers, _ = await wire.answer()
+            assert (status, b"connection" in headers) == (421, False)
+
+
 async def test_expect_100_continue_is_answered_before_the_body(server: Server) -> None:
     async with connect(server) as wire:
         head, _, body = post(b'{"id":"t1"}', b"Expect: 100-continue").partition(b"\r\n\r\n")

@@ -222,3 +222,15 @@ async def test_a_server_that_closes_what_it_accepted_is_a_failure_like_any_other
         with pytest.raises(ConnectionFailed):
             await connection.post("/x", b"1", 5)
     refusing.close()
+
+
+@pytest.mark.parametrize(
+    "around",
+    [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: "],
+)
+async def test_a_server_whose_answer_has_a_head_without_end_is_left(
+    server: ScriptedServer, connection: Connection, around: bytes
+) -> None:
+    server.script("/x", Raw(around + b"a" * 4_000_000))
+    with pytest.raises(ConnectionFailed, match="does not end"):
+        await connection.post("/x", b"1", 5)

@@ -17,6 +17,8 @@ from jobpipe.client.address import Address
 from jobpipe.client.errors import ConnectionFailed, seconds_of
 
 CONNECT_S: Final = 5.0
+MOST_AROUND: Final = 64 * 1024
+"""Bytes of heads, trailers and the like that a server may send without one of a body."""
 
 
 def _nothing() -> None:
@@ -121,6 +123,7 @@ class _Protocol(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._waiting: asyncio.Future[Reply] | None = None
         self._body: list[bytes] = []
+        self._around = 0
         self._retry_after = 0
         self._served = False
         self._answering = False
@@ -176,10 +179,14 @@ class _Protocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._answering = True
+        self._around += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._fail(f"not HTTP: {error}")
+        else:
+            if self._around > MOST_AROUND:
+                self._fail("the head of the answer does not end")
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -192,10 +199,11 @@ class _Protocol(asyncio.Protocol):
             self._retry_after = seconds_of(value)
 
     def on_body(self, body: bytes) -> None:
+        self._around = 0
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        status = self._parser.get_status_code()
+        status, self._around = self._parser.get_status_code(), 0
         if status < 200:  # an interim answer (RFC 9110, 15.2): the real one follows
             return
         body, self._body = b"".join(self._body), []

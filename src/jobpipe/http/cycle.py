@@ -138,8 +138,9 @@ class Cycle(RequestResponseCycle):
         self._end()
 
     def _refuse_reuse(self) -> None:
-        if self.waiting_for_100_continue:
-            self.keep_alive = False  # nobody knows whether the body will follow
+        if self.more_body or self.waiting_for_100_continue:
+            # Who was refused might send on for ever, or never: nobody knows whether the body will follow.
+            self.keep_alive = False
             self.waiting_for_100_continue = False
 
     def _end(self) -> None:

@@ -39,7 +39,11 @@ class _Flow(FlowControl):
 
 
 class JobpipeProtocol(Connection):
-    """One connection. HEAD_LIMIT is bytes: from the first of the request line to the empty line, both whole."""
+    """One connection. HEAD_LIMIT is bytes: from the first of the request line to the empty line, both whole.
+
+    As much may come of what is around a chunked body, without a byte of it: sizes, extensions, and trailers, which the
+    parser would gather in quadratic time.
+    """
 
     HEAD_LIMIT: ClassVar[int] = 16 * 1024
 
@@ -48,6 +52,8 @@ class JobpipeProtocol(Connection):
         self.parser = self._new_parser()
         self._head = b""
         """What was read of the head; what came in one read behind another request is not in it."""
+        self._around = 0
+        """Bytes that were read since the latest one of a body, while it is arriving."""
         self._codings = b""
         self._refusal: JobpipeError | None = None
         self._foreign: str | None = None
@@ -198,6 +204,8 @@ class JobpipeProtocol(Connection):
     def _feed(self, data: bytes) -> None:
         if self._arriving != BODY:
             self._head += data
+        else:
+            self._around += len(data)
         fresh, self._begun = self._arriving == BETWEEN, 0
         self._parse(data)
         if self._arriving == BETWEEN:
@@ -211,6 +219,8 @@ class JobpipeProtocol(Connection):
             and self._head_too_large()
         ):
             self._refuse(HeadersTooLarge(f"a request's head has at most {self.HEAD_LIMIT} bytes"))
+        elif self._around > self.HEAD_LIMIT and self._arriving == BODY and not self._deaf:
+            self._refuse(HeadersTooLarge(f"around a body come at most {self.HEAD_LIMIT} bytes"))
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -295,6 +305,7 @@ class JobpipeProtocol(Connection):
         hot = self._hot(version)
         cycle = self._cycle(version, keep_alive) if hot is None else FastCycle(self, hot, keep_alive)
         self._arriving = BODY
+        self._around = 0
         waiting, self.cycle = self._busy, cycle
         if self._client_ended:
             cycle.client_closed()
@@ -349,7 +360,7 @@ class JobpipeProtocol(Connection):
         )
 
     def on_body(self, body: bytes) -> None:
-        cycle = self.cycle
+        cycle, self._around = self.cycle, 0
         if isinstance(cycle, FastCycle):
             cycle.received.append(body)
         elif not cycle.response_complete:
