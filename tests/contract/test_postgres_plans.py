@@ -15,7 +15,7 @@ import postgres
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import ClaimRequest
 from jobpipe.storage.postgres import statements as sql
-from jobpipe.storage.postgres.link import _SESSION
+from jobpipe.storage.postgres.session import OURS
 
 WHOLE = "JOBPIPE_WHOLE_PLANS" in os.environ
 """Whether to fill a million rows, as is promised, or a tenth, which shows the same in a few seconds."""
@@ -49,7 +49,7 @@ def url() -> Iterator[str]:
 
 async def explained(url: str, statement: str, *arguments: Any) -> list[dict[str, Any]]:
     """The nodes of the plan as it was carried out, by the settings of our own connections; nothing is kept."""
-    connection = await asyncpg.connect(url, server_settings=_SESSION)
+    connection = await asyncpg.connect(url, server_settings=OURS)
     try:
         await connection.execute("BEGIN")
         (row,) = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *arguments)

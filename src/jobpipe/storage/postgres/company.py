@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from jobpipe import randomness
 from jobpipe.core.errors import StorageError
 from jobpipe.storage.postgres import statements as sql
-from jobpipe.storage.postgres.link import Link, Refused
+from jobpipe.storage.postgres.link import Link, Refused, Unserved
 from jobpipe.storage.postgres.shared import Shared
 
 log = logging.getLogger("jobpipe.storage")
@@ -27,6 +27,8 @@ ALIVE_S = 15.0
 """Without a sign for so long, a server's own workers have lost their claims."""
 FORGOTTEN_S = 60.0
 """After so long its name is forgotten, and its share of the counts folded into the rest."""
+LEAVE_S = 5.0
+"""Taking leave is a courtesy, and takes no longer: without it others wait for `ALIVE_S`."""
 POLL_S = 1.0
 PAUSE_S = 0.004
 """Between two NOTIFY: what happens in between is told by the second."""
@@ -75,14 +77,15 @@ class Company:
         await asyncio.wait(self._tasks)
         self._tasks = []
         link, self._link = self._link, None
-        with contextlib.suppress(StorageError, Refused):
-            if link is None or not link.alive:
-                link = await self._connect()
-            async with link.transaction():
-                await link.rows(sql.FOLD, self._s.counts.writers)
-                await link.rows(sql.LEAVE, self._s.server)
-                await link.rows(sql.FOLD_GONE)
-                await link.rows(sql.NOTIFY, self._channel, "")
+        with contextlib.suppress(StorageError, Refused, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                if link is None or not link.alive:
+                    link = await self._connect()
+                async with link.transaction():
+                    await link.rows(sql.FOLD, self._s.counts.writers)
+                    await link.rows(sql.LEAVE, self._s.server)
+                    await link.rows(sql.FOLD_GONE)
+                    await link.rows(sql.NOTIFY, self._channel, "")
         if link is not None:
             await link.close()
 
@@ -177,6 +180,7 @@ class Company:
                     if beat:
                         beaten = loop.time()
                         await self.beat(link)
+                self._s.refusals.served("beat")
                 if beat:
                     await self._tidy()
                 await self._fold()
@@ -184,6 +188,8 @@ class Company:
                     self._look_again()
             except (StorageError, Refused) as error:
                 log.debug("the other servers cannot be reached: %s", error)
+                if isinstance(error, Unserved | Refused):
+                    self._s.refusals.refused("beat", StorageError(str(error)))
                 await asyncio.sleep(POLL_S * randomness.random())
             except Exception:
                 log.exception("keeping company failed; trying again")

@@ -17,7 +17,9 @@ from jobpipe.storage.postgres.link import Link
 from jobpipe.storage.postgres.rows import NUMBER, STATUSES
 
 FRESH_S = 0.1
-"""The others' share may be this old."""
+"""The others' share is read anew when it is older."""
+READS = 3
+"""A connection that is made anew meanwhile makes what was read useless; another read follows, so many at most."""
 
 _K = TypeVar("_K")
 Key = tuple[str, int, int]
@@ -56,14 +58,19 @@ class Counts:
         self._read_at = float("-inf")
 
     async def freshen(self, link: Link) -> None:
-        """Read the others' share unless it is fresh."""
-        loop = asyncio.get_running_loop()
-        while loop.time() - self._read_at > FRESH_S:
-            began, writers = loop.time(), self.writers
+        """Read the others' share unless it is fresh: once a call, however old it is when it arrives."""
+        now = asyncio.get_running_loop().time()
+        if now - self._read_at <= FRESH_S:
+            return None
+        for _ in range(READS):
+            writers = self.writers
             rows = await link.rows(sql.OTHERS, writers)
             if writers == self.writers:
-                self._read_at = began
-                self._load([((row["queue"], row["status"], row["priority"]), row["n"]) for row in rows])
+                self._read_at = now
+                return self._load(
+                    [((row["queue"], row["status"], row["priority"]), row["n"]) for row in rows]
+                )
+        return None
 
     def add_all(self, lane: str, rises: Mapping[Standing, int]) -> None:
         """A commit of this lane changed so many tasks."""

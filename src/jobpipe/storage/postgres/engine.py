@@ -33,13 +33,13 @@ from jobpipe.storage.base import (
     Summary,
     TaskFilter,
 )
-from jobpipe.storage.postgres import intake, listing, migrations, moving, pruning, rows, runs
+from jobpipe.storage.postgres import intake, listing, migrations, moving, pruning, rows, runs, trial
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.address import Address, parse
 from jobpipe.storage.postgres.company import Company
 from jobpipe.storage.postgres.hosts import Hosts
 from jobpipe.storage.postgres.intake import Intake, Limits
-from jobpipe.storage.postgres.lane import Call, Calls, Lane, Serve
+from jobpipe.storage.postgres.lane import Call, Calls, Lane, Serve, late_error, not_taken
 from jobpipe.storage.postgres.leases import Leases
 from jobpipe.storage.postgres.link import Again, Gone, Link, Refused, arrays
 from jobpipe.storage.postgres.partitions import Partitions
@@ -48,6 +48,8 @@ from jobpipe.storage.postgres.runs import Runs
 from jobpipe.storage.postgres.shared import Shared
 from jobpipe.storage.postgres.steering import Steering
 
+CHECK_S = 10.0
+"""Within so long all that serves must have answered."""
 TRIES = 2
 """So often a call that was rolled back, or only asks, is sent again."""
 
@@ -124,6 +126,7 @@ class PostgresStorage:
                 await link.close()
             await asyncio.gather(*(lane.start() for lane in self._lanes()))
             await self._company.join()
+            await self.check()
         except StorageRefused:
             await self.close()
             raise
@@ -234,11 +237,15 @@ class PostgresStorage:
         return self._commits
 
     async def check(self) -> None:
-        for lane in self._lanes():
-            if lane.failure is not None:
-                await lane.call("probe")
-        if (await self._questions.call("ask", _rows, sql.PROBE))[0][0]:
-            raise StorageError("the database is read-only: it is a standby, or was told so")
+        """Try every statement of a server's life, over nothing; and see that nothing was refused just now."""
+        serving = self._intake, self._work, self._questions
+        try:
+            async with asyncio.timeout(CHECK_S):
+                await asyncio.gather(*(lane.call("readiness") for lane in serving))
+        except TimeoutError as error:
+            raise StorageError(f"the database did not answer within {CHECK_S:.0f} s") from error
+        if (refused := self._s.refusals.fresh(trial.LIFE)) is not None:
+            raise StorageError(str(refused)) from refused
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -251,8 +258,11 @@ class PostgresStorage:
             self._s.counts.enter(name, await link.value(sql.NEW_WRITER))
             await self._company.beat(link)
 
-        groups["probe"] = _each(_probe, again=True)
-        return Lane(name, self._hosts.connect, groups, enter if counts else None)
+        async def try_(link: Link) -> None:
+            await trial.run(link, name)
+
+        groups["readiness"] = _each(try_, again=True)
+        return Lane(name, self._hosts.connect, groups, enter if counts else None, self._s.refusals)
 
     def _counted(self, serve: Serve) -> Serve:
         async def counted(lane: Lane, calls: Calls) -> None:
@@ -289,6 +299,8 @@ def _each(answer: Callable[..., Awaitable[Any]], *, again: bool = False) -> Serv
 
     async def one(lane: Lane, call: Call) -> Any:
         for _ in range(TRIES):
+            if call.late:
+                raise late_error()
             with contextlib.suppress(Again, *((Gone,) if again else ())):
                 return await answer(await lane.link(), *call.argument)
         return await answer(await lane.link(), *call.argument)
@@ -300,7 +312,7 @@ def _each(answer: Callable[..., Awaitable[Any]], *, again: bool = False) -> Serv
             except StorageError as error:
                 call.answer = error  # not raised: those before it are served
             except (Refused, ValueError, OverflowError) as error:
-                call.answer = StorageError(f"{type(error).__name__}: {error}")
+                call.answer = not_taken(error)
 
     return serve
 
@@ -326,10 +338,6 @@ async def _asked(link: Link, question: Callable[..., Awaitable[Any]], *arguments
 
 async def _rows(link: Link, statement: str, *arguments: Any) -> Any:
     return await link.rows(statement, *arguments)
-
-
-async def _probe(link: Link) -> None:
-    await link.rows(sql.PROBE)
 
 
 async def _get(link: Link, ids: Sequence[str]) -> list[Task | None]:

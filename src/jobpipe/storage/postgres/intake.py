@@ -17,8 +17,9 @@ from jobpipe.storage.postgres import moving
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.columns import given
 from jobpipe.storage.postgres.lane import Calls, Lane
-from jobpipe.storage.postgres.link import STATEMENT_S, Gone, Link
+from jobpipe.storage.postgres.link import Gone, Link
 from jobpipe.storage.postgres.rows import STATUSES, delay
+from jobpipe.storage.postgres.session import STATEMENT_S
 from jobpipe.storage.postgres.shared import Shared
 
 LANE = "intake"

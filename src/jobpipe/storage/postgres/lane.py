@@ -2,7 +2,8 @@
 statement takes them all. When idle, a single call goes at once: there is no waiting window.
 
 Each group of calls is served by one statement, answered after its commit. A call that cannot be served does not fail
-its neighbours. A lane whose database is away says so at once, and connects again with the calls that come.
+its neighbours. A lane whose database is away says so at once, and connects again with the calls that come. No wait is
+without an end: a call that is not begun within WAIT_S is answered that it was not, and a stop waits for STOP_S.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from jobpipe import randomness
 from jobpipe.core.errors import JobpipeError, StorageError
-from jobpipe.storage.postgres.link import Again, Gone, Link, Refused
+from jobpipe.storage.postgres import statements
+from jobpipe.storage.postgres.link import Again, Link, Refused
+from jobpipe.storage.postgres.refusals import Refusals
+
+_NAMES = {text: name.lower() for name, text in vars(statements).items() if isinstance(text, str)}
 
 log = logging.getLogger("jobpipe.storage")
 
@@ -25,6 +31,10 @@ MAX_TASKS = 1_000
 """Tasks after which a statement takes no further call: while the database works on one, the loop reads the next."""
 DEADLOCKS = 3
 """So often a statement that was rolled back for another's sake is sent again."""
+WAIT_S = 15.0
+"""A call that was not begun by then will not be."""
+STOP_S = 10.0
+"""What a lane still has to do when it is stopped may take so long."""
 PAUSE_S = 0.25
 """Between two attempts to connect, times a random factor, so that servers do not come back all at once."""
 
@@ -33,7 +43,7 @@ class Call:
     """One call of the contract on its way through a lane; `group` names those that are served together,
     `weight` is about how many tasks it moves."""
 
-    __slots__ = ("answer", "argument", "future", "group", "weight")
+    __slots__ = ("answer", "argument", "born", "future", "group", "weight")
 
     def __init__(self, group: str, argument: Any, future: asyncio.Future[Any], weight: int = 1) -> None:
         self.group = group
@@ -41,6 +51,20 @@ class Call:
         self.argument = argument
         self.future = future
         self.answer: Any = None
+        self.born = time.monotonic()
+
+    @property
+    def late(self) -> bool:
+        """Whether it waited for so long that it is not worth beginning."""
+        return time.monotonic() - self.born >= WAIT_S
+
+    @property
+    def kind(self) -> str:
+        """What it is, for people: of a question also which."""
+        if self.group not in ("ask", "list"):
+            return self.group
+        names = (_NAMES.get(part) if isinstance(part, str) else None for part in self.argument)
+        return next((name for name in names if name), self.argument[0].__name__.strip("_"))
 
 
 Calls = Sequence[Call]
@@ -57,6 +81,7 @@ class Lane:
         connect: Callable[[], Awaitable[Link]],
         groups: dict[str, Serve],
         prepare: Callable[[Link], Awaitable[None]] | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self._name = name
         self._connect = connect
@@ -68,6 +93,8 @@ class Lane:
         self._link: Link | None = None
         self._not_before = 0.0
         self._closing = False
+        self._watch: asyncio.TimerHandle | None = None
+        self._refusals = refusals or Refusals()
         self.failure: StorageError | None = None
         """Why the latest attempt to reach the database failed."""
 
@@ -89,7 +116,19 @@ class Lane:
         if not self._waiting:
             loop.call_soon(self._soon)
         self._waiting.append(Call(group, argument, future, weight))
+        if self._watch is None:
+            self._watch = loop.call_later(WAIT_S, self._expire)
         return future
+
+    def _expire(self) -> None:
+        """Answer those that have waited for too long, and look again when the next one will have."""
+        late = [call for call in self._waiting if call.late]
+        self._waiting = [call for call in self._waiting if not call.late]
+        self._answer(late, late_error())
+        self._watch = None
+        if self._waiting:
+            left = self._waiting[0].born + WAIT_S - time.monotonic()
+            self._watch = asyncio.get_running_loop().call_later(max(0.01, left), self._expire)
 
     def _soon(self) -> None:
         # Two turns of the loop, so that what arrives together, and a claim that follows a settle, go together.
@@ -100,7 +139,14 @@ class Lane:
         self._closing = True
         self._bell.set()
         if self._runner is not None:
-            await asyncio.wait([self._runner])
+            _, unfinished = await asyncio.wait([self._runner], timeout=STOP_S)
+            for runner in unfinished:
+                runner.cancel()
+                await asyncio.wait([runner])
+        if self._watch is not None:
+            self._watch.cancel()
+        self._answer(self._waiting, StorageError("the store was closed"))
+        self._waiting = []
         if self._link is not None:
             link, self._link = self._link, None
             await link.close()
@@ -113,9 +159,7 @@ class Lane:
         if now < self._not_before and self.failure is not None:
             raise StorageError(str(self.failure))
         try:
-            link = await self._connect()
-            if self._prepare is not None:
-                await self._prepare(link)
+            link = await self._prepared()
         except StorageError as error:
             self._not_before = asyncio.get_running_loop().time() + PAUSE_S * (0.5 + randomness.random())
             if self.failure is None:
@@ -128,6 +172,18 @@ class Lane:
         self._link = link
         return link
 
+    async def _prepared(self) -> Link:
+        link = await self._connect()
+        try:
+            if self._prepare is not None:
+                await self._prepare(link)
+        except BaseException as error:
+            link.cut()
+            if isinstance(error, Refused):
+                raise StorageError(str(error)) from error
+            raise
+        return link
+
     async def _run(self) -> None:
         while not (self._closing and not self._waiting):
             await self._bell.wait()
@@ -138,7 +194,7 @@ class Lane:
                     group = [call for call in calls if call.group == name]
                     if group:
                         await self._guard(serve, group)
-                        _deliver(group)
+                        self._deliver(group)
 
     def _taken(self) -> list[Call]:
         """The calls of the next statements, taken from those that wait."""
@@ -155,13 +211,10 @@ class Lane:
                 with contextlib.suppress(Again):
                     return await serve(self, calls)
             await serve(self, calls)
-        except Gone as error:
-            log.warning("%s", error)
-            _answer_all(calls, error)
         except StorageError as error:
             _answer_all(calls, error)
         except asyncio.CancelledError:
-            _answer_all(calls, StorageError("the store was closed"))
+            self._answer(calls, StorageError("the store was closed"))
             raise
         except Exception as error:
             if len(calls) > 1:  # a call that cannot be served must not fail its neighbours
@@ -170,19 +223,39 @@ class Lane:
                 return None
             if not isinstance(error, Refused | ValueError | OverflowError):
                 log.exception("a call to the store failed")
-            _answer_all(calls, StorageError(f"{type(error).__name__}: {error}"))
+            _answer_all(calls, not_taken(error))
+
+    def _answer(self, calls: Calls, error: JobpipeError) -> None:
+        _answer_all(calls, error)
+        self._deliver(calls)
+
+    def _deliver(self, calls: Calls) -> None:
+        for call in calls:
+            if isinstance(call.answer, StorageError):
+                if self.failure is None:  # else it is known, and logged
+                    self._refusals.refused(call.kind, call.answer)
+            else:
+                self._refusals.served(call.kind)
+            if call.future.done():  # the caller went away; what was committed stands
+                continue
+            if isinstance(call.answer, JobpipeError):
+                call.future.set_exception(call.answer)
+            else:
+                call.future.set_result(call.answer)
+
+
+def late_error() -> StorageError:
+    """The answer to a call that waited in vain."""
+    return StorageError("the database is too slow: the call was not begun")
+
+
+def not_taken(error: Exception) -> StorageError:
+    """The answer to a call that cannot be carried out as it is."""
+    answer = StorageError(f"{type(error).__name__}: {error}")
+    answer.__cause__ = error
+    return answer
 
 
 def _answer_all(calls: Calls, error: JobpipeError) -> None:
     for call in calls:
         call.answer = error
-
-
-def _deliver(calls: Calls) -> None:
-    for call in calls:
-        if call.future.done():  # the caller went away; what was committed stands
-            continue
-        if isinstance(call.answer, JobpipeError):
-            call.future.set_exception(call.answer)
-        else:
-            call.future.set_result(call.answer)

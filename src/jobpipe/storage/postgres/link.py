@@ -17,33 +17,10 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from jobpipe.core.errors import StorageError, StorageFull
+from jobpipe.storage.postgres import session
 from jobpipe.storage.postgres.address import Address, Host, Keepalive
 
-CALL_S = 15.0
-"""A call takes no longer; what holds it up is a lock of somebody else's, or a network that is dead."""
-STATEMENT_S = 12.0
-"""The server's own limit for a statement: shorter, so that it is known that a cancelled one did nothing."""
-
 Row = asyncpg.Record
-
-# Plans must not depend on how large a table was when they were made; JIT costs more than any of our statements.
-_PLANNING = {
-    "jit": "off",
-    "enable_seqscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "plan_cache_mode": "force_generic_plan",
-}
-_SESSION = {
-    "synchronous_commit": "on",
-    "statement_timeout": str(int(STATEMENT_S * 1000)),
-    "idle_in_transaction_session_timeout": str(int(CALL_S * 1000)),
-    "client_min_messages": "warning",
-    **_PLANNING,
-}
-_PROLOGUE = "BEGIN; " + "; ".join(
-    f"SET LOCAL {name} = '{value}'" for name, value in _SESSION.items() if name != "client_min_messages"
-)
 
 
 class Gone(StorageError):
@@ -54,6 +31,11 @@ class Again(StorageError):
     """The statement was rolled back for the sake of another one, and may be sent again."""
 
 
+class Unserved(StorageError):
+    """The database carries out no statement of this kind: a privilege, a table or the schema is missing, or it is
+    read-only."""
+
+
 class Refused(Exception):
     """The statement cannot be carried out as it is: a value that the database does not take. Nothing happened."""
 
@@ -61,9 +43,18 @@ class Refused(Exception):
 class Link:
     """A connection. `pooled` ones keep no state: each statement brings its settings along in its transaction."""
 
-    def __init__(self, connection: asyncpg.Connection[Row], address: Address) -> None:
+    def __init__(
+        self,
+        connection: asyncpg.Connection[Row],
+        address: Address,
+        *,
+        settings: dict[str, str] = session.OURS,
+    ) -> None:
         self._connection = connection
         self._address = address
+        self._call_s = session.MIGRATE_S if settings is session.BARE else session.CALL_S
+        version = connection.get_server_version().major
+        self._begin = session.prologue(settings, version) if address.pooled else session.BEGIN
         self._named: dict[str, str] = {}
         self._transaction = False
         self.pid = 0
@@ -75,6 +66,8 @@ class Link:
 
     async def settle_in(self, settings: dict[str, str]) -> None:
         """Set these for the session, and learn whose it is. Not as parameters of the start: poolers refuse those."""
+        await self.script(session.FIRST)
+        settings = settings | session.since(self._connection.get_server_version().major)
         names = list(settings)
         row = await self.row(_SETTLE_IN, names, [settings[name] for name in names])
         self.pid = row["pid"]
@@ -91,13 +84,14 @@ class Link:
     def alive(self) -> bool:
         return not self._connection.is_closed()
 
-    async def rows(self, statement: str, *arguments: Any, timeout: float = CALL_S) -> list[Row]:
+    async def rows(self, statement: str, *arguments: Any, timeout: float | None = None) -> list[Row]:
         """Run a statement; its rows. Raises Gone, Refused and StorageError."""
         if self._address.pooled and not self._transaction:
             async with self.transaction():
                 return await self.rows(statement, *arguments, timeout=timeout)
         with self._translated():
-            return await self._connection.fetch(self.named(statement), *arguments, timeout=timeout)
+            text = self.named(statement)
+            return await self._connection.fetch(text, *arguments, timeout=timeout or self._call_s)
 
     async def row(self, statement: str, *arguments: Any) -> Row:
         """The one row of a statement that always has one."""
@@ -110,12 +104,12 @@ class Link:
     async def script(self, text: str) -> None:
         """Run SQL without arguments, several statements at once."""
         with self._translated():
-            await self._connection.execute(self.named(text))
+            await self._connection.execute(self.named(text), timeout=self._call_s)
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
         """All statements within are one commit. Gone out of the commit itself leaves its outcome unknown."""
-        await self.script(_PROLOGUE if self._address.pooled else "BEGIN")
+        await self.script(self._begin)
         self._transaction = True
         try:
             yield
@@ -178,8 +172,12 @@ class Link:
             return Gone(f"the database is away: {_line(error)}")
         if isinstance(error, asyncpg.InsufficientResourcesError):
             return StorageFull(f"the database has no room: {_line(error)}")
-        if isinstance(error, asyncpg.DeadlockDetectedError):
+        if isinstance(error, _AGAIN):
             return Again(f"the database does not take this now: {_line(error)}")
+        if isinstance(error, _UNSERVED):
+            if isinstance(error, _NO_SCHEMA):
+                self.cut()  # whoever makes it anew knows nothing of what this link was told
+            return Unserved(f"the database does not serve Jobpipe as it is: {_line(error)}")
         if isinstance(error, _NOT_NOW):
             return StorageError(f"the database does not take this now: {_line(error)}")
         if isinstance(error, StorageError | Refused):
@@ -187,13 +185,22 @@ class Link:
         return Refused(_line(error))
 
 
+_AGAIN = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.InvalidCachedStatementError,
+)
+_NO_SCHEMA = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError)
+_UNSERVED = (
+    asyncpg.SyntaxOrAccessError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
 _NOT_NOW = (
     asyncpg.QueryCanceledError,
     asyncpg.LockNotAvailableError,
-    asyncpg.ReadOnlySQLTransactionError,
     asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientPrivilegeError,
-    asyncpg.UndefinedTableError,
     asyncpg.PostgresSystemError,
     asyncpg.InternalServerError,
     asyncpg.InvalidTransactionStateError,
@@ -226,17 +233,18 @@ async def dial(address: Address, host: Host, *, bare: bool = False) -> Link:
                 passfile=address.login.get("passfile"),
                 database=address.login["database"],
                 timeout=address.connect_s,
-                command_timeout=CALL_S,
+                command_timeout=session.CALL_S,
                 statement_cache_size=0 if address.pooled else 200,
                 max_cacheable_statement_size=0,
                 server_settings=address.startup,
                 target_session_attrs=SessionAttribute.read_write,
             )
-            link = Link(connection, address)
+            settings = session.BARE if bare else session.OURS
+            link = Link(connection, address, settings=settings)
             link.keep_alive(address.keepalive)
             try:
                 if not address.pooled:
-                    await link.settle_in({} if bare else _SESSION)
+                    await link.settle_in(settings)
             except BaseException:
                 link.cut()
                 raise

@@ -11,19 +11,21 @@ from importlib import resources
 
 from jobpipe.core.errors import StorageRefused
 from jobpipe.storage.postgres.address import Address
-from jobpipe.storage.postgres.link import Link, Refused, in_schema
+from jobpipe.storage.postgres.link import Link, Refused, Unserved, in_schema
 
 _LOCK = 0x4A6F6250
 """The letters JobP: the advisory lock under which schemas are changed."""
 OLDEST_SERVER = 140_000
 """PostgreSQL 14: earlier ones walk a whole table where we ask for a few of its pages."""
+ENCODINGS = ("UTF8", "SQL_ASCII")
+"""Those that hold whatever text is sent; SQL_ASCII takes its bytes as they are."""
 _OLDEST = re.compile(r"^-- serves programs from schema (\d+) on", re.MULTILINE)
 
 # The default of commits, not what holds here: behind a pooler this statement comes with our own settings.
 _SERVER = """
 SELECT current_setting('fsync') AS fsync, current_setting('full_page_writes') AS full_page_writes,
        (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit') AS synchronous_commit,
-       pg_is_in_recovery() AS standby,
+       pg_is_in_recovery() AS standby, current_setting('server_encoding') AS encoding,
        current_setting('server_version_num')::int AS version
 """
 _VERSION = "SELECT schema, oldest FROM jobpipe.version"
@@ -44,6 +46,11 @@ async def refuse_unsafe(link: Link, address: Address) -> None:
         raise StorageRefused(f"{address.shown} runs a PostgreSQL older than 14")
     if row["standby"]:
         raise StorageRefused(f"{address.shown} is a standby: it takes no tasks")
+    if row["encoding"] not in ENCODINGS:
+        raise StorageRefused(
+            f"{address.shown} has the encoding {row['encoding']}, which cannot hold every text; make a database with"
+            " ENCODING 'UTF8' TEMPLATE template0"
+        )
     for name in ("fsync", "full_page_writes", "synchronous_commit"):
         if row[name] == "off" and not address.allow_unsafe:
             raise StorageRefused(
@@ -78,7 +85,7 @@ async def migrate(link: Link, address: Address) -> tuple[int, int]:
         for number, script in enumerate(scripts(), 1):
             if number > before:
                 await _step(link, number, script, address)
-    except Refused as error:
+    except (Refused, Unserved) as error:
         raise StorageRefused(f"cannot make the schema in {address.shown}: {error}") from error
     return before, max(before, len(scripts()))
 

@@ -1,4 +1,5 @@
-"""What the parts of the engine share: the kept counts, the levels, the database's time, and whom to tell of news."""
+"""What the parts of the engine share: the kept counts, the levels, the database's time, what it
+refuses, and whom to tell of news."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from jobpipe.clock import Clock
 from jobpipe.storage.postgres.counts import Counts
 from jobpipe.storage.postgres.dbtime import DatabaseTime
 from jobpipe.storage.postgres.levels import Levels
+from jobpipe.storage.postgres.refusals import Refusals
 
 
 class Shared:
@@ -23,6 +25,7 @@ class Shared:
         self.levels = Levels(self.time)
         self.news: Callable[[], None] = _nobody
         """Called when something was committed that another server may wait for."""
+        self.refusals = Refusals()
         self.others = 0
         """How many other servers share the database, as far as is known."""
 

@@ -98,10 +98,11 @@ SELECT CASE WHEN pid = $1::int AND backend_start = $2::timestamptz THEN pg_termi
 
 # The first waiting task of each queue and priority that has one, future ones too: two seeks each. $1-$3 levels that are
 # known, each with a time before which none of its tasks is due: rows that are gone but cannot be vacuumed yet are not
-# walked again. Between two neighbours of them others are looked for, from one to the next.
+# walked again. Between two neighbours of them others are looked for, from one to the next. The last
+# character of Unicode comes after all that a queue's name may hold; `chr` would make it in UTF8 only.
 LEVELS = """
 WITH RECURSIVE known AS MATERIALIZED (
-    SELECT queue, priority, floor, lead(queue, 1, chr(1114111)) OVER w AS next_queue,
+    SELECT queue, priority, floor, lead(queue, 1, '\U0010ffff') OVER w AS next_queue,
            lead(priority, 1, 0::bigint) OVER w AS next_priority
       FROM (SELECT queue COLLATE "C" AS queue, priority, floor
               FROM unnest(''::text || $1::text[], 0::bigint || $2::bigint[], 0::bigint || $3::bigint[])
@@ -453,8 +454,12 @@ INSERT INTO jobpipe.announced (server, at, data) VALUES ($1, jobpipe.now_ms(), $
 FORGET_ANNOUNCED = "DELETE FROM jobpipe.announced WHERE at < jobpipe.now_ms() - $1::bigint"
 ANNOUNCED = "SELECT data FROM jobpipe.announced WHERE at >= jobpipe.now_ms() - $1::bigint ORDER BY server"
 
-# Whether a commit would be taken now.
-PROBE = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool"
+# Whether a commit would not be taken now, and whether ours may take numbers.
+PROBE = """
+SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool AS read_only,
+       has_sequence_privilege('jobpipe.seqs', 'USAGE, UPDATE')
+       AND has_sequence_privilege('jobpipe.writers', 'USAGE, UPDATE') AS numbers
+"""
 # $1 channel, $2 payload.
 NOTIFY = "SELECT pg_notify($1::text, $2::text)"
 
