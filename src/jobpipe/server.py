@@ -43,7 +43,7 @@ EXIT_STORE = 4
 EXIT_PORT = 5
 """The address cannot be listened on."""
 EXIT_BROKEN = 6
-"""The store failed while serving, and only a new start may trust it."""
+"""The store failed or was taken away while serving, and only a new start may trust it."""
 
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the GIL from one that waits: a tenth of Python's default. The storage thread waits for it

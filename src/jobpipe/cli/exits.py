@@ -29,7 +29,7 @@ MEANINGS: Final = {
     APP: "the app does not import",
     STORE: "the store cannot be served, or not be copied",
     PORT: "the address cannot be listened on",
-    BROKEN: "the disk failed while serving",
+    BROKEN: "the disk failed while serving, or somebody took the store away",
     NOT_FOUND: "no task has this id, or the server knows no such thing",
     UNREACHABLE: "the server cannot be reached",
     UNAUTHORIZED: "no key was given, or one that may not do this",

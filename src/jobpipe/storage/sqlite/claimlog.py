@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from jobpipe.core.lifecycle import claimed
 from jobpipe.core.task import Claim, Task
+from jobpipe.storage.sqlite.files import is_at
 
 SIZE = 256 * 1024
 """After so many bytes the file begins anew."""
@@ -81,7 +82,7 @@ class ClaimLog:
         if self._path is None:
             return []
         notes = _read(Path(self._path))
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+        self._fd = _open(self._path)
         return notes
 
     def clear(self) -> None:
@@ -101,6 +102,25 @@ class ClaimLog:
         _write_at(self._fd, data, 0)
         os.ftruncate(self._fd, len(data))  # after it: there is no moment in which what counts is missing
         self._at = len(data)
+
+    @property
+    def gone(self) -> bool:
+        """Whether somebody took the file away. May be asked from any thread."""
+        return self._fd is not None and self._path is not None and not is_at(self._fd, self._path)
+
+    def renew(self, lines: Iterable[bytes]) -> None:
+        """Make the file again, with the lines that still count. Raises OSError; then the log is as it was."""
+        if not self.gone or self._path is None or self._fd is None:
+            return
+        fd, data = _open(self._path), b"".join(lines)
+        try:
+            _write_at(fd, data, 0)
+            os.ftruncate(fd, len(data))
+        except OSError:
+            os.close(fd)
+            raise
+        os.close(self._fd)
+        self._fd, self._at = fd, len(data)
 
     def close(self) -> None:
         """All claims are in the store: nothing is to be found."""
@@ -125,6 +145,10 @@ def unwritten_claims(
                 running = claimed(task, note.started_at, note.worker)
                 found[seq] = (note, Claim(running, lease))
     return list(found.values())
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
 
 
 def _write_at(fd: int, data: bytes, at: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,10 +48,13 @@ from jobpipe.storage.base import (
 from jobpipe.storage.sqlite import history, listing, moving
 from jobpipe.storage.sqlite.claimlog import ClaimLog
 from jobpipe.storage.sqlite.connection import open_reader, open_writer, refuse_foreign_file, translate
+from jobpipe.storage.sqlite.files import LOOK_S, OpenFiles
 from jobpipe.storage.sqlite.intake import Limits
 from jobpipe.storage.sqlite.lock import FileLock
 from jobpipe.storage.sqlite.store import Store
 from jobpipe.storage.sqlite.writer import Writer
+
+log = logging.getLogger("jobpipe.storage")
 
 LEAST_FREE = 256 * 1024
 """Bytes of free space below which the store counts as full before a commit fails: large tasks fail first."""
@@ -73,6 +77,9 @@ class SqliteStorage:
         self._reader: apsw.Connection | None = None
         self._announced: dict[str, tuple[float, bytes]] = {}
         """What was announced by each server, and when (monotonic seconds); in memory, since a file has one server."""
+        self._log: ClaimLog | None = None
+        self._files: OpenFiles | None = None
+        self._looking: asyncio.TimerHandle | None = None
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="jobpipe-reader")
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -82,9 +89,12 @@ class SqliteStorage:
         await self._writer.start()
         if self._path is not None:
             self._reader = await self._read(open_reader, self._path)
+            self._look_again()
 
     async def close(self) -> None:
         """Commit what was handed in, and close."""
+        if self._looking is not None:
+            self._looking.cancel()
         if self._reader is not None:
             reader, self._reader = self._reader, None
             await self._read(reader.close)
@@ -104,13 +114,18 @@ class SqliteStorage:
             refuse_foreign_file(self._path)
             self._lock.acquire()
         try:
-            log = ClaimLog(None if self._path is None else f"{self._path}-claims")
+            if self._lock is not None:
+                self._lock.acquire_database()
+            claims = self._log = ClaimLog(None if self._path is None else f"{self._path}-claims")
             connection = open_writer(self._path)
-            store = self._store = Store(connection, self._limits, self._clock, self._commits, log)
+            store = self._store = Store(connection, self._limits, self._clock, self._commits, claims)
+            if self._path is not None and self._lock is not None:
+                self._lock.acquire_database()  # which may have been made just now
+                self._files = OpenFiles(self._path)
         except BaseException as error:
             if self._lock is not None:
                 self._lock.release(untouched=isinstance(error, StorageRefused))
-            if isinstance(error, apsw.Error):
+            if isinstance(error, (apsw.Error, OSError)):
                 raise StorageRefused(f"cannot open {self._path}: {error}") from error
             raise
         return store
@@ -204,10 +219,33 @@ class SqliteStorage:
         return self._commits
 
     async def check(self) -> None:
+        self._look()
+        if self._writer.broken is not None and self._writer.broken.done():
+            raise self._writer.broken.result()
         if self._path is not None and disk_usage(Path(self._path).parent).free < LEAST_FREE:
             raise StorageFull(f"less than {LEAST_FREE} bytes are free for the store")
         if self._writer.failing or not self._writer.is_open:
             await self._call("probe")  # the last commit failed: see whether one succeeds now
+
+    def _look_again(self) -> None:
+        self._look()
+        self._looking = asyncio.get_running_loop().call_later(LOOK_S, self._look_again)
+
+    def _look(self) -> None:
+        """Trust no store that the next start would not find, and put back what may be lost."""
+        if self._files is None or self._lock is None or not self._writer.is_open:
+            return
+        if (problem := self._files.problem()) is not None:
+            self._writer.distrust(StorageBroken(f"the store is lost: {problem}"))
+            return
+        try:
+            if self._lock.renew():
+                log.warning("the lock file of %s was taken away: made again", self._path)
+        except StorageRefused as error:
+            self._writer.distrust(StorageBroken(f"the store is lost: {error}"))
+        if self._log is not None and self._log.gone:
+            log.warning("the log of claims beside %s was taken away: made again", self._path)
+            self._ask("renew_log").add_done_callback(lambda done: done.cancelled() or done.exception())
 
     # --- the threads --------------------------------------------------------------------------------------------
 

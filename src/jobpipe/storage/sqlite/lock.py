@@ -1,15 +1,19 @@
 """One server a file: a lock file beside the database, locked for life, with the holder's pid in it.
 
-The lock is the operating system's, so it ends with its holder, however that ends; the file itself stays.
+The lock is the operating system's, so it ends with its holder, however that ends; the file itself stays. Where the
+system keeps such locks apart from those of SQLite, the database itself is locked too: a lock file that was cleaned away
+opens no door, and is made again.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from jobpipe.core.errors import StorageRefused
+from jobpipe.storage.sqlite.files import is_at
 
 if sys.platform == "win32":  # pragma: no cover - exercised on Windows alone
     import msvcrt
@@ -25,13 +29,19 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+LOCKS_DATABASE = sys.platform == "linux"
+"""Elsewhere a lock of the whole file would be in the way of SQLite's own."""
+
+
 class FileLock:
     """The lock on `path`, a database file; the same file reached by another name is the same lock."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._file = f"{Path(path).resolve()}.lock"
+        self._real = str(Path(path).resolve())
+        self._file = f"{self._real}.lock"
         self._descriptor: int | None = None
+        self._database: int | None = None
         self._made = False
 
     def acquire(self) -> None:
@@ -39,13 +49,41 @@ class FileLock:
         while True:
             descriptor = self._open()
             self._lock(descriptor)
-            if _is_still(descriptor, self._file):
+            if is_at(descriptor, self._file):
                 break
             os.close(descriptor)  # its last holder took it away between our opening and our locking
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
         self._descriptor = descriptor
+        with suppress(OSError):  # a full disk: the pid is for people, the lock holds without it
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+
+    def acquire_database(self) -> None:
+        """Lock the database itself, once it exists. Raises StorageRefused when another server does.
+
+        Its descriptor is open for as long as SQLite's are: to close one of a file ends all of SQLite's locks on it.
+        """
+        if not LOCKS_DATABASE or self._database is not None or not os.path.exists(self._real):
+            return
+        self._database = os.open(self._real, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _try_lock(self._database)
+        except BlockingIOError:
+            raise StorageRefused(f"cannot open {self._path}: another server is using it") from None
+        except OSError:  # a file system without such locks: the lock file has to do
+            return
+
+    def renew(self) -> bool:
+        """Make the lock file again if somebody took it away; whether that was so.
+
+        Raises StorageRefused when another server has one by now.
+        """
+        if self._descriptor is None or is_at(self._descriptor, self._file):
+            return False
+        lost, self._descriptor = self._descriptor, None
+        os.close(lost)
+        self.acquire()
+        return True
 
     def release(self, *, untouched: bool = False) -> None:
         """Give the lock up; safe when it is not held. `untouched` takes a lock file that was made here away again."""
@@ -54,6 +92,9 @@ class FileLock:
                 Path(self._file).unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
+        if self._database is not None:
+            os.close(self._database)
+            self._database = None
 
     def _open(self) -> int:
         self._made = not Path(self._file).exists()
@@ -108,11 +149,3 @@ def _is_locked(inode: int) -> bool:
     except OSError:
         return True
     return any("FLOCK" in line and line.split()[-3].endswith(f":{inode}") for line in locks.splitlines())
-
-
-def _is_still(descriptor: int, file: str) -> bool:
-    """Whether the locked file is the one that others find under its name."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(file))
-    except FileNotFoundError:
-        return False

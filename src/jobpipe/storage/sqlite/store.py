@@ -67,6 +67,7 @@ class Store:
             "next_prunable": _each(self._next_prunable),
             "listing": _each(self._listing),
             "written": _each(self._written),
+            "renew_log": _each(self._renew_log),
         }
 
     def hand_out(self, call: Call) -> None:
@@ -118,6 +119,11 @@ class Store:
         if not self.owes:
             self._s.log.close()
 
+    def abandon(self) -> None:
+        """Close the connection and leave all files as they are: they may be others by now, or damaged."""
+        self._s.db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        self._s.db.close()
+
     def _get(self, calls: Calls) -> None:
         """All calls together: what they are to see is written by one commit."""
         ids = [id_ for call in calls for id_ in call.argument[0]]
@@ -158,6 +164,9 @@ class Store:
     def _written(self) -> None:
         """Have all claims in the file, for a reader that looks there."""
         self.commit(())
+
+    def _renew_log(self) -> None:
+        self._s.log.renew(self._s.unwritten.lines())
 
     def _queues(self, now: int) -> list[QueueCounts]:
         oldest = self._s.due.oldest(now)

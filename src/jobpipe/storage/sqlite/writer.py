@@ -79,6 +79,7 @@ class Served(Protocol):
     def commit(self, calls: Calls) -> None: ...
     def read(self, calls: Calls) -> None: ...
     def close(self) -> None: ...
+    def abandon(self) -> None: ...
 
 
 class Writer:
@@ -139,6 +140,13 @@ class Writer:
         if self._closed is not None:
             await asyncio.shield(self._closed)
 
+    def distrust(self, error: StorageBroken) -> None:
+        """Serve nothing any more, for a reason that is seen from outside."""
+        if self._broken is None and self.broken is not None:
+            log.error("%s", error)
+            self._broken = error
+            _report(self.broken, error)
+
     @property
     def is_open(self) -> bool:
         """Whether calls are taken."""
@@ -164,7 +172,10 @@ class Writer:
                 self._serve(store, calls)
             if store.owes:
                 self._write(store, [])
-            store.close()
+            if self._broken is None:
+                store.close()
+            else:
+                store.abandon()
         except Exception:
             log.exception("closing the store failed")
         self._refuse_rest()
