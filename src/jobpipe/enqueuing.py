@@ -127,6 +127,7 @@ def _options(request: EnqueueRequest) -> Options:
         "run_at": request.run_at,
         "timeout": request.timeout,
         "max_retries": request.max_retries,
+        "key": request.key,
     }
 
 

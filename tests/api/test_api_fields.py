@@ -206,3 +206,19 @@ async def test_a_valid_traceparent_is_kept_with_the_task(
         assert (await server.post("/enqueue", body, traceparent=header)).is_success
         claim = await server.claim()
         assert claim.task.traceparent == kept
+
+
+async def test_a_key_is_kept_and_left_out_where_there_is_none(server: Server) -> None:
+    assert (await server.enqueue({"id": "a", "key": "tenant 7/é"})).json()["key"] == "tenant 7/é"
+    assert "key" not in (await server.enqueue({"id": "b", "key": None})).json()
+    both = await server.client.post("/enqueue", json=[{"key": "x"}, {}, {"key": "y"}])
+    assert [item["task"].get("key") for item in both.json()] == ["x", None, "y"]
+    listed = await server.client.get("/tasks", params={"key": "tenant 7/é"})
+    assert [task["id"] for task in listed.json()] == ["a"]
+    counted = await server.client.post("/tasks/cancel", json={"key": "x", "dry_run": True})
+    assert counted.json() == {"matched": 1, "changed": 0}
+
+
+@pytest.mark.parametrize("key", ["", ".", "..", "a\nb", "k" * 201, 1, True, ["a"], {}])
+async def test_what_cannot_be_a_key_is_refused(server: Server, key: object) -> None:
+    assert_problem(await server.enqueue({"key": key}), 400, "invalid", field="key")

@@ -261,3 +261,15 @@ async def test_a_listing_sees_every_change_that_was_answered(desk: Desk) -> None
         assert ids_of((await desk.store.page(TaskFilter(status=Status.CANCELLED), 1, None, 0)).tasks) == [
             f"t{i}"
         ]
+
+
+async def test_tasks_are_found_by_their_key_in_every_status(desk: Desk) -> None:
+    await desk.accept(*(new(f"t{n}", key="ann" if n % 2 else "bob") for n in range(20)), new("plain"))
+    await desk.settle(await desk.claim_one(), DONE)
+    await desk.settle(await desk.claim_one(), DONE)
+    page = await desk.store.page(TaskFilter(key="ann"), 100, None, MANY_BYTES)
+    assert [task.id for task in page.tasks] == [f"t{n}" for n in range(19, 0, -2)]
+    assert {task.key for task in page.tasks} == {"ann"}
+    done = await desk.store.match(TaskFilter(key="bob", status=Status.DONE), 100, None)
+    assert done.ids == ["t0"]
+    assert (await desk.store.match(TaskFilter(key="carl"), 100, None)).ids == []

@@ -107,6 +107,8 @@ class Filters:
         Moment | None, Parameter(help="Enqueued before this time, or 2h ago.", show_default=False)
     ] = None
 
+    key: Annotated[str | None, Parameter(help="With this key.", show_default=False)] = None
+
     def conditions(self) -> dict[str, str]:
         """Those that are given, as the wire names them."""
         given = {field.name: getattr(self, field.name) for field in fields(Filters)}

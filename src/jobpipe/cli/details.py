@@ -13,12 +13,15 @@ _FIELDS: Final = (
     "created_at", "run_at", "started_at", "finished_at", "cancel_requested", "worker",
 )  # fmt: skip
 
+_IF_USED: Final = ("key",)
+"""What a task has only where it uses it."""
+
 
 def put_task(body: bytes, attempts: Sequence[Mapping[str, Any]]) -> None:
     """Print the task."""
     task = fields(body, "payload", "result")
     width = max(map(len, _FIELDS))
-    for name in _FIELDS:
+    for name in (*_FIELDS, *(name for name in _IF_USED if name in task)):
         value = time(task[name]) if name.endswith("_at") else printable(shown(task[name]))
         colour = COLOURS.get(value, "") if name == "status" else ""
         put(f"{name:<{width}}  {paint(value, colour)}")

@@ -44,6 +44,10 @@ class TaskFlags:
         None
     )
 
+    key: Annotated[str | None, Parameter(help="What it belongs to within its queue.", show_default=False)] = (
+        None
+    )
+
     def given(self) -> dict[str, Any]:
         """Those that were given."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}

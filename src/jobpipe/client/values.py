@@ -33,6 +33,7 @@ class TaskOptions(TypedDict, total=False):
     run_at: datetime | None
     timeout: float | None
     max_retries: int | None
+    key: str | None
 
 
 class NewTask(TaskOptions, total=False):
@@ -53,6 +54,7 @@ class Filters(TypedDict, total=False):
     id_prefix: str | None
     created_after: datetime | None
     created_before: datetime | None
+    key: str | None
 
 
 class TaskError(Struct, frozen=True):
@@ -87,6 +89,7 @@ class Task(Struct, frozen=True):
     worker: str | None = None
     result: Any = None
     last_error: TaskError | None = None
+    key: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -116,6 +119,7 @@ class TaskForm(Struct):
     cancel_requested: bool = False
     worker: str | None = None
     last_error: TaskError | None = None
+    key: str | None = None
 
     def task(self) -> Task:
         """The task with its JSON decoded."""

@@ -57,7 +57,8 @@ class Attempt(Struct, frozen=True):
 class NewTask(Struct, frozen=True, gc=False):
     """A task to be accepted: everything decided but its place in the order of acceptance.
 
-    `run_at` None means now. `timeout` None means the handler's own, else the server's.
+    `run_at` None means now. `timeout` None means the handler's own, else the server's. What a task has beyond the plain
+    fields is as in Task.
     """
 
     id: str
@@ -69,6 +70,12 @@ class NewTask(Struct, frozen=True, gc=False):
     run_at: int | None = None
     timeout: float | None = None
     traceparent: str | None = None
+    key: str | None = None
+    uniqueness: str | None = None
+    expires_at: int | None = None
+    schedule: str | None = None
+    scheduled_for: int | None = None
+    digest: str | None = None
 
 
 class Task(Struct, frozen=True, gc=False):
@@ -76,6 +83,10 @@ class Task(Struct, frozen=True, gc=False):
 
     `seq` is the order of acceptance. `attempts = failures + lost`, plus 1 for a run that is under way, done or
     cancelled. `started_at` and `worker` belong to the latest run and are None while the task is queued.
+
+    None where a task does not use it: `key`, what it belongs to within its queue; `uniqueness`, its unique key with
+    the rules of that as JSON; `expires_at`, when it is claimed no more (ms); `schedule` and `scheduled_for`, which
+    schedule made it for which time (ms); `digest`, of the request with an Idempotency-Key that it came with.
     """
 
     seq: int
@@ -99,6 +110,12 @@ class Task(Struct, frozen=True, gc=False):
     result: bytes | None = None
     last_error: TaskError | None = None
     traceparent: str | None = None
+    key: str | None = None
+    uniqueness: str | None = None
+    expires_at: int | None = None
+    schedule: str | None = None
+    scheduled_for: int | None = None
+    digest: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -110,7 +127,8 @@ def accepted(new: NewTask, seq: int, run_at: int, created_at: int) -> Task:
     """The task as it is once it was accepted."""
     return Task(
         seq, new.id, new.handler, new.queue, new.payload, new.priority, _QUEUED, 0, 0, 0, new.max_retries,
-        new.timeout, run_at, created_at, traceparent=new.traceparent,
+        new.timeout, run_at, created_at, traceparent=new.traceparent, key=new.key, uniqueness=new.uniqueness,
+        expires_at=new.expires_at, schedule=new.schedule, scheduled_for=new.scheduled_for, digest=new.digest,
     )  # fmt: skip
 
 

@@ -149,6 +149,7 @@ def _tasks() -> Json:
             "description": "as /errors tells it",
         },
         "id_prefix": _TEXT,
+        "key": _TEXT,
         "created_after": _TIME,
         "created_before": _TIME,
         "limit": _LIMIT,

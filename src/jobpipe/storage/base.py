@@ -122,6 +122,7 @@ class TaskFilter(Struct, frozen=True):
     created_before: int | None = None
     error_group: str | None = None
     ids: tuple[str, ...] | None = None
+    key: str | None = None
 
 
 class Page(Struct, frozen=True):

@@ -51,6 +51,7 @@ class TaskView(Struct):
     worker: str | None
     result: Raw
     last_error: ErrorView | None
+    key: str | UnsetType = UNSET
 
 
 class KeyView(Struct):
@@ -234,7 +235,7 @@ def encode_task(task: Task) -> bytes:
     return (
         b'{"id":%b,"handler":%b,"queue":%b,"payload":%b,"priority":%d,"status":%b,"attempts":%d,"failures":%d,'
         b'"lost":%d,"max_retries":%d,"timeout":%b,"run_at":%b,"created_at":%b,"started_at":%b,"finished_at":%b,'
-        b'"cancel_requested":%b,"worker":%b,"result":%b,"last_error":%b}'
+        b'"cancel_requested":%b,"worker":%b,"result":%b,"last_error":%b%b}'
         % (
             _encode(task.id),
             _encode(task.handler),
@@ -255,6 +256,7 @@ def encode_task(task: Task) -> bytes:
             b"null" if task.worker is None else encode_text(task.worker),
             b"null" if task.result is None else task.result,
             b"null" if task.last_error is None else _encode_error(task.last_error),
+            b"" if task.key is None else b',"key":%b' % _encode(task.key),
         )
     )
 
@@ -268,7 +270,7 @@ class AcceptedWriter:
     def encode(self, task: Task) -> bytes:
         """A task that has only just been accepted: all other fields are those of every new task."""
         key = (task.handler, task.queue, task.priority, task.max_retries, task.timeout, task.run_at,
-               task.created_at)  # fmt: skip
+               task.created_at, task.key)  # fmt: skip
         id = _encode(task.id)
         around = self._around.get(key)
         if around is None:

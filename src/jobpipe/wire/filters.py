@@ -42,6 +42,7 @@ class Filters(Struct, frozen=True):
     created_before: int | None = None
     error_group: str | None = None
     ids: tuple[str, ...] | None = None
+    key: str | None = None
 
 
 class Listing(Struct, frozen=True):
@@ -70,12 +71,14 @@ class BulkBody(Struct, forbid_unknown_fields=True):
     id_prefix: Annotated[str, Meta(max_length=200)] | None = None
     created_after: Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | None = None
     created_before: Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | None = None
+    key: Annotated[str, Meta(max_length=200)] | None = None
     all: Annotated[bool, Meta(description="Says that no filter is meant.")] | None = None
     dry_run: Annotated[bool, Meta(description="Only count.")] | None = None
 
 
 FILTERS = (
     "status", "queue", "handler", "error_type", "error_group", "id_prefix", "created_after", "created_before",
+    "key",
 )  # fmt: skip
 _PARAMETERS = frozenset({*FILTERS, "limit", "cursor"})
 _bulk = msgspec.json.Decoder(BulkBody)
@@ -171,7 +174,7 @@ def _filters(given: dict[str, str], ids: tuple[str, ...] | None = None) -> Filte
         requests.queues.check(given["queue"])
     if "handler" in given:
         requests.handlers.check(given["handler"])
-    for name in ("error_type", "id_prefix"):
+    for name in ("error_type", "id_prefix", "key"):
         if name in given:
             _check_text(given[name], name)
     if "error_group" in given and not _ERROR_GROUP.fullmatch(given["error_group"]):
@@ -186,6 +189,7 @@ def _filters(given: dict[str, str], ids: tuple[str, ...] | None = None) -> Filte
         created_before=_time(given, "created_before"),
         error_group=given.get("error_group"),
         ids=ids,
+        key=given.get("key"),
     )
 
 

@@ -21,6 +21,8 @@ from jobpipe.wire.times import parse_time
 MAX_ITEMS = 10_000
 """Tasks in one batch."""
 
+NAME = r"^(?!\.{1,2}$)[^\u0000-\u001f\u007f-\u009f]+$"
+"""Of ids, and of other names that people choose freely."""
 HANDLER = r"[A-Za-z0-9_.:-]{1,200}"
 QUEUE = r"[A-Za-z0-9_.-]{1,100}"
 
@@ -46,7 +48,7 @@ class EnqueueBody(Struct, forbid_unknown_fields=True, gc=False):
                 min_length=1,
                 max_length=200,
                 description="No control characters, not `.` or `..`. Left out, the server makes a UUIDv7.",
-                extra_json_schema={"pattern": r"^(?!\.{1,2}$)[^\u0000-\u001f\u007f-\u009f]+$"},
+                extra_json_schema={"pattern": NAME},
             ),
         ]
         | None
@@ -75,6 +77,18 @@ class EnqueueBody(Struct, forbid_unknown_fields=True, gc=False):
         Annotated[float, Meta(ge=0, le=MAX_DELAY_S, description="Seconds; not together with run_at.")] | None
     ) = None
     timeout: Annotated[float, Meta(gt=0, le=MAX_DELAY_S, description="Seconds for one run.")] | None = None
+    key: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=200,
+                description="What the task belongs to within its queue: a tenant, an account. As for ids.",
+                extra_json_schema={"pattern": NAME},
+            ),
+        ]
+        | None
+    ) = None
     status: Ignored | UnsetType = UNSET
     attempts: Ignored | UnsetType = UNSET
     failures: Ignored | UnsetType = UNSET
@@ -215,7 +229,7 @@ def _new_task(body: EnqueueBody, defaults: Defaults, now: int, traceparent: str 
     if id is None:
         id = new_id(now)
     else:
-        _check_id(id)
+        check_name(id, "id")
     if handler is None:
         handler = defaults.handler
     else:
@@ -224,6 +238,8 @@ def _new_task(body: EnqueueBody, defaults: Defaults, now: int, traceparent: str 
         queue = "default"
     else:
         queues.check(queue)
+    if body.key is not None:
+        check_name(body.key, "key")
     json = b"null" if payload is UNSET else bytes(payload)
     if strict.too_deep(json):
         raise strict.deep()
@@ -237,13 +253,15 @@ def _new_task(body: EnqueueBody, defaults: Defaults, now: int, traceparent: str 
         None if body.run_at is None and body.delay is None else _due(body, now),
         body.timeout,
         traceparent,
+        body.key,
     )
 
 
-def _check_id(id: str) -> None:
-    strict.check_text(id, "id")
-    if id in (".", ".."):
-        raise Invalid("'.' and '..' cannot be part of a URL", field="id")
+def check_name(name: str, field: str) -> None:
+    """Raise Invalid for a name that cannot be part of a URL."""
+    strict.check_text(name, field)
+    if name in (".", ".."):
+        raise Invalid("'.' and '..' cannot be part of a URL", field=field)
 
 
 def _due(body: EnqueueBody, now: int) -> int | None:

@@ -30,6 +30,7 @@ class Options(TypedDict, total=False):
     run_at: datetime | None
     timeout: float | None
     max_retries: int | None
+    key: str | None
 
 
 class EnqueueRequest(Struct, frozen=True, omit_defaults=True):
@@ -44,6 +45,7 @@ class EnqueueRequest(Struct, frozen=True, omit_defaults=True):
     run_at: datetime | None = None
     timeout: float | None = None
     max_retries: int | None = None
+    key: str | None = None
 
 
 class AcceptedTask(Protocol):

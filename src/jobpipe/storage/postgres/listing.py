@@ -49,7 +49,7 @@ async def _search(
     cold = "" if where.status is None or where.status in FINISHED else " AND false"
     text = statement.format(hot=conditions + hot, cold=conditions + cold)
     # What an index finds directly needs no windows.
-    indexed = where.status in _RARE or where.ids is not None or where.error_group is not None
+    indexed = where.status in _RARE or any((where.ids is not None, where.error_group, where.key))
     window = _END if indexed else WINDOW
     found: list[Row] = []
     top = await link.value(sql.NEWEST_BELOW, _END if before_seq is None else before_seq)
@@ -76,6 +76,7 @@ def _conditions(where: TaskFilter) -> tuple[str, list[Any]]:
         ("error_group = {}::text", where.error_group),
         ("created_at > {}::bigint", where.created_after),
         ("created_at < {}::bigint", where.created_before),
+        ("key = {}::text", where.key),
     ):
         if value is not None:
             parts.append((condition, searchable(value) if isinstance(value, str) else value))

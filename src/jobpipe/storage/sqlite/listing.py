@@ -52,7 +52,7 @@ def _search(
     conditions, arguments = _conditions(where)
     statement = statement.format(conditions=conditions)
     # What an index finds directly needs no windows.
-    indexed = where.status in _RARE or where.ids is not None or where.error_group is not None
+    indexed = where.status in _RARE or any((where.ids is not None, where.error_group, where.key))
     window = _END if indexed else WINDOW
     found: list[Sized] = []
     top = _newest_below(db, _END if before_seq is None else before_seq)
@@ -87,6 +87,7 @@ def _conditions(where: TaskFilter) -> tuple[str, list[Any]]:
         ("error_group = ?", where.error_group),
         ("created_at > ?", where.created_after),
         ("created_at < ?", where.created_before),
+        ("key = ?", where.key),
     ):
         if value is not None:
             parts.append((condition, [value]))
@@ -94,6 +95,6 @@ def _conditions(where: TaskFilter) -> tuple[str, list[Any]]:
 
 
 def _status_condition(where: TaskFilter) -> str:
-    if where.error_group is not None:
-        return "+status = ?"  # not by an index: the group's own leads to fewer tasks
+    if where.error_group is not None or where.key is not None:
+        return "+status = ?"  # not by an index: the group's or the key's own leads to fewer tasks
     return "status IN (1, 3, 4) AND status = ?" if where.status in _RARE else "status = ?"

@@ -1,0 +1,12 @@
+-- What tasks may have beside the plain fields; NULL where a task does not use it.
+
+ALTER TABLE tasks ADD COLUMN key TEXT;               -- what it belongs to within its queue
+ALTER TABLE tasks ADD COLUMN uniqueness TEXT;        -- JSON: its unique key and the rules of that
+ALTER TABLE tasks ADD COLUMN expires_at INTEGER;
+ALTER TABLE tasks ADD COLUMN schedule TEXT;          -- the schedule that made it,
+ALTER TABLE tasks ADD COLUMN scheduled_for INTEGER;  -- and for which time
+ALTER TABLE tasks ADD COLUMN digest TEXT;            -- of the request with an Idempotency-Key that it came with
+
+-- Found by what few tasks have.
+CREATE INDEX tasks_keyed ON tasks (key, seq) WHERE key IS NOT NULL;
+CREATE INDEX tasks_scheduled ON tasks (schedule, seq) WHERE schedule IS NOT NULL;
