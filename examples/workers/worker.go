@@ -62,7 +62,7 @@ func run(task object) {
 	defer beat.Stop()
 	settle := object{"id": task["id"], "lease_id": task["lease_id"], "outcome": "failed"}
 	if handler, known := handlers[task["handler"].(string)]; !known {
-		settle["error"] = object{"type": "unknown_handler", "message": task["handler"]}
+		settle["outcome"], settle["unknown_handler"] = "released", true // another worker may have it
 	} else if result, err := handler(ctx, task["payload"]); err != nil {
 		settle["error"] = object{"type": fmt.Sprintf("%T", err), "message": err.Error()}
 	} else {

@@ -29,8 +29,8 @@ async function run(task) {
   held.set(lease_id, { id, abort });
   const settle = (outcome) => outbox.push({ id, lease_id, body: JSON.stringify({ id, lease_id, ...outcome }) });
   try {
-    if (!Object.hasOwn(handlers, handler)) throw { name: 'unknown_handler', message: handler };
-    settle({ outcome: 'done', result: await handlers[handler](payload, { task, signal: abort.signal }) });
+    if (!Object.hasOwn(handlers, handler)) settle({ outcome: 'released', unknown_handler: true }); // for another worker
+    else settle({ outcome: 'done', result: await handlers[handler](payload, { task, signal: abort.signal }) });
   } catch (error) { // of the handler, or of a result that is no JSON
     settle({ outcome: 'failed', error: { type: `${error?.name ?? 'Error'}`, message: `${error?.message ?? error}` } });
   }

@@ -2,7 +2,8 @@
 # A Jobpipe worker in bash, curl and sed:  bash worker.sh COMMAND [ARGUMENT...]
 #
 # For each task it runs COMMAND ARGUMENT... HANDLER, with the payload as JSON on stdin and TASK_ID in the environment.
-# Exit code 0 is done, and stdout the result, a string; any other is failed, and stderr says why. One task at a time:
+# Exit code 0 is done, and stdout the result, a string; 127 (command not found) gives the task back, for a worker that
+# has its handler; any other is failed, and stderr says why. One task at a time:
 # start it more often for more. SIGTERM or Ctrl+C lets the task finish; a second one ends it at once.
 set -u -o pipefail
 [ $# -gt 0 ] || { sed -n 's/^# //p' "$0" >&2; exit 2; }
@@ -52,6 +53,7 @@ while [ -z "$stopping" ]; do
     read -r code <"$dir/code" || code=killed; refused=0
     case $code in
         0) printf %s "[{$ref,\"outcome\":\"done\",\"result\":\""; text out; printf '"}]' ;;
+        127) printf %s "[{$ref,\"outcome\":\"released\",\"unknown_handler\":true}]" ;;
         *) printf %s "[{$ref,\"outcome\":\"failed\",\"error\":{\"type\":\"exit $code\",\"message\":\""; text err; printf '"}}]' ;;
     esac >"$dir/settle"
     until post /settle <"$dir/settle" && echo; do # while the server is away: a lease outlasts that

@@ -44,7 +44,7 @@ class Parts:
         retry = RetryPolicy(settings.retry_base, settings.retry_jitter, settings.retry_cap)
         self.queue = TaskQueue(
             self._storage,
-            policy=Policy(retry, settings.max_lost),
+            policy=Policy(retry, settings.max_lost, settings.handler_wait),
             default_timeout=settings.timeout,
             clock=clock,
         )

@@ -68,6 +68,7 @@ KINDS: dict[str, Kind] = {
     "max_queues": Whole(1, 1_000_000),
     "max_retries": Whole(0, MAX_RETRIES_LIMIT),
     "max_lost": Whole(2, 1_000),
+    "handler_wait": _RETENTION,
     "retry_base": _PAUSE,
     "retry_jitter": _PAUSE,
     "retry_cap": _PAUSE,
@@ -196,6 +197,9 @@ class Settings:
     max_queues: Annotated[int, parameter("max_queues", "Queue names that hold tasks at a time.")] = 1000
     max_retries: Annotated[int, parameter("max_retries", "Retries of a task that does not say.")] = 3
     max_lost: Annotated[int, parameter("max_lost", "A task fails when it lost its worker this often.")] = 3
+    handler_wait: Annotated[
+        float, parameter("handler_wait", "Seconds a task waits for a worker that has its handler, or inf.")
+    ] = 3600.0
     retry_base: Annotated[
         float, parameter("retry_base", "Seconds before the first retry; then they double.")
     ] = 0.2

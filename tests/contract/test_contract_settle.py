@@ -22,9 +22,11 @@ from desk import (
 from msgspec.structs import replace
 
 from jobpipe.core.errors import LeaseLost, NotFound
-from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.lifecycle import HANDLER_MISSING, Kind, Outcome
 from jobpipe.core.task import Status, TaskError
 from jobpipe.storage.base import CancelChanged, Settled, Settlement
+
+MISSING_ERROR = "the workers that took the task have no handler 'h'"
 
 RESULTS = [
     b'"ok"',
@@ -70,6 +72,29 @@ async def test_a_final_failure_keeps_worker_start_and_error(desk: Desk) -> None:
         claim.task, status=Status.FAILED, failures=1, finished_at=desk.now,
         last_error=TaskError("ValueError", "no", None, 1, desk.now),
     )  # fmt: skip
+
+
+async def test_a_task_whose_handler_is_missing_waits_and_leaves_no_attempt_until_it_fails(desk: Desk) -> None:
+    claim = await desk.start("a", max_retries=0)
+    first_due = claim.task.run_at
+    for pause in (1, 2, 4):
+        assert await desk.settle(claim, HANDLER_MISSING) == Settled(Status.QUEUED)
+        assert await desk.get("a") == replace(
+            claim.task, status=Status.QUEUED, attempts=0, run_at=desk.now + pause * 1000, started_at=None,
+            worker=None, last_error=TaskError("unknown_handler", MISSING_ERROR, None, 1, desk.now, first_due),
+        )  # fmt: skip
+        assert await desk.claim() == []
+        desk.clock.advance(pause)
+        claim = await desk.claim_one()
+        assert claim.task.attempts == 1
+    assert await desk.store.attempts("a") == []
+    desk.clock.advance(3600)
+    assert await desk.settle(claim, HANDLER_MISSING) == Settled(Status.FAILED)
+    failed = await desk.get("a")
+    assert (failed.attempts, failed.failures, failed.lost) == (0, 0, 0)
+    assert failed.last_error == TaskError("unknown_handler", MISSING_ERROR, None, 1, desk.now)
+    await desk.store.retry(["a"], desk.now)
+    assert await desk.settle(await desk.claim_one(), HANDLER_MISSING) == Settled(Status.QUEUED)
 
 
 async def test_a_release_takes_the_attempt_back_and_keeps_the_place_of_its_task(desk: Desk) -> None:

@@ -24,7 +24,7 @@ from jobpipe.cli import main
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
-QUICK = ("--simulate-min", "0", "--simulate-max", "0.01", "--simulate-failures", "0")
+QUICK = ("--simulate-min", "0.005", "--simulate-max", "0.01", "--simulate-failures", "0")
 
 
 class Ran(NamedTuple):
@@ -47,7 +47,9 @@ Run = Callable[..., Ran]
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder), *QUICK, "--queue-size", "20000", "--store", "memory:").up()
+        server = Server(
+            Path(folder), *QUICK, "--queue-size", "20000", "--store", "memory:", "--handler-wait", "0"
+        ).up()
         yield server
         server.kill()
 
@@ -320,12 +322,12 @@ def test_errors_are_grouped_and_a_group_is_retried(run: Run, server: Server, que
 
 
 def test_attempts_that_did_not_succeed_are_shown(run: Run, server: Server, queue: str) -> None:
-    server.enqueue({"id": queue, "queue": queue, "handler": "nobody.knows", "max_retries": 1})
+    server.enqueue({"id": queue, "queue": queue, "handler": "simulate", "max_retries": 1, "timeout": 1e-6})
     assert server.finished(queue)["attempts"] == 2
     shown = run("task", "show", queue).lines
     place = shown.index("attempts that did not succeed")
     assert [line.split()[0] for line in shown[place + 1 : place + 3]] == ["1", "2"]
-    assert all("failed  unknown_handler: " in line for line in shown[place + 1 : place + 3])
+    assert all("timed_out  timed_out: " in line for line in shown[place + 1 : place + 3])
 
 
 def test_workers_are_listed(run: Run, server: Server) -> None:

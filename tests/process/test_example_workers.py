@@ -41,7 +41,16 @@ class Rig:
         self.log = folder / "worker.log"
         store = f"sqlite:///{folder / 'jobpipe.db'}"
         self.server = Server(
-            folder, "--no-pool", "--store", store, "--retry-base", "0.01", "--queue-size", "10000"
+            folder,
+            "--no-pool",
+            "--store",
+            store,
+            "--retry-base",
+            "0.01",
+            "--queue-size",
+            "10000",
+            "--handler-wait",
+            "2",
         ).up()
         self._workers: list[subprocess.Popen[bytes]] = []
 
@@ -101,7 +110,8 @@ def test_it_does_what_can_be_done_and_reports_what_cannot(rig: Rig, command: lis
     assert (failed["status"], failed["failures"], failed["lost"]) == ("failed", 2, 0)
     assert failed["last_error"]["message"] == "this one always fails"
     unknown = rig.server.finished("unknown")
-    assert (unknown["status"], unknown["lost"]) == ("failed", 0)
+    assert (unknown["status"], unknown["attempts"], unknown["lost"]) == ("failed", 0, 0)
+    assert unknown["last_error"]["type"] == "unknown_handler"
     assert "nobody" in unknown["last_error"]["message"]
     assert stopped(worker, signal.SIGINT) == 0
 

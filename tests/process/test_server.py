@@ -258,9 +258,10 @@ def test_an_app_that_does_not_import_is_one_line_also_without_processes(tmp_path
 
 
 def test_without_an_app_tasks_that_name_nothing_are_simulated(start: Start) -> None:
-    server = start(*QUICK, "--simulate-failures", "0")
+    server = start(*QUICK, "--simulate-failures", "0", "--handler-wait", "0")
     server.enqueue({"id": "a"}, *many("i", 2))
     assert server.finished("a")["handler"] == "simulate"
+    server.finished("i-0")
     assert server.task("i-0")["last_error"]["type"] == "unknown_handler"
 
 

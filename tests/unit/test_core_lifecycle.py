@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from jobpipe.core.errors import AlreadyFinished, NotFinished, NotRetryable
 from jobpipe.core.lifecycle import (
     ALLOWED,
+    HANDLER_MISSING,
     TIMED_OUT,
     WORKER_LOST,
     Event,
@@ -240,3 +242,54 @@ def test_deciding_changes_nothing() -> None:
 @pytest.mark.parametrize("status", Status)
 def test_a_task_knows_whether_it_is_finished(status: Status) -> None:
     assert task(status=status).finished is (status in (D, F, C))
+
+
+# --- handlers that a worker lacks ---
+
+
+def missing(subject: Task, now: int, wait: float = 3600.0) -> Transition:
+    return decide(subject, HANDLER_MISSING, now, Policy(handler_wait=wait), lambda: 0.5)
+
+
+def claimed_again(subject: Task, to: Transition) -> Task:
+    return replace(subject, run_at=to.run_at, last_error=to.error, attempts=to.attempts + 1)
+
+
+def test_a_task_whose_handler_is_missing_waits_in_growing_pauses_and_pays_no_attempt() -> None:
+    subject, now, pauses = task(failures=1), NOW, []
+    for _ in range(8):
+        to = missing(subject, now)
+        assert (to.status, to.attempts, to.failures, to.lost) == (Q, 1, 1, 0)
+        assert not to.is_attempt
+        assert not to.keeps_place
+        assert to.error is not None
+        assert (to.error.type, "'h'" in to.error.message) == ("unknown_handler", True)
+        pauses.append((to.run_at - now) / 1000)
+        subject, now = claimed_again(subject, to), to.run_at + 3
+    assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+@pytest.mark.parametrize("late_ms", [0, 400, 7_000])
+def test_it_fails_once_it_has_waited_so_long_since_it_was_first_due(late_ms: int) -> None:
+    subject = task()
+    first_due, now = subject.run_at, subject.run_at + late_ms
+    while (to := missing(subject, now, wait=10)).status is Q:
+        assert now - first_due < 10_000
+        subject, now = claimed_again(subject, to), to.run_at
+    assert now - first_due >= 10_000
+    assert (to.kind, to.status, to.attempts, to.attempt) == (Kind.FAILED, F, 0, 1)
+    assert to.error is not None
+    assert (to.error.type, to.error.since) == ("unknown_handler", None)
+
+
+def test_without_a_wait_it_fails_at_once_and_retried_by_hand_it_waits_anew() -> None:
+    to = missing(task(), NOW, wait=0)
+    assert to.status is F
+    later = NOW + 10**9
+    again = missing(replace(task(), run_at=later, last_error=to.error), later + 5)
+    assert (again.status, again.run_at) == (Q, later + 1005)
+    assert missing(task(), NOW + 10**12, wait=float("inf")).status is Q
+
+
+def test_a_task_to_be_cancelled_is_cancelled_whoever_lacks_its_handler() -> None:
+    assert missing(task(cancel_requested=True), NOW).status is C

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
-from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.lifecycle import HANDLER_MISSING, Kind, Outcome
 from jobpipe.core.task import Claim, Status, Task, TaskError
 from jobpipe.wire.answers import encode_text
 from jobpipe.wire.times import read_time
@@ -73,6 +73,8 @@ def settle_body(claim: Claim, outcome: Outcome) -> bytes:
 def _details(outcome: Outcome) -> bytes:
     if outcome.kind is _DONE:
         return b',"result":%b' % (outcome.result or b"null")
+    if outcome == HANDLER_MISSING:
+        return b',"unknown_handler":true'
     if outcome.kind not in (Kind.FAILED, Kind.TIMED_OUT):
         return b""
     return b',"error":{"type":%b,"message":%b,"traceback":%b},"retryable":%b,"retry_in":%b' % (

@@ -9,7 +9,8 @@ Transition, and a storage engine writes it if the claim still holds. The rule ex
     |  | cancel        +--- retries left --> queued (run_at later)
     |  v               +--- none left -----> failed
     | cancelled <------+--- any but done, once cancelling was requested
-    |                  +--- released ------> queued (the attempt is taken back)
+    |                  +--- released ------> queued (the attempt is taken back), after a pause if the worker has no
+    |                                        such handler; failed when that lasted too long
     +--- retry by hand: from failed and cancelled
 """
 
@@ -28,6 +29,9 @@ from jobpipe.core.task import FINISHED, Claim, Status, Task, TaskError
 
 WORKER_LOST = "worker_lost"
 TIMED_OUT = "timed_out"
+UNKNOWN_HANDLER = "unknown_handler"
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1, 30
+"""Between two workers that cannot run a task; each pause is twice the one before."""
 
 
 class Event(StrEnum):
@@ -76,7 +80,8 @@ class Kind(StrEnum):
 class Outcome(Struct, frozen=True, gc=False):
     """What became of a run, as the one who ran it (or found it lost) tells it.
 
-    `result` (JSON bytes) belongs to done. `error_type`, `message` and `traceback` to failed, timed_out and lost.
+    `result` (JSON bytes) belongs to done. `error_type`, `message` and `traceback` to failed, timed_out and lost; a
+    released run has the type UNKNOWN_HANDLER when its worker cannot run such tasks.
     `retryable` and `retry_in` (seconds, None for the policy's backoff) carry a handler's own wish.
     """
 
@@ -93,11 +98,18 @@ End = tuple[Claim, Outcome]
 """A run that came to its outcome."""
 
 
+RELEASED = Outcome(Kind.RELEASED)
+HANDLER_MISSING = Outcome(Kind.RELEASED, error_type=UNKNOWN_HANDLER)
+"""Released by a worker that cannot run such tasks."""
+
+
 class Policy(Struct, frozen=True):
-    """The server's rules for unsuccessful runs: the backoff, and how often a task may lose its worker (at least 2)."""
+    """The server's rules for unsuccessful runs: the backoff, how often a task may lose its worker (at least 2), and the
+    seconds that it waits for a worker that has its handler."""
 
     retry: RetryPolicy = RetryPolicy()
     max_lost: int = 3
+    handler_wait: float = 3600.0
 
 
 class Transition(Struct, frozen=True, gc=False):
@@ -126,7 +138,19 @@ class Transition(Struct, frozen=True, gc=False):
     @property
     def attempt(self) -> int:
         """Which attempt this is the end of: a released one is taken back, and was one more."""
+        if self.error is not None:
+            return self.error.attempt
         return self.attempts + (self.kind is Kind.RELEASED and self.status is Status.QUEUED)
+
+    @property
+    def keeps_place(self) -> bool:
+        """Whether the task goes back to the place that it had in its queue."""
+        return self.kind is Kind.RELEASED and self.error is None
+
+    @property
+    def is_attempt(self) -> bool:
+        """Whether an unsuccessful attempt is kept of it; one that no handler was there for is none."""
+        return self.kind is not Kind.DONE and (self.kind is not Kind.RELEASED or self.error is None)
 
 
 # Members of an enum by bare names, here and wherever each task passes: in Python 3.11 the look-up in its class takes
@@ -162,6 +186,8 @@ def decide(task: Task, outcome: Outcome, now: int, policy: Policy, random: Calla
         return _end(task, outcome.kind, Status.CANCELLED, now)
     if outcome.kind is Kind.CANCELLED:
         raise ValueError(f"nobody asked to cancel task '{task.id}'")
+    if outcome.kind is Kind.RELEASED and outcome.error_type == UNKNOWN_HANDLER:
+        return _no_handler(task, outcome, now, policy)
     if outcome.kind is Kind.RELEASED:
         # It was its turn: it keeps its place before those that have waited for less.
         return _again(task, outcome.kind, task.run_at, attempts=task.attempts - 1)
@@ -191,12 +217,35 @@ def _lost(task: Task, outcome: Outcome, now: int, policy: Policy, random: Callab
     return _again(task, outcome.kind, now + round(delay * 1000), lost=lost, error=error)
 
 
+def _no_handler(task: Task, outcome: Outcome, now: int, policy: Policy) -> Transition:
+    """A worker that cannot run such tasks costs no attempt; the pauses grow, since another such worker may be next."""
+    waiting = _waiting_since(task)
+    since, pause = (task.run_at, FIRST_PAUSE_S) if waiting is None else waiting
+    message = f"the workers that took the task have no handler '{task.handler}'"
+    error = _error(task, replace(outcome, message=message), UNKNOWN_HANDLER, now)
+    if now - since >= policy.handler_wait * 1000:
+        return _end(task, Kind.FAILED, Status.FAILED, now, attempts=task.attempts - 1, error=error)
+    return _again(
+        task, outcome.kind, now + pause * 1000, attempts=task.attempts - 1, error=replace(error, since=since)
+    )
+
+
+def _waiting_since(task: Task) -> tuple[int, int] | None:
+    """When a task that waits for its handler was first due, and the seconds of its next pause; None: it does not."""
+    error = task.last_error
+    if error is None or error.since is None:
+        return None
+    last = round((task.run_at - error.at) / 1000)
+    return error.since, min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, 2 * last))
+
+
 def _end(
     task: Task,
     kind: Kind,
     status: Status,
     now: int,
     *,
+    attempts: int | None = None,
     failures: int | None = None,
     lost: int | None = None,
     error: TaskError | None = None,
@@ -205,7 +254,7 @@ def _end(
         kind=kind,
         status=status,
         run_at=task.run_at,
-        attempts=task.attempts,
+        attempts=task.attempts if attempts is None else attempts,
         failures=task.failures if failures is None else failures,
         lost=task.lost if lost is None else lost,
         finished_at=now,

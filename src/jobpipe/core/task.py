@@ -31,13 +31,17 @@ FINISHED = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED})
 
 
 class TaskError(Struct, frozen=True, gc=False):
-    """Why an attempt did not succeed. `at` is when it was settled."""
+    """Why an attempt did not succeed. `at` is when it was settled.
+
+    `since` is when a task was first due that has waited for its handler from then on.
+    """
 
     type: str
     message: str
     traceback: str | None
     attempt: int
     at: int
+    since: int | None = None
 
 
 class Attempt(Struct, frozen=True):

@@ -23,6 +23,7 @@ from jobpipe.engine.claiming import Claiming
 from jobpipe.engine.ends import Ends
 from jobpipe.engine.heartbeats import Heartbeats
 from jobpipe.engine.history import History
+from jobpipe.engine.missing import MissingHandlers
 from jobpipe.engine.news import News
 from jobpipe.engine.observing import Observer
 from jobpipe.engine.rates import Rate
@@ -89,6 +90,7 @@ class TaskQueue:
         """What happened, minute by minute, for the charts."""
         self.observe(self.history)
         self.observe(self.tally)
+        self.observe(MissingHandlers(self._clock, self._policy.handler_wait))
 
     def _make_parts(self, random: Callable[[], float]) -> None:
         """What begins runs, what ends them, what prolongs them, and what hears of other servers."""

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from jobpipe.core.errors import Invalid, JobpipeError, TooLarge
-from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.lifecycle import HANDLER_MISSING, RELEASED, Kind, Outcome
 from jobpipe.core.task import MAX_DELAY_S, Claim, Status
 from jobpipe.core.text import head, tail
 from jobpipe.wire import requests, strict
@@ -66,6 +66,9 @@ class SettleBody(Struct, forbid_unknown_fields=True):
     retry_in: (
         Annotated[float, Meta(ge=0, le=MAX_DELAY_S, description="Seconds; null for the server's backoff.")]
         | None
+    ) = None
+    unknown_handler: (
+        Annotated[bool, Meta(description="Of released: this worker cannot run such tasks.")] | None
     ) = None
 
 
@@ -230,6 +233,8 @@ def _item(settle: SettleBody, max_result: int) -> SettleItem | RefusedSettle:
     result = b"null" if settle.result is UNSET else bytes(settle.result)
     if len(result) > max_result:
         return RefusedSettle(settle.id, TooLarge(f"a result has at most {max_result} bytes", field="result"))
+    if settle.unknown_handler and settle.outcome != "released":
+        return RefusedSettle(settle.id, Invalid("only of a released run", field="unknown_handler"))
     if strict.too_deep(result):
         return RefusedSettle(settle.id, strict.deep("result"))
     return SettleItem(settle.id, settle.lease_id, _outcome(settle, result))
@@ -239,6 +244,8 @@ def _outcome(settle: SettleBody, result: bytes) -> Outcome:
     kind = _KINDS[settle.outcome]
     if kind is _DONE:
         return Outcome(kind, result)
+    if kind is Kind.RELEASED:
+        return HANDLER_MISSING if settle.unknown_handler else RELEASED
     error = settle.error or SettleError()
     return Outcome(
         kind,

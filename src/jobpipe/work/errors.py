@@ -37,14 +37,6 @@ class RunRefused(JobpipeError):
     retryable: ClassVar[bool] = False
 
 
-class UnknownHandler(RunRefused):
-    """The task names a handler that this worker's app does not have; another worker may have it."""
-
-    code = "unknown_handler"
-    sentence = "no such handler in this worker"
-    retryable = True
-
-
 class InvalidPayload(RunRefused):
     """The payload does not fit the handler's parameters."""
 

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from jobpipe import tracing
 from jobpipe.core.errors import Draining
-from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.lifecycle import HANDLER_MISSING, RELEASED, Kind, Outcome
 from jobpipe.core.task import Claim
 from jobpipe.work.context import Context
-from jobpipe.work.errors import UnknownHandler
 from jobpipe.work.handler import Handler
 from jobpipe.work.middleware import around, start_in
 from jobpipe.work.outcomes import hung, raised, returned, timed_out
@@ -101,7 +100,7 @@ class Run:
         self.started = executor.clock.now()
         self._handler = handler = executor.find(task.handler)
         if handler is None:
-            self._end(raised(UnknownHandler(f"this worker has no handler '{task.handler}'"), self._backoff))
+            self._end(HANDLER_MISSING)
             return
         loop = asyncio.get_running_loop()
         self.timeout = executor.timeout_of(task, handler)
@@ -162,9 +161,7 @@ class Run:
 
     def _raised(self, error: BaseException) -> Outcome:
         if self._executor.leaving and isinstance(error, Draining):
-            return Outcome(
-                Kind.RELEASED
-            )  # it wanted to enqueue, and its server takes nothing new: no fault of its own
+            return RELEASED  # it wanted to enqueue, and its server takes nothing new: no fault of its own
         return raised(error, self._backoff)
 
     def _arguments(self, handler: Handler[..., Any]) -> dict[str, Any]:
@@ -211,7 +208,7 @@ class Run:
         if self._cancelled:
             return Outcome(Kind.CANCELLED)
         if not guilty:
-            return Outcome(Kind.RELEASED)
+            return RELEASED
         return hung(self._backoff())
 
     # --- interruptions ---
@@ -298,7 +295,7 @@ class Run:
         if self._timed_out:
             return timed_out(self.timeout, outcome.traceback, self._backoff())
         if self._released:
-            return Outcome(Kind.RELEASED)
+            return RELEASED
         return outcome
 
     def _backoff(self) -> float | None:

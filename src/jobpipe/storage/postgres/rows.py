@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from jobpipe.core.lifecycle import Kind, Transition
+from jobpipe.core.lifecycle import Transition
 from jobpipe.core.task import Attempt, Status, Task, TaskError
 from jobpipe.storage.base import Record, Settlement
 from jobpipe.storage.postgres import columns
@@ -54,7 +54,6 @@ def delay(at: int | None, now: int) -> int:
 def settled(seq: int, settlement: Settlement, to: Transition, now: int) -> columns.Settled:
     """A row of SETTLE."""
     error = to.error
-    unsuccessful = to.kind is not Kind.DONE
     return columns.Settled(
         at_seq=seq,
         at_id=settlement.id,
@@ -62,7 +61,7 @@ def settled(seq: int, settlement: Settlement, to: Transition, now: int) -> colum
         at_cancel=settlement.cancel_requested,
         to_status=NUMBER[to.status],
         # Less than nothing: the place that a released task keeps, in the database's own time.
-        to_delay=-1 - to.run_at if to.kind is Kind.RELEASED else delay(to.run_at, now),
+        to_delay=-1 - to.run_at if to.keeps_place else delay(to.run_at, now),
         to_finished=None if to.finished_at is None else to.finished_at - now,
         to_attempts=to.attempts,
         to_failures=to.failures,
@@ -72,8 +71,8 @@ def settled(seq: int, settlement: Settlement, to: Transition, now: int) -> colum
         to_type=None if error is None else searchable(error.type),
         to_group=to.error_group,
         keeps=not settlement.rescue,  # a rescued claim leaves no lease id behind: its holder must find that it lost
-        outcome=to.outcome if unsuccessful else None,
-        attempt=to.attempt if unsuccessful else None,
+        outcome=to.outcome if to.is_attempt else None,
+        attempt=to.attempt if to.is_attempt else None,
     )
 
 

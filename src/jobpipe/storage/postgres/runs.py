@@ -9,7 +9,6 @@ from itertools import accumulate
 from msgspec.structs import astuple
 
 from jobpipe.core.errors import LeaseLost, NotFound
-from jobpipe.core.lifecycle import Kind
 from jobpipe.core.task import Claim, Status
 from jobpipe.storage.base import (
     MAX_CLAIM_BYTES,
@@ -190,8 +189,7 @@ class Runs:
             moved[(queue, priority, to.status)] += 1
             if to.status is Status.QUEUED:
                 due = row["now"] + max(0, to.run_at - now)
-                kept = to.kind is Kind.RELEASED
-                self._s.levels.add(queue, priority, to.run_at if kept else due)
+                self._s.levels.add(queue, priority, to.run_at if to.keeps_place else due)
         if held:
             self._s.time.observe(held[0]["now"])
             self._s.counts.add_all(LANE, moved)

@@ -162,7 +162,7 @@ class Runs:
         ends.moved[(lease.queue, lease.priority, _RUNNING)] -= 1
         ends.unwritten.append(seq)
         ends.others.append((seq, settlement))
-        if to.kind is not _DONE:
+        if to.is_attempt:
             ends.attempts.append(attempted(seq, to, now))
         if to.status is _QUEUED:
             ends.queued = True
