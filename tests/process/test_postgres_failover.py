@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import time
@@ -15,6 +16,8 @@ from prove.cluster import Cluster, new_folder, running
 from prove.fleet import fleet
 
 import postgres
+from jobpipe.core.errors import StorageRefused
+from jobpipe.storage import open_storage
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
@@ -77,5 +80,51 @@ def test_after_a_primary_that_hangs_its_standby_is_found_within_seconds(
         assert accepted(client, "later")
         there = {row["id"] for row in standby.run("SELECT id FROM jobpipe.tasks")}
         here = {row["id"] for row in primary.run("SELECT id FROM jobpipe.tasks")}
-    assert there == {"before", "after", "later"}
-    assert here == {"before"}
+        assert there == {"before", "after", "later"}
+        assert here == {"before"}
+        # The old primary takes writes again, and is the first of the URL: a server that knows nothing finds out.
+        assert whole.servers[0].stop() == 0
+        whole.restart(0)
+        with whole.servers[0].connected() as again:
+            assert accepted(again, "anew")
+        assert {row["id"] for row in primary.run("SELECT id FROM jobpipe.tasks")} == {"before"}
+        assert "fence it off" in whole.servers[0].tail()
+
+
+def test_a_server_leaves_a_primary_whose_standby_was_promoted_beside_it(
+    tmp_path: Path, pair: tuple[Cluster, Cluster]
+) -> None:
+    primary, standby = pair
+    with (
+        fleet(tmp_path, both(primary, standby), servers=1, workers=0) as whole,
+        whole.servers[0].connected() as client,
+    ):
+        assert accepted(client, "before")
+        until("the standby has it", lambda: caught_up(primary))
+        standby.promote()  # and nobody has fenced the primary off
+
+        def moved() -> bool:
+            accepted(client, "beacon")
+            return bool(standby.run("SELECT FROM jobpipe.tasks WHERE id = 'beacon'"))
+
+        until("it went to the new one", moved, BOUND_S)
+        assert accepted(client, "after")
+        assert not primary.run("SELECT FROM jobpipe.tasks WHERE id = 'after'")
+        assert "was promoted" in whole.servers[0].log.read_text()
+
+
+def test_two_databases_that_know_nothing_of_each_other_are_not_chosen_between() -> None:
+    postgres.require()
+    with running(in_memory=True) as one, running(in_memory=True) as other:
+        for cluster in (one, other):
+            asyncio.run(_opened(cluster.url()))
+        with pytest.raises(StorageRefused, match=r"both take writes, and of .* another cluster"):
+            asyncio.run(_opened(both(one, other)))
+        other.run("UPDATE jobpipe.lineage SET (system, mark) = ('', 'x')")
+        asyncio.run(_opened(one.url()))
+
+
+async def _opened(url: str) -> None:
+    store = open_storage(url)
+    await store.open()
+    await store.close()

@@ -33,7 +33,17 @@ from jobpipe.storage.base import (
     Summary,
     TaskFilter,
 )
-from jobpipe.storage.postgres import intake, listing, migrations, moving, pruning, rows, runs, trial
+from jobpipe.storage.postgres import (
+    intake,
+    listing,
+    migrations,
+    moving,
+    privileges,
+    pruning,
+    rows,
+    runs,
+    trial,
+)
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.address import Address, parse
 from jobpipe.storage.postgres.company import Company
@@ -41,6 +51,7 @@ from jobpipe.storage.postgres.hosts import Hosts
 from jobpipe.storage.postgres.intake import Intake, Limits
 from jobpipe.storage.postgres.lane import Call, Calls, Lane, Serve, late_error, not_taken
 from jobpipe.storage.postgres.leases import Leases
+from jobpipe.storage.postgres.lineage import Lineage
 from jobpipe.storage.postgres.link import Again, Gone, Link, Refused, arrays
 from jobpipe.storage.postgres.partitions import Partitions
 from jobpipe.storage.postgres.pruning import Pruning
@@ -62,8 +73,9 @@ class PostgresStorage:
 
     def __init__(self, url: str, *, capacity: int, max_queues: int, clock: Clock) -> None:
         self._address: Address = parse(url)
-        self._hosts = Hosts(self._address)
-        self._direct = self._hosts if self._address.direct is None else Hosts(self._address.direct)
+        lineage, direct = Lineage(), self._address.direct
+        self._hosts = Hosts(self._address, lineage)
+        self._direct = self._hosts if direct is None else Hosts(direct, lineage)
         self._s = Shared(clock)
         self._commits = CommitStats()
         self._runs = Runs(self._s)
@@ -116,10 +128,12 @@ class PostgresStorage:
     async def open(self) -> None:
         """Reach the database, bring its schema up to date, and begin. Raises StorageRefused."""
         try:
+            await self._direct.survey()
             link = await self._direct.connect(bare=True)
             try:
                 await migrations.refuse_unsafe(link, self._address)
                 await migrations.migrate(link, self._address)
+                await privileges.refuse_missing(link, self._address)
                 self._s.time.observe(await link.value(sql.NOW))
                 await self._partitions.prepare(link, self._s.time.now())
             finally:
@@ -282,6 +296,7 @@ class PostgresStorage:
         await self._upkeep.call("list", _rows, sql.FOLD_GONE)
         await self._upkeep.call("list", self._runs.give_back_doubtful)
         await self._upkeep.call("list", self._partitions.prepare, self._s.time.now())
+        await self._direct.watch()
 
     async def _queues(self, link: Link) -> list[QueueCounts]:
         await self._s.counts.freshen(link)

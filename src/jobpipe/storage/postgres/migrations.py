@@ -98,9 +98,11 @@ async def _step(link: Link, number: int, script: str, address: Address) -> None:
         if schema >= number:
             return
         if schema == 0:
+            # Not IF NOT EXISTS: that asks for the right to make schemas even where ours is there.
+            if not await link.value("SELECT to_regnamespace($1::text) IS NOT NULL", address.schema):
+                await link.script(f"CREATE SCHEMA {address.schema}")
             await link.script(
-                f"CREATE SCHEMA IF NOT EXISTS {address.schema};"
-                " CREATE TABLE jobpipe.version (schema int NOT NULL, oldest int NOT NULL);"
+                "CREATE TABLE jobpipe.version (schema int NOT NULL, oldest int NOT NULL);"
                 " INSERT INTO jobpipe.version VALUES (0, 0)"
             )
         await link.script(in_schema(script, address.schema))

@@ -57,6 +57,7 @@ class Partitions:
         name = min(old, key=_start)
         await link.script(
             f"SET LOCAL lock_timeout = 200; SET LOCAL statement_timeout = {int(COUNT_S * 1000)};"
+            f"{await _as_owner(link)}"
             f" SET LOCAL enable_seqscan = on; LOCK TABLE jobpipe.{name} IN SHARE ROW EXCLUSIVE MODE"
         )
         counted = await link.rows(sql.COUNT_PARTITION.format(name=name), timeout=COUNT_S)
@@ -77,7 +78,8 @@ class Partitions:
             await link.rows(sql.SWEEP.format(name=name), f"({at},0)", f"({at + SWEPT_BLOCKS},0)")
             self._swept[name] = at + SWEPT_BLOCKS
         else:
-            await link.script(f"DROP TABLE IF EXISTS jobpipe.{name}")
+            async with link.transaction():
+                await link.script(f"{await _as_owner(link)} DROP TABLE IF EXISTS jobpipe.{name}")
             self._swept.pop(name, None)
         return True
 
@@ -88,7 +90,7 @@ class Partitions:
         try:
             async with link.transaction():
                 await link.script(
-                    f"SET LOCAL lock_timeout = 200;"
+                    f"SET LOCAL lock_timeout = 200;{await _as_owner(link)}"
                     f" CREATE TABLE IF NOT EXISTS jobpipe.ended_{start} PARTITION OF jobpipe.finished_ended"
                     f" FOR VALUES FROM ({start}) TO ({start + WIDTH_MS})"
                 )
@@ -97,6 +99,11 @@ class Partitions:
         except (StorageError, Refused) as error:
             # Another server makes it, somebody reads the table for long, or tasks of that time lie in the rest already.
             log.debug("no partition from %d on: %s", start, error)
+
+
+async def _as_owner(link: Link) -> str:
+    """SQL by which a role that is not the owner, but one of its members, leaves the partitions to the owner."""
+    return str(await link.value(sql.AS_OWNER) or "")
 
 
 def _start(name: str) -> int:

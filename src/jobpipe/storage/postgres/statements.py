@@ -334,6 +334,11 @@ PRUNABLE_REST = PRUNABLE.replace("jobpipe.finished ", "jobpipe.finished_rest ")
 OLDEST_FINISHED = "SELECT min(finished_at) FROM jobpipe.finished WHERE status = $1::smallint"
 
 NOW = "SELECT jobpipe.now_ms()"
+AS_OWNER = """
+SELECT format(' SET LOCAL ROLE %I;', pg_get_userbyid(relowner)) FROM pg_class
+ WHERE oid = to_regclass('jobpipe.finished') AND pg_get_userbyid(relowner) <> current_user
+ UNION ALL SELECT '' LIMIT 1
+"""
 PARTITIONS = """
 SELECT c.relname::text AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
  WHERE i.inhparent = 'jobpipe.finished_ended'::regclass AND c.relname LIKE 'ended\\_%'
