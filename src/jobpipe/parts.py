@@ -56,6 +56,7 @@ class Parts:
         self.workers = own_workers(settings, app, self.queue, clock, token)
         rescuer.on_rescue = self.workers.rescued
         self.queue.workers.own = self.workers.present
+        self.queue.workers.owns = self.workers.owns
         self.queue.workers.trouble = self.workers.trouble
         self._feed = Feed(self.queue)
         self._sharing = Sharing(self.queue, self._storage, self._feed, clock)

@@ -26,8 +26,8 @@ from jobpipe.settings_kinds import (
     Switch,
     Text,
     Whole,
-    masked,
 )
+from jobpipe.settings_masking import masked
 
 __all__ = ["KINDS", "BadSetting", "Settings", "env_names", "masked"]
 

@@ -15,12 +15,13 @@ from typing import Any, ClassVar
 
 from cyclopts import Token
 
+from jobpipe.settings_masking import masked
+
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})([eE][+-]?[0-9]{1,3})?|inf", re.ASCII)
 _SIZE = re.compile(r"([0-9]{1,15}) ?(B|KiB|MiB|GiB)?", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 MAX_SIZE = 1024**3
-_SECRET = re.compile(r"((?:^|[?&])(?:(?:ssl)?password|direct)=)[^&]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -305,18 +306,3 @@ class Hidden(Text):
 
     def mask(self, text: str) -> str:
         return "***" if text else ""
-
-
-def masked(url: str) -> str:
-    """`url` with its password replaced by `***`, in the authority and in the query; other text as it is.
-
-    Everything from the user's colon to the last `@` is taken for the password, because people forget to percent-encode
-    a `/`, `?` or `@` inside it: rather too much is hidden than too little.
-    """
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.lower() == "sqlite":
-        return url
-    user, at, place = rest.rpartition("@")
-    if at and ":" in user:
-        rest = f"{user.partition(':')[0]}:***@{place}"
-    return f"{scheme}://" + _SECRET.sub(r"\1***", rest)

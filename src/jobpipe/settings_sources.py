@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from cyclopts import App, ArgumentCollection, Token
 
 from jobpipe.settings import KINDS, BadSetting, env_names
-from jobpipe.settings_kinds import masked
+from jobpipe.settings_masking import masked
 
 DOTENV = ".env"
 TOML = "jobpipe.toml"

@@ -374,3 +374,13 @@ async def test_a_wrong_method_is_405(server: Server, path: str) -> None:
     response = await server.get(path)
     assert_problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "POST"
+
+
+async def test_nobody_else_goes_by_the_id_of_the_servers_own_worker(start: Start) -> None:
+    server = await start(local_token="secret")
+    server.queue.workers.owns = {"mine"}.__contains__
+    assert (await server.enqueue(id="t1")).status_code == 202
+    for path, body in (("/lease", {"worker_id": "mine"}), ("/extend", {"worker_id": "mine", "leases": []})):
+        assert_problem(await server.post(path, body), 403, "forbidden")
+    own = await server.post("/lease", {"worker_id": "mine"}, **{LOCAL.decode(): "secret"})
+    assert [task["id"] for task in own.json()["tasks"]] == ["t1"]

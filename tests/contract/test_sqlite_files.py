@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -230,3 +231,21 @@ async def test_the_file_is_written_ahead_and_synced_at_every_commit(
     (writer,) = writers
     assert writer.execute("PRAGMA journal_mode").get == "wal"
     assert writer.execute("PRAGMA synchronous").get == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
+@pytest.mark.parametrize("suffix", [".lock", "-claims"])
+@pytest.mark.parametrize(
+    "put", [os.symlink, os.link, lambda _, file: os.mkfifo(file)], ids=["symlink", "link", "pipe"]
+)
+async def test_what_somebody_put_beside_the_store_is_not_written_over(
+    tmp_path: Path, suffix: str, put: Callable[[str, str], None]
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    put(str(victim), str(tmp_path / f"jobpipe.db{suffix}"))
+    store = open_storage(f"sqlite:///{tmp_path / 'jobpipe.db'}")
+    with pytest.raises(StorageRefused, match=suffix):
+        await store.open()
+    await store.close()
+    assert victim.read_text() == "precious"

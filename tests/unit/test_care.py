@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from jobpipe.care import doctor, machine, reachable
+from jobpipe.care.copy import copy
 from jobpipe.care.findings import State, size
 from jobpipe.settings import Settings
+from jobpipe.storage import open_storage
 from jobpipe.storage.sqlite import lock
 from jobpipe.storage.sqlite.lock import FileLock, holder_of
 
@@ -133,3 +136,22 @@ def test_sizes_are_said_as_people_say_them() -> None:
     assert [size(n) for n in (0, 999, 1536, 10 * 1024, 5 * 1024**3, 1024**4)] == [
         "0 bytes", "999 bytes", "1.5 KiB", "10 KiB", "5.0 GiB", "1024 GiB",
     ]  # fmt: skip
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
+def test_a_copy_is_its_owners_alone(tmp_path: Path) -> None:
+    source, target = (f"sqlite:///{tmp_path / name}" for name in ("a.db", "b.db"))
+
+    async def make() -> None:
+        store = open_storage(source)
+        await store.open()
+        await store.close()
+
+    asyncio.run(make())
+    (tmp_path / "a.db").chmod(0o600)
+    before = os.umask(0o022)
+    try:
+        copy(source, target, progress=lambda done, total: None)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "b.db").stat().st_mode & 0o777 == 0o600

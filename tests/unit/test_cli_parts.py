@@ -17,7 +17,7 @@ import pytest
 
 from jobpipe.cli import COMMANDS, build, exits, main
 from jobpipe.cli.arguments import moment_of, seconds_of, time_of
-from jobpipe.cli.output import Table, column, printable
+from jobpipe.cli.output import Table, column, printable, put_json
 from jobpipe.cli.remote import Remote
 from jobpipe.cli.top_view import duration
 from jobpipe.cli.watch import Event, Follower, events
@@ -244,3 +244,19 @@ def test_watch_is_a_line_a_change_and_says_what_was_left_out(
 def test_watch_of_a_server_that_never_was_there_ends_at_once() -> None:
     with pytest.raises(ConnectionFailed):
         Follower(Remote(PlainClient(parse_address("unix:/nowhere"))), "table").run()
+
+
+@pytest.mark.parametrize(
+    "c", ["\x7f", "\x9b", "\u061c", "\u200f", "\u202e", "\u2066", "\u2028", "\U000e0041"]
+)
+@pytest.mark.parametrize("output", ["json", "ndjson"])
+def test_json_means_the_same_and_steers_no_terminal(
+    c: str, output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = {f"k{c}": f"\u00e4 {c}31m \U0001f600"}
+    put_json([json.dumps(value, ensure_ascii=False).encode()], output, many=False)
+    text = capsys.readouterr().out
+    assert json.loads(text) == value
+    assert c not in text
+    assert "\u00e4" in text
+    assert "\U0001f600" in text

@@ -481,3 +481,22 @@ async def test_a_worker_whose_lease_ran_out_is_not_given_its_task_back(
     assert await asyncio.wait_for(same, 5) == []
     (again,) = await asyncio.wait_for(other, 5)
     assert (again.task.id, again.task.lost) == ("a", 1)
+
+
+async def test_a_stranger_under_the_id_of_an_own_worker_harms_it_not(
+    queue: TaskQueue, rescuer: Rescuer, clock: ManualClock
+) -> None:
+    told: list[LostClaim] = []
+    rescuer.on_rescue = told.append  # what kills the process
+    await lease(queue, "strangers")
+    assert queue.claims_of("w") == []  # nor is it lost with a process that ends
+    clock.advance(31)
+    await rescuer.run_once(clock.now())
+    assert (await get(queue, "strangers")).lost == 1
+    assert told == []
+    await queue.enqueue([NewTask("own", "h")])
+    (claim,) = await queue.claim("w", 1, lease_s=30.0, queues=None, local=True)
+    assert queue.claims_of("w") == [(claim.task.id, claim.lease_id)]
+    clock.advance(31)
+    await rescuer.run_once(clock.now())
+    assert [claim.task.id for claim in told] == [claim.task.id]

@@ -217,3 +217,14 @@ def test_heartbeats_and_settles_are_never_refused_for_their_number(clock: Manual
     assert isinstance(keys.refusal("POST", b"/lease", bearer("w")), RateLimited)
     for path in (b"/settle", b"/extend"):
         assert [keys.refusal("POST", path, bearer("w")) for _ in range(20)] == [None] * 20
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as POSIX has them")
+def test_a_file_that_anybody_can_change_is_not_believed(clock: ManualClock, file: Path) -> None:
+    keys = ring(clock, file)
+    file.write_text(line("intruder", "admin", "i"))
+    file.chmod(0o646)
+    clock.advance(1)
+    assert (ask(keys, "r"), ask(keys, "i")) == (None, Unauthorized)
+    with pytest.raises(BadKeys, match="changed by anybody"):
+        ring(clock, file)

@@ -7,6 +7,8 @@ server; it is released, as a stop does it, and costs no attempt.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,12 +53,22 @@ def copy(source: str, destination: str, *, progress: Progress) -> Copied:
         raise StorageRefused(f"there is no store at {source}")
     if "memory:" in (source, destination):
         raise StorageRefused("memory: lives in its server alone and cannot be copied")
-    return asyncio.run(_copy(open_storage(source), open_storage(destination), progress))
+    return asyncio.run(_copy(open_storage(source), open_storage(destination), destination, progress))
 
 
-async def _copy(source: Storage, destination: Storage, progress: Progress) -> Copied:
+def _make_private(destination: str) -> None:
+    """A file that is made for the copy is its owner's alone, as a backup: SQLite would ask the umask."""
+    if destination.startswith("sqlite:///"):
+        with contextlib.suppress(OSError):  # there already, or told better by who opens it
+            os.close(
+                os.open(destination.removeprefix("sqlite:///"), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            )
+
+
+async def _copy(source: Storage, destination: Storage, into: str, progress: Progress) -> Copied:
     try:
         await source.open()
+        _make_private(into)
         await destination.open()
         return await _copied(source, destination, progress)
     finally:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from cyclopts import Parameter
 
 from jobpipe.cli.invocation import current
+from jobpipe.cli.output import printable
 from jobpipe.settings import KINDS, Settings
 from jobpipe.settings_kinds import Text
 from jobpipe.settings_sources import Sources
@@ -53,7 +54,7 @@ def _print_plain(rows: Iterable[Row]) -> None:
     names = max(len(row.name) for row in table)
     values = max(len(row.value) for row in table)
     for row in table:
-        print(f"{row.name:<{names}}  {row.value:<{values}}  {row.source}")  # noqa: T201
+        print(printable(f"{row.name:<{names}}  {row.value:<{values}}  {row.source}"))  # noqa: T201
 
 
 def _print_rich(rows: Iterable[Row]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from jobpipe.cli.output import BOLD, COLOURS, paint, printable, put, shown, time
+from jobpipe.cli.output import BOLD, COLOURS, paint, printable, printable_json, put, shown, time
 from jobpipe.cli.remote import fields
 
 _FIELDS: Final = (
@@ -35,7 +35,7 @@ def _put_json(body: bytes, *names: str) -> None:
 
     raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     for name in names:
-        text = msgspec.json.format(bytes(raw[name]), indent=2).decode()
+        text = printable_json(msgspec.json.format(bytes(raw[name]), indent=2).decode())
         _put_block(name, text.splitlines())
 
 

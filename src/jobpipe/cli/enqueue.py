@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from jobpipe.cli import exits
 from jobpipe.cli.arguments import Seconds, Time, Whole
-from jobpipe.cli.output import Output, put, put_json, say
+from jobpipe.cli.output import Output, printable, printable_json, put, put_json, say
 from jobpipe.cli.remote import Remote, Target
 from jobpipe.cli.remote import fields as fields_of
 from jobpipe.settings import BadSetting
@@ -150,7 +150,7 @@ def _enqueue(remote: Remote, task: NewTask, wait: bool | float, output: Output) 
     if wait is not False:
         return _wait(remote, id, None if wait is True else wait, output)
     if output == "table":
-        put(id)
+        put(printable(id))
     else:
         put_json([body], output, many=False)
     return exits.OK
@@ -167,7 +167,8 @@ def _wait(remote: Remote, id: str, seconds: float | None, output: Output) -> int
         return code
     if output == "table":
         if code == exits.OK:
-            put(bytes(msgspec.json.decode(body, type=dict[str, msgspec.Raw])["result"]).decode())
+            result = msgspec.json.decode(body, type=dict[str, msgspec.Raw])["result"]
+            put(printable_json(bytes(result).decode()))
     else:
         put_json([body], output, many=False)
     return code

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from jobpipe.cli import exits
-from jobpipe.cli.output import Output, many, put, put_json, say, told
+from jobpipe.cli.output import Output, many, printable, put, put_json, say, told
 from jobpipe.core.errors import JobpipeError, QueueFull, TooManyQueues
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Report:
         """A line that is a task now."""
         self._taken += 1
         if self._output == "table":
-            put(task.id)
+            put(printable(task.id))
         elif self._output == "ndjson":
             self._put_line({"id": task.id, "status": task.status})
 

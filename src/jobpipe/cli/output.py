@@ -71,6 +71,18 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def printable_json(text: str) -> str:
+    """JSON that means the same, with everything escaped in it that could steer a terminal."""
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _escape(c) for c in text)
+
+
+def _escape(c: str) -> str:
+    units = c.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
 def many(count: int, thing: str) -> str:
     """`1 task`, `2,000 tasks`."""
     return f"{count:,} {thing}" + ("" if count == 1 else "s")
@@ -107,10 +119,10 @@ def put_json(bodies: Sequence[bytes], output: str, *, many: bool) -> None:
 
     if output == "ndjson":
         for body in bodies:
-            put(msgspec.json.format(bytes(body), indent=-1).decode())
+            put(printable_json(msgspec.json.format(bytes(body), indent=-1).decode()))
         return
     whole = b"[%b]" % b",".join(map(bytes, bodies)) if many else bytes(bodies[0])
-    put(msgspec.json.format(whole, indent=2).decode())
+    put(printable_json(msgspec.json.format(whole, indent=2).decode()))
 
 
 class Table:

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from jobpipe.cli import exits
 from jobpipe.cli.arguments import Which
-from jobpipe.cli.output import Output, many, put, put_json, say, told
+from jobpipe.cli.output import Output, many, printable, put, put_json, say, told
 from jobpipe.cli.remote import Remote, Target, bulk, elements, put_rows
 from jobpipe.cli.tasks import COLUMNS
 from jobpipe.core.errors import JobpipeError
@@ -132,7 +132,7 @@ def agreed(question: str, yes: bool) -> bool:
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise BadSetting(f"{question} Nobody can be asked here: say --yes")
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201
+    print(printable(f"{question} [y/N] "), end="", file=sys.stderr, flush=True)  # noqa: T201
     if sys.stdin.readline().strip().lower() in ("y", "yes"):
         return True
     say("nothing was changed")

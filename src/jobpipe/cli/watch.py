@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, NoReturn
 from cyclopts import Parameter
 from msgspec import Raw, Struct
 
-from jobpipe.cli.output import COLOURS, paint, printable, say, shown
+from jobpipe.cli.output import COLOURS, paint, printable, printable_json, say, shown
 from jobpipe.cli.remote import Remote, Target, fields
 from jobpipe.client.errors import ConnectionFailed
 
@@ -93,7 +93,8 @@ class Follower:
 
         delta = msgspec.json.decode(data, type=Delta)
         for change in delta.tasks:
-            line = bytes(change).decode() if self._output == "ndjson" else _line(fields(bytes(change)))
+            raw = self._output == "ndjson"
+            line = printable_json(bytes(change).decode()) if raw else _line(fields(bytes(change)))
             print(line, flush=True)  # noqa: T201
         if delta.dropped:
             say(f"{delta.dropped:,} more changes, not shown")

@@ -116,7 +116,7 @@ class Claiming:
 
     def _claimed(self, answer: ClaimAnswer, request: ClaimRequest) -> list[Claim]:
         claims = self._marked(answer.claims)
-        self._running.begin(claims)
+        self._running.begin(claims, request.local)
         if answer.next_due is not None and answer.next_due <= self._clock.now():
             self._waiters.pass_on(request.queues)
         if request.lease_s is not None:

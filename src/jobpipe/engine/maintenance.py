@@ -50,6 +50,7 @@ class Rescuer:
         for claim in lost:
             if claim.task.worker is not None and not claim.orphaned:
                 self._queue.dismiss(claim.task.worker)  # or it might be the first to get the task back
+        own = {claim.lease_id for claim in lost if self._queue.is_local(claim.lease_id)}
         answers = await self._queue.rescue([self._report(claim) for claim in lost])
         # A holder may have settled while its claim was looked at: that one was not lost.
         rescued = [
@@ -59,7 +60,8 @@ class Rescuer:
         ]
         self.rescued += len(rescued)
         for claim in rescued:
-            self.on_rescue(claim)
+            if claim.lease_id in own:
+                self.on_rescue(claim)
         if rescued:
             log.warning("rescued %d tasks whose worker was lost", len(rescued))
 

@@ -246,8 +246,12 @@ class TaskQueue:
         return await self._heartbeats.extend(beats)
 
     def claims_of(self, worker: str) -> list[tuple[str, str]]:
-        """Id and lease id of all tasks that `worker` claimed through this server and did not settle."""
+        """Id and lease id of all tasks that this server's own `worker` claimed and did not settle."""
         return list(self._running.of_worker(worker))
+
+    def is_local(self, lease_id: str) -> bool:
+        """Whether a worker of this server holds the claim: whoever gives its id to others does not."""
+        return self._running.is_local(lease_id)
 
     def overran(self, id: str, lease_id: str) -> bool:
         """Whether a run that this server handed out has used up its time."""

@@ -12,12 +12,16 @@ from jobpipe.core.task import Claim, Task
 
 
 class Run:
-    """One claim handed out: the task as claimed, when (monotonic seconds), and the handler's own timeout if told."""
+    """One claim handed out: the task as claimed, when (monotonic seconds), and the handler's own timeout if told.
 
-    __slots__ = ("began", "handler_timeout", "task")
+    `local`: to a worker of this server, known by more than the id that it gives.
+    """
 
-    def __init__(self, task: Task, began: float) -> None:
+    __slots__ = ("began", "handler_timeout", "local", "task")
+
+    def __init__(self, task: Task, began: float, local: bool = False) -> None:
         self.task = task
+        self.local = local
         self.began = began
         self.handler_timeout: float | None = None
 
@@ -37,11 +41,16 @@ class Running:
         """The tasks of all runs, in the order of their claims."""
         return [run.task for run in self._runs.values()]
 
-    def begin(self, claims: Iterable[Claim]) -> None:
+    def begin(self, claims: Iterable[Claim], local: bool) -> None:
         """Claims were handed out."""
         now = self._monotonic()
         for claim in claims:
-            self._runs[claim.lease_id] = Run(claim.task, now)
+            self._runs[claim.lease_id] = Run(claim.task, now, local)
+
+    def is_local(self, lease_id: str) -> bool:
+        """Whether a worker of this server holds the claim."""
+        run = self._runs.get(lease_id)
+        return run is not None and run.local
 
     def end(self, lease_id: str) -> None:
         """The claim was settled, or is not to be relied on any more."""
@@ -61,9 +70,9 @@ class Running:
         return True
 
     def of_worker(self, worker: str) -> Iterator[tuple[str, str]]:
-        """Id and lease id of all that `worker` claimed and did not settle."""
+        """Id and lease id of all that `worker`, one of this server's, claimed and did not settle."""
         for lease_id, run in self._runs.items():
-            if run.task.worker == worker:
+            if run.local and run.task.worker == worker:
                 yield run.task.id, lease_id
 
     def time_left(self, id: str, lease_id: str, handler_timeout: float | None) -> float | None:

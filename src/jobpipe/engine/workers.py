@@ -102,6 +102,8 @@ class Workers:
 
     def __init__(self, storage: Storage, running: Running, clock: Clock) -> None:
         self.own: Callable[[], Sequence[Worker]] = tuple
+        self.owns: Callable[[str], bool] = _nobody
+        """Whether an id is one of this server's own workers: nobody else may go by it."""
         self.trouble: Callable[[], str | None] = lambda: None
         self.server = secrets.token_hex(6)
         """By which other servers of the store know this one."""
@@ -208,6 +210,10 @@ class Workers:
         for worker_id, tasks in runs.items():
             began = max(task.started_at or 0 for task in tasks.values())
             yield Worker(worker_id, began, len(tasks), len(tasks), tasks=_runs(tasks.values()))
+
+
+def _nobody(worker: str) -> bool:
+    return False
 
 
 def _silent(known: _Known, now: float) -> bool:

@@ -11,6 +11,7 @@ import hmac
 import logging
 import os
 import stat
+import sys
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
@@ -182,7 +183,10 @@ def _read(path: Path) -> tuple[bytes, float]:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe can be read once, and may block all
             raise BadKeys("is no ordinary file")
         with path.open("rb") as file:
-            changed_at = os.fstat(file.fileno()).st_mtime
+            state = os.fstat(file.fileno())
+            if sys.platform != "win32" and state.st_mode & stat.S_IWOTH:
+                raise BadKeys("can be changed by anybody, who could let themselves in: chmod o-w")
+            changed_at = state.st_mtime
             text = file.read(MAX_FILE + 1)
     except OSError as error:
         raise BadKeys(f"cannot be read: {error.strerror}") from None

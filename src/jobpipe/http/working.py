@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from jobpipe.core.errors import JobpipeError
+from jobpipe.core.errors import Forbidden, JobpipeError
 from jobpipe.core.task import Claim
 from jobpipe.engine import MAX_CLAIM_BYTES, Extended, Settled
 from jobpipe.engine.values import Heartbeat, Report
@@ -81,6 +81,7 @@ async def _claim(api: Api, wish: LeaseBody, local: bool, receive: Receive) -> Se
 def claiming(api: Api, wish: LeaseBody, local: bool) -> Coroutine[Any, Any, list[Claim]]:
     """The claim that a worker asks for; it waits for as long as the worker wants to."""
     if not local:
+        _refuse_own(api, wish.worker_id)
         api.queue.workers.asked(_sign(api, wish))
     return api.queue.claim(
         wish.worker_id,
@@ -152,6 +153,7 @@ async def extended(api: Api, body: bytes, local: bool) -> Reply:
     wish = parse_extend(body)
     lease_s = api.config.lease if wish.lease is None else wish.lease
     if not local:
+        _refuse_own(api, wish.worker_id)
         api.queue.workers.beat(wish.worker_id, lease_s)
     beats = [Heartbeat(lease.id, lease.lease_id, lease_s, lease.timeout) for lease in wish.leases]
     answers = await api.queue.extend(beats) if beats else []
@@ -164,6 +166,11 @@ def _extended(id: str, answer: Extended | JobpipeError) -> ExtendedView:
         return ExtendedView(id, extended=False, code=answer.code)
     until = None if answer.lease_until is None else time_text(answer.lease_until)
     return ExtendedView(id, True, until, answer.cancel_requested)
+
+
+def _refuse_own(api: Api, worker_id: str) -> None:
+    if api.queue.workers.owns(worker_id):
+        raise Forbidden("this worker id belongs to one of the server's own workers")
 
 
 def is_local(api: Api, head: dict[bytes, bytes]) -> bool:

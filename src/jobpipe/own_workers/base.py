@@ -39,6 +39,10 @@ class OwnWorkers(Protocol):
         """Drain at once and leave nothing behind. Safe twice, or never opened."""
         ...
 
+    def owns(self, worker: str) -> bool:
+        """Whether this is the id of one of these workers: nobody else may go by it."""
+        ...
+
     def present(self) -> Sequence[Worker]:
         """The processes, or the pool, that stand ready now; what they run is not for them to say."""
         ...
@@ -65,6 +69,9 @@ class NoWorkers:
     async def drain(self, seconds: float) -> None: ...
 
     async def close(self) -> None: ...
+
+    def owns(self, worker: str) -> bool:
+        return False
 
     def present(self) -> Sequence[Worker]:
         return ()

@@ -85,6 +85,9 @@ class PoolWorkers:
         if self._stay is not None:
             await self._stay.left()
 
+    def owns(self, worker: str) -> bool:
+        return worker == self._worker
+
     def present(self) -> Sequence[Worker]:
         return (
             Worker(

@@ -96,6 +96,9 @@ class ProcessWorkers:
         if self._door is not None:
             self._door.close()
 
+    def owns(self, worker: str) -> bool:
+        return self._supervisor is not None and self._supervisor.knows(worker)
+
     def present(self) -> Sequence[Worker]:
         if self._supervisor is None:
             return ()

@@ -88,6 +88,10 @@ class Supervisor:
         """The process of this worker, if it is one of ours."""
         return next((child for child in self._children() if child.worker == worker), None)
 
+    def knows(self, worker: str) -> bool:
+        """Whether one of the processes works under this id."""
+        return self.child_of(worker) is not None
+
     async def prove(self) -> None:
         """Start the first process and wait until it is ready: what it can import the others can. Raises NotReady."""
         self._guard.start()

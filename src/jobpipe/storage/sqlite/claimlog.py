@@ -16,8 +16,10 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from jobpipe.core.errors import StorageRefused
 from jobpipe.core.lifecycle import claimed
 from jobpipe.core.task import Claim, Task
+from jobpipe.storage.sqlite.beside import open_beside
 from jobpipe.storage.sqlite.files import is_at
 
 SIZE = 256 * 1024
@@ -78,12 +80,11 @@ class ClaimLog:
         self._at = 0
 
     def open(self) -> list[Note]:
-        """Begin a new log; what the one before says, the latest claim last. Raises OSError."""
+        """Begin a new log; what the one before says, the latest claim last. Raises StorageRefused and OSError."""
         if self._path is None:
             return []
-        notes = _read(Path(self._path))
-        self._fd = _open(self._path)
-        return notes
+        self._fd = open_beside(self._path, self._path, 0o600)
+        return _read(self._fd)
 
     def clear(self) -> None:
         """What was read is in the store."""
@@ -148,7 +149,10 @@ def unwritten_claims(
 
 
 def _open(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600)
+    try:
+        return open_beside(path, path, 0o600)
+    except StorageRefused as error:
+        raise OSError(str(error)) from error
 
 
 def _write_at(fd: int, data: bytes, at: int) -> None:
@@ -158,10 +162,11 @@ def _write_at(fd: int, data: bytes, at: int) -> None:
         raise OSError(errno.ENOSPC, "no space is left for the log of claims")
 
 
-def _read(path: Path) -> list[Note]:
+def _read(fd: int) -> list[Note]:
     notes = []
-    with suppress(FileNotFoundError):
-        for line in path.read_bytes().split(b"\n"):
-            with suppress(ValueError):
-                notes.append(msgspec.json.decode(line, type=Note))
+    with open(fd, "rb", closefd=False) as file:
+        lines = file.read().split(b"\n")
+    for line in lines:
+        with suppress(ValueError):
+            notes.append(msgspec.json.decode(line, type=Note))
     return sorted(notes, key=lambda note: note.claim)

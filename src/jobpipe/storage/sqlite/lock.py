@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from jobpipe.core.errors import StorageRefused
+from jobpipe.storage.sqlite.beside import open_beside
 from jobpipe.storage.sqlite.files import is_at
 
 if sys.platform == "win32":  # pragma: no cover - exercised on Windows alone
@@ -98,10 +99,7 @@ class FileLock:
 
     def _open(self) -> int:
         self._made = not Path(self._file).exists()
-        try:
-            return os.open(self._file, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
-        except OSError as error:
-            raise StorageRefused(f"cannot open {self._path}: {error.strerror}: {self._file}") from error
+        return open_beside(self._path, self._file, 0o644)
 
     def _lock(self, descriptor: int) -> None:
         try:
