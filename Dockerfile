@@ -25,7 +25,7 @@ EXPOSE 8080
 
 # Python rather than curl, which the image does not have; never through a proxy.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:' + os.environ.get('JOBPIPE_PORT', '8080') + '/healthz', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open('http://127.0.0.1:' + (p if (p := os.environ.get('JOBPIPE_PORT', '')).isdigit() else '8080') + '/healthz', timeout=4)"]
 
 # The exec form: the server is process 1 and gets the signal itself.
 STOPSIGNAL SIGTERM

@@ -40,7 +40,7 @@ def _known_store(url: str) -> bool:
 
 
 def _address(host: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9_.:%-]{1,253}", host) is not None
+    return host == "*" or re.fullmatch(r"[A-Za-z0-9_.:%-]{1,253}", host) is not None
 
 
 _PAUSE = Number(0, MAX_DELAY_S)
@@ -173,7 +173,9 @@ class Settings:
     queues: Annotated[
         frozenset[str] | None, parameter("queues", "Queues that the pool works on: * or a list a,b.")
     ] = None
-    host: Annotated[str, parameter("host", "Address to listen on.")] = "127.0.0.1"
+    host: Annotated[str, parameter("host", "Address to listen on; * or :: is every one, IPv4 and IPv6.")] = (
+        "127.0.0.1"
+    )
     port: Annotated[int, parameter("port", "Port to listen on; 0 takes a free one.")] = 8080
     allowed_hosts: Annotated[
         frozenset[str],

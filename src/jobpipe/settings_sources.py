@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,22 @@ _TYPES = {
     list: "an array",
     dict: "a table",
 }
+
+
+_LINK = re.compile(r"(tcp|udp|sctp)://[^/]+:[0-9]+")
+
+
+def without_links(environ: MutableMapping[str, str]) -> list[str]:
+    """Take away variables that only look like settings, and name them.
+
+    Kubernetes and Docker tell each container of the services beside it: one called `jobpipe` is
+    `JOBPIPE_PORT=tcp://10.96.12.34:8080`.
+    """
+    names = [name for setting in KINDS for name in env_names(setting)]
+    links = [name for name in names if _LINK.fullmatch(environ.get(name, ""))]
+    for name in links:
+        del environ[name]
+    return links
 
 
 class Given(NamedTuple):

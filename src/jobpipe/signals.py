@@ -16,7 +16,10 @@ NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")
 
 
 class Signals:
-    """SIGINT and SIGTERM (Ctrl+C and Ctrl+Break on Windows), counted."""
+    """SIGINT and SIGTERM (Ctrl+C and Ctrl+Break on Windows), counted, and SIGHUP.
+
+    A terminal that closes sends SIGHUP, often twice: that is one stop in order. Under nohup it stays ignored.
+    """
 
     def __init__(self) -> None:
         self._first = asyncio.Event()
@@ -34,19 +37,21 @@ class Signals:
     def caught(self) -> Iterator[None]:
         """Count signals instead of dying of them."""
         keep_from_forks()
-        undo = [self._catch(getattr(signal, name)) for name in NAMES if hasattr(signal, name)]
+        undo = [self._catch(getattr(signal, name), self._count) for name in NAMES if hasattr(signal, name)]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            undo.append(self._catch(signal.SIGHUP, self._first.set))
         try:
             yield
         finally:
             for back in undo:
                 back()
 
-    def _catch(self, number: signal.Signals) -> Callable[[], object]:
+    def _catch(self, number: signal.Signals, told: Callable[[], object]) -> Callable[[], object]:
         loop = asyncio.get_running_loop()
         try:
-            loop.add_signal_handler(number, self._count)
+            loop.add_signal_handler(number, told)
         except NotImplementedError:  # Windows
-            before = signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._count))
+            before = signal.signal(number, lambda *_: loop.call_soon_threadsafe(told))
             return lambda: signal.signal(number, before)
         return lambda: loop.remove_signal_handler(number)
 
@@ -68,7 +73,7 @@ def keep_from_forks() -> None:
 def _forget() -> None:
     with contextlib.suppress(ValueError):  # not of the main thread's making
         signal.set_wakeup_fd(-1)
-        for name in (*NAMES, "SIGCHLD"):
-            if hasattr(signal, name):
+        for name in (*NAMES, "SIGHUP", "SIGCHLD"):
+            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
                 default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
                 signal.signal(getattr(signal, name), default)

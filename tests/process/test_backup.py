@@ -39,6 +39,18 @@ def backup(store: Path, file: Path, *args: str) -> int:
     return main(["backup", str(file), "--store", f"sqlite:///{store}", *args])
 
 
+def test_a_restore_leaves_nothing_beside_the_backup(server: Server, store: Path, tmp_path: Path) -> None:
+    server.enqueue({"id": "a"})
+    (folder := tmp_path / "copies").mkdir()
+    assert backup(store, folder / "copy.db") == 0
+    server.kill()
+    folder.chmod(0o500)  # also from a place where nothing can be written
+    assert main(["restore", str(folder / "copy.db"), "--store", f"sqlite:///{tmp_path}/new.db"]) == 0
+    folder.chmod(0o700)
+    assert os.listdir(folder) == ["copy.db"]
+    assert tasks_of(tmp_path / "new.db") == {"a"}
+
+
 def tasks_of(file: Path) -> set[str]:
     with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro&immutable=1", uri=True)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -35,6 +35,12 @@ def values(unit: Path, key: str) -> list[str]:
     return re.findall(rf"^{key}=(.*)$", unit.read_text(), re.MULTILINE)
 
 
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.name)
+def test_pods_are_not_told_of_services_by_variables_that_look_like_settings(manifest: Path) -> None:
+    for pod in pods(manifest):
+        assert pod["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
 def test_there_are_examples() -> None:
     assert len(UNITS) == 2
     assert len(MANIFESTS) == 3

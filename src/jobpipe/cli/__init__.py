@@ -18,10 +18,10 @@ from cyclopts.exceptions import UnusedCliTokensError
 
 from jobpipe.cli import exits
 from jobpipe.cli.invocation import Invocation, current
-from jobpipe.cli.output import printable, told
+from jobpipe.cli.output import printable, say, told
 from jobpipe.core.errors import JobpipeError
 from jobpipe.settings import BadSetting
-from jobpipe.settings_sources import Sources
+from jobpipe.settings_sources import Sources, without_links
 from jobpipe.streams import open_closed, spare
 from jobpipe.tracing import TracingMissing
 
@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sources = Sources()
     tokens = list(sys.argv[1:] if argv is None else argv)
     current.set(Invocation(tokens, sources))
+    _ignore_links(tokens)
     try:
         code = _run(tokens, sources)
         sys.stdout.flush()
@@ -102,6 +103,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         return _refuse(f"the output cannot be written: {error.strerror}", exits.REFUSED)
     return code
+
+
+def _ignore_links(tokens: Sequence[str]) -> None:
+    """Ignore what an orchestrator says of a service that is called jobpipe; told where settings are read."""
+    links = without_links(os.environ)
+    named = {name: command for commands in COMMANDS.values() for name, command in commands.items()}
+    if tokens and tokens[0] in named and named[tokens[0]].settings:
+        for name in links:
+            say(f"jobpipe: {name} is the address of a service (Kubernetes, Docker), not a setting: ignored")
 
 
 def _drop_output() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
+from jobpipe.cli.invocation import current
 from jobpipe.cli.output import Output, Table, put_json
 from jobpipe.client.address import DEFAULT_URL, parse_address
 from jobpipe.core.errors import Invalid
@@ -52,11 +54,20 @@ class Target:
         try:
             client = PlainClient(parse_address(self.server), self.key or None)
         except Invalid as error:
-            raise BadSetting(
-                str(error), "key" if error.field == "key" else "server", origin="flag"
-            ) from error
+            raise bad_target(error, self.server, self.key) from error
         with contextlib.closing(client):
             yield Remote(client)
+
+
+def bad_target(error: Invalid, server: str, key: str | None) -> BadSetting:
+    """The refusal of an address or a key, by the name under which it was given."""
+    name, variable, value = (
+        ("key", "JOBPIPE_KEY", key) if error.field == "key" else ("server", "JOBPIPE_URL", server)
+    )
+    flags = (f"--{name}", f"--{name}={value}")
+    if os.environ.get(variable) == value and not any(token in flags for token in current.get().tokens):
+        return BadSetting(f"{variable}: {error}")
+    return BadSetting(str(error), name, origin="flag")
 
 
 class Remote:

@@ -7,8 +7,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from jobpipe.cli.apps import check_spec
+from jobpipe.cli.remote import bad_target
 from jobpipe.core.errors import Invalid
-from jobpipe.settings import BadSetting
 from jobpipe.settings_worker import WorkerSettings
 
 
@@ -25,10 +25,7 @@ def worker_command(
 
     try:
         parse_address(settings.server)
-    except Invalid as error:
-        raise BadSetting(str(error), "server", origin="flag") from error
-    try:
         authorization(settings.key)
     except Invalid as error:
-        raise BadSetting(str(error), "key", origin="flag") from error
+        raise bad_target(error, settings.server, settings.key) from error
     return run(settings, app)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import sys
 import time
@@ -25,6 +26,9 @@ from jobpipe.http.protocol import JobpipeProtocol
 KEEP_ALIVE_S = 75
 BACKLOG = 2048
 GRACE_S = 0.5
+EVERYWHERE = frozenset({"", "*", "::"})
+"""What stands for every address of the machine, IPv4 and IPv6."""
+_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 NOTICE_S = 0.1
 """How long a request may take to see that it was cut off, or cancelled: it waits for nothing then."""
 
@@ -99,18 +103,32 @@ class HttpServer(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Bound sockets for every address of `host`; port 0 takes a free one, the same for all. Raises OSError."""
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    """Bound sockets for every address of `host`; port 0 takes a free one, the same for all. Raises OSError.
+
+    `*` and `::` are all addresses of this machine, IPv4 and IPv6. What a name is said to have and this machine has not
+    (`::1` in /etc/hosts, where IPv6 is off) is left out, unless nothing else is there.
+    """
+    sought = None if host in EVERYWHERE else host
+    found = socket.getaddrinfo(sought, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
-    try:
-        for family, _, _, _, address in dict.fromkeys(found):
-            chosen = port if port or not sockets else sockets[0].getsockname()[1]
+    absent: OSError | None = None
+    for family, _, _, _, address in dict.fromkeys(found):
+        chosen = port if port or not sockets else sockets[0].getsockname()[1]
+        try:
             sockets.append(_bound(family, (address[0], chosen, *address[2:])))
-    except OSError:
-        for opened in sockets:
-            opened.close()
-        raise
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                _close(sockets)
+                raise
+            absent = error
+    if not sockets and absent is not None:
+        raise absent
     return sockets
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for opened in sockets:
+        opened.close()
 
 
 def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:

@@ -14,17 +14,17 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 import apsw
 
 from jobpipe.core.errors import StorageBroken, StorageFull, StorageRefused
-from jobpipe.storage.sqlite.connection import judge, open_reader
-from jobpipe.storage.sqlite.lock import FileLock
+from jobpipe.storage.sqlite.connection import judge, open_reader, open_still
+from jobpipe.storage.sqlite.lock import FileLock, holder_of
 
 PAGES: Final = 256
 """Copied in one step, between two reports of progress: a megabyte."""
 
+Opening = Callable[[str], apsw.Connection]
 Progress = Callable[[int, int], None]
 """Called with the pages copied so far, and all."""
 
@@ -38,7 +38,7 @@ def back_up(store: str, file: str, *, replace: bool, progress: Progress) -> None
     target = Path(file)
     if target.exists() and os.path.samefile(target, store):
         raise StorageRefused(f"cannot back up {store} onto itself")
-    _copy(store, target, replace=replace, progress=progress)
+    _copy(store, target, open_reader, replace=replace, progress=progress)
 
 
 def restore(file: str, store: str, *, progress: Progress) -> None:
@@ -46,12 +46,14 @@ def restore(file: str, store: str, *, progress: Progress) -> None:
     lock = FileLock(store)
     lock.acquire()  # no server may begin a store of its own here meanwhile
     try:
-        _copy(file, Path(store), replace=False, progress=progress)
+        # Read as it is where nobody has it open: a reader of a store would leave files beside the backup.
+        in_use = Path(f"{file}-wal").exists() or holder_of(file) is not None
+        _copy(file, Path(store), open_reader if in_use else open_still, replace=False, progress=progress)
     finally:
         lock.release(untouched=True)
 
 
-def _copy(source: str, target: Path, *, replace: bool, progress: Progress) -> None:
+def _copy(source: str, target: Path, opened: Opening, *, replace: bool, progress: Progress) -> None:
     if not Path(source).is_file():
         raise StorageRefused(f"there is no store at {source}")
     _refuse_target(target, replace)
@@ -59,7 +61,7 @@ def _copy(source: str, target: Path, *, replace: bool, progress: Progress) -> No
         _refuse_little_space(source, target)
         temporary = _private_file(target)
         try:
-            _copy_pages(source, temporary, progress)
+            _copy_pages(opened, source, temporary, progress)
             _verify(source, temporary)
             _sync(temporary)
             _put_in_place(temporary, target, replace)
@@ -99,8 +101,8 @@ def _private_file(target: Path) -> Path:
     return Path(name)
 
 
-def _copy_pages(source: str, temporary: Path, progress: Progress) -> None:
-    with contextlib.closing(open_reader(source)) as reader, contextlib.closing(_scratch(temporary)) as copy:
+def _copy_pages(opened: Opening, source: str, temporary: Path, progress: Progress) -> None:
+    with contextlib.closing(opened(source)) as reader, contextlib.closing(_scratch(temporary)) as copy:
         reader.execute("BEGIN")  # one state of the store: without it every commit would begin the copy anew
         version = reader.execute("PRAGMA user_version").get
         application = reader.execute("PRAGMA application_id").get
@@ -120,11 +122,7 @@ def _scratch(temporary: Path) -> apsw.Connection:
 
 
 def _verify(source: str, copy: Path) -> None:
-    # Immutable: no write-ahead log is made beside it for one reader.
-    uri = f"file:{quote(str(copy.resolve()))}?immutable=1"
-    with contextlib.closing(
-        apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-    ) as connection:
+    with contextlib.closing(open_still(str(copy))) as connection:
         found = connection.execute("PRAGMA integrity_check(1)").get
     if found != "ok":
         raise StorageBroken(f"{source} is damaged: {found}")

@@ -10,6 +10,7 @@ import os
 import re
 from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
 import apsw
 
@@ -49,6 +50,12 @@ def open_reader(path: str) -> apsw.Connection:
     connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
     connection.set_busy_timeout(_BUSY_MS)
     return connection
+
+
+def open_still(path: str) -> apsw.Connection:
+    """A connection that reads a file which nobody changes meanwhile: it makes nothing beside it."""
+    uri = f"file:{quote(str(Path(path).resolve()))}?immutable=1"
+    return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
 
 
 def translate(error: apsw.Error) -> JobpipeError:

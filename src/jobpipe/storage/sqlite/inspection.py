@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from urllib.parse import quote
 
 import apsw
 from msgspec import Struct
 
 from jobpipe.core.errors import StorageBroken, StorageRefused
-from jobpipe.storage.sqlite.connection import judge, newest_schema, open_reader
+from jobpipe.storage.sqlite.connection import judge, newest_schema, open_reader, open_still
 
 MOST_TOLD = 5
 
@@ -56,8 +55,7 @@ def _open(path: str) -> apsw.Connection:
     if os.access(Path(path).parent, os.W_OK) or _log_size(path):
         return open_reader(path)
     # Where nothing can be written no server is at work, and the files that a reader makes beside it are not to be had.
-    uri = f"file:{quote(str(Path(path).resolve()))}?immutable=1"
-    return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    return open_still(path)
 
 
 def _look(connection: apsw.Connection, path: str, check: str) -> Inspection:
