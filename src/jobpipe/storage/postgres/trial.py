@@ -4,6 +4,7 @@ a missing table, privilege or schema shows before the first task meets it."""
 from __future__ import annotations
 
 from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres.columns import GIVEN, Settled
 from jobpipe.storage.postgres.link import Link, Unserved
 
 LIFE = frozenset({"insert", "claim", "settle", "extend", "get", "beat"})
@@ -20,13 +21,13 @@ def _nothing(arrays: int) -> tuple[list[object], ...]:
 BY_LANE: dict[str, tuple[Trial, ...]] = {
     "intake": (
         (sql.OTHERS, _nothing(1)),
-        (sql.INSERT, (*_nothing(2), 0, *_nothing(3), 0, *_nothing(7))),
+        (sql.INSERT, (*_nothing(2), 0, *_nothing(3), 0, *_nothing(1 + len(GIVEN)))),
         (sql.TAKEN, _nothing(1)),
         (sql.FREE, _nothing(2)),
     ),
     "runs": (
         (sql.CLAIM, (*_nothing(3), 0, *_nothing(4), 0, "", "", 0)),
-        (sql.SETTLE, (*_nothing(17), 0)),
+        (sql.SETTLE, (*_nothing(len(Settled.__struct_fields__)), 0)),
         (sql.SETTLED_AS, _nothing(1)),
     ),
     "questions": ((sql.BY_ID, _nothing(1)), (sql.EXTEND, _nothing(4)), (sql.LOST, ("", 0))),
