@@ -21,11 +21,11 @@ from jobpipe.clock import SystemClock
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
 from jobpipe.core.task import Claim, NewTask
 from jobpipe.storage.base import ClaimRequest, CommitStats, Settlement
+from jobpipe.storage.calls import CLAIM, INSERT, SETTLE, Call
 from jobpipe.storage.sqlite.claimlog import ClaimLog
 from jobpipe.storage.sqlite.connection import open_writer
 from jobpipe.storage.sqlite.intake import Limits
 from jobpipe.storage.sqlite.store import Store
-from jobpipe.storage.sqlite.writer import Call
 from jobpipe.wire.ids import new_id
 
 PAYLOAD = b'{"user":1,"email":"ada@example.org"}'
@@ -95,24 +95,23 @@ def _insert(store: Store, tasks: int, batch: int) -> None:
     for begin in range(0, tasks, batch):
         now = round(time.time() * 1000)
         new = [NewTask(new_id(now), "mail", PAYLOAD) for _ in range(min(batch, tasks - begin))]
-        store.commit([_call("insert", new, now)])
+        store.commit([_call(INSERT, Store.insert, (new, now))])
 
 
 def _work(store: Store, batch: int, *, local: bool) -> None:
     policy, claims = Policy(), list[Claim]()
     while True:
         now = round(time.time() * 1000)
-        claiming = _call("claim", ClaimRequest(batch, "here:1", None, None if local else 30.0, local), now)
+        request = ClaimRequest(batch, "here:1", None, None if local else 30.0, local)
         settles = [
             Settlement(claim.task.id, claim.lease_id, _done(claim, now, policy), False) for claim in claims
         ]
-        calls = [_call("settle", settles, now)] if settles else []
-        store.hand_out(claiming)
-        if claiming.answer is None:
-            calls.append(claiming)
-        if calls:
-            store.commit(calls)
-        claims = claiming.answer.claims
+        calls = [_call(SETTLE, Store.settle, (settles, now))] if settles else []
+        answer = store.runs.hand_out(request, now)
+        claiming = _call(CLAIM, _claim, (request, now))
+        if calls or answer is None:
+            store.commit([*calls, *([claiming] if answer is None else [])])
+        claims = (claiming.answer if answer is None else answer).claims
         if not claims:
             return
 
@@ -121,8 +120,13 @@ def _done(claim: Claim, now: int, policy: Policy) -> Any:
     return decide(claim.task, Outcome(Kind.DONE, RESULT), now, policy, lambda: 0.0)
 
 
-def _call(group: str, *argument: Any) -> Call:
-    return Call(group, argument, None, True)  # type: ignore[arg-type] # nobody waits for it
+def _claim(store: Store, calls: Sequence[Call[Any, Any]]) -> None:
+    for call in calls:
+        call.answer = store.runs.claim(*call.argument)
+
+
+def _call(turn: int, serve: Any, argument: Any) -> Call[Any, Any]:
+    return Call(turn, serve, argument, None)  # type: ignore[arg-type] # nobody waits for it
 
 
 def _metered(step: Callable[[], None]) -> tuple[float, float, float]:

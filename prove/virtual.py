@@ -13,9 +13,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from jobpipe.storage.calls import Call
 from jobpipe.storage.sqlite.engine import SqliteStorage
+from jobpipe.storage.sqlite.store import Store
 from jobpipe.storage.sqlite.unwritten import KEEP_S
-from jobpipe.storage.sqlite.writer import Call, Served, Writer
+from jobpipe.storage.sqlite.writer import Writer
 
 EPOCH_MS = 1_700_000_000_000
 LONG_COMMIT_S = 0.2
@@ -95,16 +97,16 @@ class SimulatedStorage(SqliteStorage):
         self._writer = _SimulatedWriter(self._open_store, source)
 
 
-class _SimulatedWriter(Writer):
+class _SimulatedWriter(Writer[Store]):
     """Gathers, commits and answers as the thread does, on the loop."""
 
-    def __init__(self, open_store: Callable[[], Served], source: random.Random) -> None:
+    def __init__(self, open_store: Callable[[], Store], source: random.Random) -> None:
         super().__init__(open_store)
         self._source = source
-        self._gathered: list[Call] = []
+        self._gathered: list[Call[Any, Any]] = []
         self._committing = False
         self._posted_until = 0.0
-        self._store: Served | None = None
+        self._store: Store | None = None
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -129,7 +131,7 @@ class _SimulatedWriter(Writer):
             calls, self._gathered = self._gathered, []
             self._loop.call_later(self._pause(), self._commit, calls)
 
-    def _commit(self, calls: list[Call]) -> None:
+    def _commit(self, calls: list[Call[Any, Any]]) -> None:
         if self._store is not None:
             self._serve(self._store, calls)
             if self._store.owes and self._loop is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from jobpipe.storage.postgres.lane import MAX_GATHERED, MAX_TASKS, Call, Lane
+from jobpipe.storage.calls import INSERT
+from jobpipe.storage.postgres.lane import MAX_GATHERED, MAX_TASKS, Lane, LaneCall
 from jobpipe.storage.postgres.link import Link
 
 
@@ -14,9 +15,12 @@ async def nowhere() -> Link:
 
 async def taken(*weights: int) -> list[list[int]]:
     """The weights that each statement takes in turn."""
-    lane = Lane("test", nowhere, {})
+    lane = Lane("test", nowhere)
     loop = asyncio.get_running_loop()
-    lane._waiting = [Call("insert", n, loop.create_future(), weight) for n, weight in enumerate(weights)]
+    lane._waiting = [
+        LaneCall("insert", INSERT, None, n, loop.create_future(), weight=weight)
+        for n, weight in enumerate(weights)
+    ]
     statements: list[list[int]] = []
     while lane._waiting:
         statements.append([call.argument for call in lane._taken()])

@@ -13,7 +13,10 @@ import apsw
 import pytest
 
 from jobpipe.core.errors import StorageFull
-from jobpipe.storage.sqlite.writer import LARGE, MAX_GATHERED, Call, Calls, Writer
+from jobpipe.storage.calls import SETTLE, Call
+from jobpipe.storage.sqlite.writer import LARGE, MAX_GATHERED, Calls, Writer
+
+NAMES = ("insert", "settle", "steer", "claim", "read")
 
 
 class Store:
@@ -28,31 +31,30 @@ class Store:
         self.owes = self.overdue = False
         self.error: Exception | None = None
 
-    def hand_out(self, call: Call) -> None:
-        if self.hands_out:
-            self.owes = True
-            call.answer = call.argument
+    def hand_out(self, argument: int) -> int | None:
+        self.owes = self.owes or self.hands_out
+        return argument if self.hands_out else None
 
     def commit(self, calls: Calls) -> None:
-        self.commits.append([f"{call.group}{call.argument}" for call in calls])
+        self.commits.append([f"{NAMES[call.turn]}{_number(call)}" for call in calls])
         self.gate.wait(10)
         if self.error is not None:
             raise self.error
         self.owes = self.overdue = False
         for call in calls:
-            call.answer = call.argument
-            call.can_wait = call.group == "settle" and self.can_wait
+            call.answer = _number(call)
+            call.can_wait = call.turn == SETTLE and self.can_wait
 
     def read(self, calls: Calls) -> None:
         for call in calls:
-            call.answer = call.argument
+            call.answer = None
 
     def close(self) -> None:
         """Nothing is open."""
 
 
 @asynccontextmanager
-async def opened(store: Store) -> AsyncIterator[Writer]:
+async def opened(store: Store) -> AsyncIterator[Writer[Store]]:
     writer = Writer(lambda: store)
     await writer.start()
     try:
@@ -62,8 +64,18 @@ async def opened(store: Store) -> AsyncIterator[Writer]:
         await writer.stop()
 
 
-def call(writer: Writer, group: str, argument: int = 0, weight: int = 1) -> asyncio.Future[Any]:
-    return writer.call(group, argument, writes=True, weight=weight)
+def call(writer: Writer[Store], name: str, number: int = 0, weight: int = 1) -> asyncio.Future[int]:
+    if name == "claim":
+        return writer.claim(lambda store: store.hand_out(number), lambda _: number)
+    return writer.gather(NAMES.index(name), _serve, number, weight)
+
+
+def _serve(_: Store, __: object) -> None:
+    raise AssertionError("the store above answers by itself")
+
+
+def _number(call: Call[Any, int]) -> int:
+    return call.argument if isinstance(call.argument, int) else 0
 
 
 def wait(store: Store, commits: int) -> None:
@@ -171,7 +183,7 @@ async def test_what_is_overdue_is_written_though_others_only_read() -> None:
     async with opened(store) as writer:
         await call(writer, "claim")
         store.overdue = True
-        await writer.call("get", 1, writes=False)
+        await writer.ask(lambda _: None)
         async with asyncio.timeout(5):
             while store.owes:
                 await asyncio.sleep(0)

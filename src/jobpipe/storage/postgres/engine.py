@@ -7,9 +7,8 @@ and upkeep (listing and pruning), so that a long one holds up only its like.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from functools import partial
 
 from jobpipe.clock import Clock
 from jobpipe.core.errors import JobpipeError, LeaseLost, StorageBroken, StorageError, StorageRefused
@@ -33,6 +32,7 @@ from jobpipe.storage.base import (
     Summary,
     TaskFilter,
 )
+from jobpipe.storage.calls import CLAIM, INSERT, READ, SETTLE, A, T
 from jobpipe.storage.postgres import (
     intake,
     listing,
@@ -49,10 +49,10 @@ from jobpipe.storage.postgres.address import Address, parse
 from jobpipe.storage.postgres.company import Company
 from jobpipe.storage.postgres.hosts import Hosts
 from jobpipe.storage.postgres.intake import Intake, Limits
-from jobpipe.storage.postgres.lane import Call, Calls, Lane, Serve, late_error, not_taken
+from jobpipe.storage.postgres.lane import Lane, LaneCall, together
 from jobpipe.storage.postgres.leases import Leases
 from jobpipe.storage.postgres.lineage import Lineage
-from jobpipe.storage.postgres.link import Again, Gone, Link, Refused, arrays
+from jobpipe.storage.postgres.link import Link, Refused, arrays
 from jobpipe.storage.postgres.partitions import Partitions
 from jobpipe.storage.postgres.pruning import Pruning
 from jobpipe.storage.postgres.runs import Runs
@@ -61,8 +61,6 @@ from jobpipe.storage.postgres.steering import Steering
 
 CHECK_S = 10.0
 """Within so long all that serves must have answered."""
-TRIES = 2
-"""So often a call that was rolled back, or only asks, is sent again."""
 
 
 class PostgresStorage:
@@ -86,42 +84,18 @@ class PostgresStorage:
 
     def _make_lanes(self, limits: Limits) -> None:
         """The connections, and what is asked over each: what waits for one of them does not wait for another."""
-        door = Intake(self._s, limits)
-        steering, leases = Steering(self._s), Leases(self._s)
-        prune = Pruning(self._s, self._partitions)
-        self._intake = self._lane(
-            intake.LANE, {"insert": self._counted(door.insert), "import": _each(door.import_)}, counts=True
-        )
-        self._work = self._lane(
-            runs.LANE,
-            {
-                "settle": self._counted(self._runs.settle),
-                "cancel": _each(steering.cancel),
-                "retry": _each(steering.retry),
-                "delete": _each(steering.delete),
-                "claim": self._counted(self._runs.claim),
-            },
-            counts=True,
-        )
-        self._questions = self._lane(
-            "questions",
-            {
-                "get": _together(_get),
-                "extend": _together(leases.extend),
-                "ask": _each(_asked, again=True),
-                "lost": _each(leases.lost, again=True),
-                "next_expiry": _each(leases.next_expiry, again=True),
-            },
-        )
-        self._upkeep = self._lane(
-            pruning.LANE,
-            {
-                "prune": _each(prune.prune),
-                "next_prunable": _each(prune.next_prunable),
-                "list": _each(_asked, again=True),
-            },
-            counts=True,
-        )
+        self._door = Intake(self._s, limits)
+        self._steering, self._leases = Steering(self._s), Leases(self._s)
+        self._pruning = Pruning(self._s, self._partitions)
+        self._intake = self._lane(intake.LANE, counts=True)
+        self._work = self._lane(runs.LANE, counts=True)
+        self._questions = self._lane("questions")
+        self._upkeep = self._lane(pruning.LANE, counts=True)
+        self._insert = self._counted(self._door.insert, lambda call: len(call.argument[0]))
+        self._settle = self._counted(self._runs.settle, lambda call: len(call.argument[0]))
+        self._claim = self._counted(self._runs.claim, lambda call: len(call.answer.claims))
+        self._get = together(_get)
+        self._extend = together(self._leases.extend)
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -161,80 +135,93 @@ class PostgresStorage:
     # --- the contract -------------------------------------------------------------------------------------------
 
     def insert(self, tasks: Sequence[NewTask], now: int) -> Awaitable[list[Task | JobpipeError]]:
-        return self._intake.call("insert", tasks, now, weight=len(tasks))
+        return self._intake.gather("insert", INSERT, self._insert, (tasks, now), weight=len(tasks))
 
     def claim(self, request: ClaimRequest, now: int) -> Awaitable[ClaimAnswer]:
-        return self._work.call("claim", request, now)
+        return self._work.gather("claim", CLAIM, self._claim, request)
 
     def settle(self, settlements: Sequence[Settlement], now: int) -> Awaitable[list[SettleAnswer]]:
-        return self._work.call("settle", settlements, now)
+        return self._work.gather("settle", SETTLE, self._settle, (settlements, now))
 
     async def extend(self, extensions: Sequence[Extension]) -> list[Extended | LeaseLost]:
-        return await self._questions.call("extend", extensions)
+        return await self._questions.gather("extend", READ, self._extend, extensions)
 
     async def lost(self, limit: int) -> list[LostClaim]:
-        return await self._questions.call("lost", limit)
+        return await self._questions.ask("lost", lambda link: self._leases.lost(link, limit))
 
     async def next_expiry(self) -> float | None:
-        return await self._questions.call("next_expiry")
+        return await self._questions.ask("next_expiry", self._leases.next_expiry)
 
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
-        return await self._questions.call("get", ids)
+        return await self._questions.gather("get", READ, self._get, ids)
 
     async def attempts(self, id: str) -> list[Attempt] | None:
-        found = await self._questions.call("ask", _rows, sql.ATTEMPTS, rows.searchable(id), MAX_ATTEMPTS)
-        return rows.attempts(found)
+        key = rows.searchable(id)
+        return rows.attempts(
+            await self._questions.ask("attempts", lambda link: link.rows(sql.ATTEMPTS, key, MAX_ATTEMPTS))
+        )
 
     def cancel(self, ids: Sequence[str], now: int) -> Awaitable[list[Cancelled | JobpipeError]]:
-        return self._work.call("cancel", ids, now)
+        return self._work.call("cancel", lambda link: self._steering.cancel(link, ids))
 
     def retry(self, ids: Sequence[str], now: int) -> Awaitable[list[Task | JobpipeError]]:
-        return self._work.call("retry", ids, now)
+        return self._work.call("retry", lambda link: self._steering.retry(link, ids))
 
     async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
-        return await self._work.call("delete", ids)
+        return await self._work.call("delete", lambda link: self._steering.delete(link, ids))
 
     async def page(self, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int) -> Page:
-        return await self._upkeep.call("list", listing.page, where, limit, before_seq, max_bytes)
+        return await self._upkeep.ask(
+            "page", lambda link: listing.page(link, where, limit, before_seq, max_bytes)
+        )
 
     async def match(self, where: TaskFilter, limit: int, before_seq: int | None) -> Matches:
-        return await self._upkeep.call("list", listing.match, where, limit, before_seq)
+        return await self._upkeep.ask("match", lambda link: listing.match(link, where, limit, before_seq))
 
     async def counts(self) -> dict[Status, int]:
-        await self._questions.call("ask", self._s.counts.freshen)
+        await self._questions.ask("counts", self._s.counts.freshen)
         return self._s.counts.by_status()
 
     async def queues(self, now: int) -> list[QueueCounts]:
-        return await self._questions.call("ask", self._queues)
+        return await self._questions.ask("queues", self._queues)
 
     async def prune(self, finished_before: int | None, failed_before: int | None, limit: int) -> int:
-        return await self._upkeep.call("prune", finished_before, failed_before, limit)
+        return await self._upkeep.call(
+            "prune", lambda link: self._pruning.prune(link, finished_before, failed_before, limit)
+        )
 
     async def next_prunable(self) -> tuple[int | None, int | None]:
-        return await self._upkeep.call("next_prunable")
+        return await self._upkeep.call("next_prunable", self._pruning.next_prunable)
 
     async def keep_summary(self, summary: Summary, forget_before: int) -> None:
-        await self._upkeep.call("list", _rows, sql.KEEP_SUMMARY, summary.minute, summary.server, summary.data)
-        await self._upkeep.call("list", _rows, sql.FORGET_SUMMARIES, forget_before)
+        minute, server, data = summary.minute, summary.server, summary.data
+        await self._upkeep.ask("keep_summary", lambda link: link.rows(sql.KEEP_SUMMARY, minute, server, data))
+        await self._upkeep.ask(
+            "forget_summaries", lambda link: link.rows(sql.FORGET_SUMMARIES, forget_before)
+        )
 
     async def summaries(self, since: int, until: int) -> list[Summary]:
-        found = await self._upkeep.call("list", _rows, sql.SUMMARIES, since, until)
+        found = await self._upkeep.ask("summaries", lambda link: link.rows(sql.SUMMARIES, since, until))
         return [Summary(row["minute"], row["server"], row["data"]) for row in found]
 
     async def export(self, after_seq: int, limit: int, max_bytes: int) -> list[Record]:
         if self._s.others:
             raise StorageError("other servers use the store: stop them first")
-        return await self._upkeep.call("list", moving.export, after_seq, limit, max_bytes)
+        return await self._upkeep.ask("export", lambda link: moving.export(link, after_seq, limit, max_bytes))
 
     async def import_(self, records: Sequence[Record]) -> list[str]:
-        return await self._intake.call("import", records)
+        return await self._intake.call("import", lambda link: self._door.import_(link, records))
 
     async def announce(self, server: str, data: bytes) -> None:
-        await self._upkeep.call("list", _rows, sql.ANNOUNCE, server, data)
-        await self._upkeep.call("list", _rows, sql.FORGET_ANNOUNCED, round(ANNOUNCED_S * 1000))
+        await self._upkeep.ask("announce", lambda link: link.rows(sql.ANNOUNCE, server, data))
+        await self._upkeep.ask(
+            "forget_announced", lambda link: link.rows(sql.FORGET_ANNOUNCED, round(ANNOUNCED_S * 1000))
+        )
 
     async def announced(self) -> list[bytes]:
-        found = await self._upkeep.call("list", _rows, sql.ANNOUNCED, round(ANNOUNCED_S * 1000))
+        found = await self._upkeep.ask(
+            "announced", lambda link: link.rows(sql.ANNOUNCED, round(ANNOUNCED_S * 1000))
+        )
         return [row["data"] for row in found]
 
     def publish(self, data: bytes) -> None:
@@ -244,7 +231,9 @@ class PostgresStorage:
         self._company.listen(tell)
 
     async def cancelling(self) -> list[Cancelled]:
-        found = await self._questions.call("ask", _rows, sql.CANCELLING, self._s.server)
+        found = await self._questions.ask(
+            "cancelling", lambda link: link.rows(sql.CANCELLING, self._s.server)
+        )
         return [Cancelled(rows.task_of(row), row["lease_id"]) for row in found]
 
     def commits(self) -> CommitStats:
@@ -255,7 +244,9 @@ class PostgresStorage:
         serving = self._intake, self._work, self._questions
         try:
             async with asyncio.timeout(CHECK_S):
-                await asyncio.gather(*(lane.call("readiness") for lane in serving))
+                await asyncio.gather(
+                    *(lane.ask("readiness", partial(trial.run, lane=lane.name)) for lane in serving)
+                )
         except TimeoutError as error:
             raise StorageError(f"the database did not answer within {CHECK_S:.0f} s") from error
         if (refused := self._s.refusals.fresh(trial.LIFE)) is not None:
@@ -266,36 +257,39 @@ class PostgresStorage:
     def _lanes(self) -> tuple[Lane, ...]:
         return self._intake, self._work, self._questions, self._upkeep
 
-    def _lane(self, name: str, groups: dict[str, Serve], *, counts: bool = False) -> Lane:
+    def _lane(self, name: str, *, counts: bool = False) -> Lane:
         async def enter(link: Link) -> None:
             """A lane that writes counts is a new writer, known to all before it writes."""
             self._s.counts.enter(name, await link.value(sql.NEW_WRITER))
             await self._company.beat(link)
 
-        async def try_(link: Link) -> None:
-            await trial.run(link, name)
+        return Lane(name, self._hosts.connect, enter if counts else None, self._s.refusals)
 
-        groups["readiness"] = _each(try_, again=True)
-        return Lane(name, self._hosts.connect, groups, enter if counts else None, self._s.refusals)
+    def _counted(
+        self,
+        serve: Callable[[Lane, Sequence[LaneCall[A, T]]], Awaitable[None]],
+        tasks: Callable[[LaneCall[A, T]], int],
+    ) -> Callable[[Lane, Sequence[LaneCall[A, T]]], Awaitable[None]]:
+        """The same, and its commit is counted with its tasks."""
 
-    def _counted(self, serve: Serve) -> Serve:
-        async def counted(lane: Lane, calls: Calls) -> None:
+        async def counted(lane: Lane, calls: Sequence[LaneCall[A, T]]) -> None:
             began = self._s.clock.monotonic()
             await serve(lane, calls)
-            self._commits.add(self._s.clock.monotonic() - began, sum(map(_tasks, calls)))
+            self._commits.add(self._s.clock.monotonic() - began, sum(map(tasks, calls)))
 
         return counted
 
     async def _fold(self) -> None:
         if self._s.counts.written:
             self._s.counts.written = 0
-            await self._upkeep.call("list", _rows, sql.FOLD, self._s.counts.writers)
+            writers = self._s.counts.writers
+            await self._upkeep.ask("fold", lambda link: link.rows(sql.FOLD, writers))
 
     async def _tidy(self) -> None:
         """What is to be done now and then, whichever server comes first."""
-        await self._upkeep.call("list", _rows, sql.FOLD_GONE)
-        await self._upkeep.call("list", self._runs.give_back_doubtful)
-        await self._upkeep.call("list", self._partitions.prepare, self._s.time.now())
+        await self._upkeep.ask("fold_gone", lambda link: link.rows(sql.FOLD_GONE))
+        await self._upkeep.ask("give_back_doubtful", self._runs.give_back_doubtful)
+        await self._upkeep.ask("prepare", lambda link: self._partitions.prepare(link, self._s.time.now()))
         await self._direct.watch()
 
     async def _queues(self, link: Link) -> list[QueueCounts]:
@@ -309,60 +303,7 @@ class PostgresStorage:
         ]
 
 
-def _each(answer: Callable[..., Awaitable[Any]], *, again: bool = False) -> Serve:
-    """Serve the calls of a group one by one; `again` those that may be sent twice, when the connection ended."""
-
-    async def one(lane: Lane, call: Call) -> Any:
-        for _ in range(TRIES):
-            if call.late:
-                raise late_error()
-            with contextlib.suppress(Again, *((Gone,) if again else ())):
-                return await answer(await lane.link(), *call.argument)
-        return await answer(await lane.link(), *call.argument)
-
-    async def serve(lane: Lane, calls: Calls) -> None:
-        for call in calls:
-            try:
-                call.answer = await one(lane, call)
-            except StorageError as error:
-                call.answer = error  # not raised: those before it are served
-            except (Refused, ValueError, OverflowError) as error:
-                call.answer = not_taken(error)
-
-    return serve
-
-
-def _together(answer: Callable[[Link, Sequence[Any]], Awaitable[list[Any]]]) -> Serve:
-    """Serve all calls of a group by one statement, which may be sent twice."""
-
-    async def serve(lane: Lane, calls: Calls) -> None:
-        items = [item for call in calls for item in call.argument[0]]
-        try:
-            answers = iter(await answer(await lane.link(), items) if items else [])
-        except Gone:
-            answers = iter(await answer(await lane.link(), items))
-        for call in calls:
-            call.answer = [next(answers) for _ in call.argument[0]]
-
-    return serve
-
-
-async def _asked(link: Link, question: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-    return await question(link, *arguments)
-
-
-async def _rows(link: Link, statement: str, *arguments: Any) -> Any:
-    return await link.rows(statement, *arguments)
-
-
 async def _get(link: Link, ids: Sequence[str]) -> list[Task | None]:
     wanted = [id_ for id_ in set(ids) if "\0" not in id_]
     found = {row["id"]: rows.task_of(row) for row in await link.rows(sql.BY_ID, wanted)} if wanted else {}
     return [found.get(id_) for id_ in ids]
-
-
-def _tasks(call: Call) -> int:
-    """How many tasks an insert or a settle brought, or a claim was given."""
-    if call.group == "claim":
-        return len(call.answer.claims) if isinstance(call.answer, ClaimAnswer) else 0
-    return len(call.argument[0])

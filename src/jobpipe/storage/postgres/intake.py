@@ -13,10 +13,11 @@ from msgspec import Struct
 from jobpipe.core.errors import JobpipeError, QueueFull, StorageError, TaskExists, TooManyQueues
 from jobpipe.core.task import NewTask, Status, Task, accepted
 from jobpipe.storage.base import Record
+from jobpipe.storage.calls import Call, hand_slices
 from jobpipe.storage.postgres import moving
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.columns import given
-from jobpipe.storage.postgres.lane import Calls, Lane
+from jobpipe.storage.postgres.lane import Lane
 from jobpipe.storage.postgres.link import Gone, Link
 from jobpipe.storage.postgres.rows import STATUSES, delay
 from jobpipe.storage.postgres.session import STATEMENT_S
@@ -34,6 +35,8 @@ class Limits(Struct, frozen=True):
     max_queues: int
 
 
+Inserting = Call[tuple[Sequence[NewTask], int], list[Task | JobpipeError]]
+"""Tasks to be accepted, and the time."""
 Item = tuple[NewTask, int]
 """A task to be accepted, and its delay in ms from the caller's now."""
 
@@ -45,15 +48,11 @@ class Intake:
         self._s = shared
         self._limits = limits
 
-    async def insert(self, lane: Lane, calls: Calls) -> None:
+    async def insert(self, lane: Lane, calls: Sequence[Inserting]) -> None:
         """Accept all tasks of all calls in one statement; each call gets its own slice of the answers."""
         items = [(new, delay(new.run_at, call.argument[1])) for call in calls for new in call.argument[0]]
         answers = await self._inserted(lane, items) if items else []
-        at = 0
-        for call in calls:
-            end = at + len(call.argument[0])
-            call.answer = answers[at:end]
-            at = end
+        hand_slices(calls, [len(call.argument[0]) for call in calls], answers)
         if any(isinstance(answer, Task) for answer in answers):
             self._s.news()
 

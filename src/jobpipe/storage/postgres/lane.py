@@ -16,12 +16,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from jobpipe import randomness
-from jobpipe.core.errors import JobpipeError, StorageError
-from jobpipe.storage.postgres import statements
-from jobpipe.storage.postgres.link import Again, Link, Refused
+from jobpipe.core.errors import StorageError
+from jobpipe.storage.calls import READ, STEER, A, Call, T, deliver, fail, grouped, hand_slices
+from jobpipe.storage.postgres.link import Again, Gone, Link, Refused
 from jobpipe.storage.postgres.refusals import Refusals
-
-_NAMES = {text: name.lower() for name, text in vars(statements).items() if isinstance(text, str)}
 
 log = logging.getLogger("jobpipe.storage")
 
@@ -39,18 +37,20 @@ PAUSE_S = 0.25
 """Between two attempts to connect, times a random factor, so that servers do not come back all at once."""
 
 
-class Call:
-    """One call of the contract on its way through a lane; `group` names those that are served together,
-    `weight` is about how many tasks it moves."""
+TRIES = 2
+"""So often a call that was rolled back, or only asks, is sent again."""
 
-    __slots__ = ("answer", "argument", "born", "future", "group", "weight")
 
-    def __init__(self, group: str, argument: Any, future: asyncio.Future[Any], weight: int = 1) -> None:
-        self.group = group
-        self.weight = weight
-        self.argument = argument
-        self.future = future
-        self.answer: Any = None
+class LaneCall(Call[A, T]):
+    """A call with its name for people, and the time since when it waits."""
+
+    __slots__ = ("born", "kind")
+
+    def __init__(
+        self, kind: str, turn: int, serve: Any, argument: A, future: asyncio.Future[T], *, weight: int
+    ) -> None:
+        super().__init__(turn, serve, argument, future, weight)
+        self.kind = kind
         self.born = time.monotonic()
 
     @property
@@ -58,36 +58,24 @@ class Call:
         """Whether it waited for so long that it is not worth beginning."""
         return time.monotonic() - self.born >= WAIT_S
 
-    @property
-    def kind(self) -> str:
-        """What it is, for people: of a question also which."""
-        if self.group not in ("ask", "list"):
-            return self.group
-        names = (_NAMES.get(part) if isinstance(part, str) else None for part in self.argument)
-        return next((name for name in names if name), self.argument[0].__name__.strip("_"))
 
-
-Calls = Sequence[Call]
-Serve = Callable[["Lane", Calls], Awaitable[None]]
-"""Sets the answers of its calls, or raises and did nothing that it cannot answer for."""
+Calls = list[LaneCall[Any, Any]]
 
 
 class Lane:
-    """`groups` in the order in which they are served; `prepare` is run on each new link before anything else."""
+    """`prepare` is run on each new link before anything else."""
 
     def __init__(
         self,
         name: str,
         connect: Callable[[], Awaitable[Link]],
-        groups: dict[str, Serve],
         prepare: Callable[[Link], Awaitable[None]] | None = None,
         refusals: Refusals | None = None,
     ) -> None:
-        self._name = name
+        self.name = name
         self._connect = connect
-        self._groups = groups
         self._prepare = prepare
-        self._waiting: list[Call] = []
+        self._waiting: Calls = []
         self._bell = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self._link: Link | None = None
@@ -101,21 +89,42 @@ class Lane:
     async def start(self) -> None:
         """Connect, and begin to serve. Raises StorageError."""
         await self.link()
-        self._runner = asyncio.get_running_loop().create_task(self._run(), name=f"jobpipe-{self._name}")
+        self._runner = asyncio.get_running_loop().create_task(self._run(), name=f"jobpipe-{self.name}")
 
     @property
     def is_open(self) -> bool:
         return self._runner is not None and not self._closing
 
-    def call(self, group: str, *argument: Any, weight: int = 1) -> asyncio.Future[Any]:
-        """Hand a call in; the future ends after its commit. Raises StorageError when the store is not open."""
+    def call(self, kind: str, do: Callable[[Link], Awaitable[T]]) -> asyncio.Future[T]:
+        """Have `do` done over the link; the future ends after its commit. Raises StorageError when it is not open.
+
+        `kind` is its name for people.
+        """
+        return self.gather(kind, STEER, _each, do)
+
+    def ask(self, kind: str, question: Callable[[Link], Awaitable[T]]) -> asyncio.Future[T]:
+        """As `call`, for what may be sent again when the connection ended."""
+        return self.gather(kind, READ, _each_again, question)
+
+    def gather(
+        self,
+        kind: str,
+        turn: int,
+        serve: Callable[[Lane, Sequence[LaneCall[A, T]]], Awaitable[None]],
+        argument: A,
+        weight: int = 1,
+    ) -> asyncio.Future[T]:
+        """As `call`, for what one `serve` does for all that wait.
+
+        It sets the answers of its calls, or raises and did nothing that it cannot answer for.
+        """
         if not self.is_open:
             raise StorageError("the store is not open")
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        future: asyncio.Future[T] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._soon)
-        self._waiting.append(Call(group, argument, future, weight))
+        self._waiting.append(LaneCall(kind, turn, serve, argument, future, weight=weight))
         if self._watch is None:
             self._watch = loop.call_later(WAIT_S, self._expire)
         return future
@@ -190,13 +199,11 @@ class Lane:
             self._bell.clear()
             while self._waiting:
                 calls = self._taken()
-                for name, serve in self._groups.items():
-                    group = [call for call in calls if call.group == name]
-                    if group:
-                        await self._guard(serve, group)
-                        self._deliver(group)
+                for serve, group in grouped(calls):
+                    await self._guard(serve, group)
+                    self._deliver(group)
 
-    def _taken(self) -> list[Call]:
+    def _taken(self) -> Calls:
         """The calls of the next statements, taken from those that wait."""
         n = weight = 0
         while n < len(self._waiting) and n < MAX_GATHERED and weight < MAX_TASKS:
@@ -205,14 +212,14 @@ class Lane:
         calls, self._waiting = self._waiting[:n], self._waiting[n:]
         return calls
 
-    async def _guard(self, serve: Serve, calls: list[Call]) -> None:
+    async def _guard(self, serve: Callable[[Lane, Calls], Awaitable[None]], calls: Calls) -> None:
         try:
             for _ in range(DEADLOCKS):
                 with contextlib.suppress(Again):
                     return await serve(self, calls)
             await serve(self, calls)
         except StorageError as error:
-            _answer_all(calls, error)
+            fail(calls, error)
         except asyncio.CancelledError:
             self._answer(calls, StorageError("the store was closed"))
             raise
@@ -223,25 +230,19 @@ class Lane:
                 return None
             if not isinstance(error, Refused | ValueError | OverflowError):
                 log.exception("a call to the store failed")
-            _answer_all(calls, not_taken(error))
+            fail(calls, not_taken(error))
 
-    def _answer(self, calls: Calls, error: JobpipeError) -> None:
-        _answer_all(calls, error)
+    def _answer(self, calls: Calls, error: StorageError) -> None:
+        fail(calls, error)
         self._deliver(calls)
 
     def _deliver(self, calls: Calls) -> None:
         for call in calls:
-            if isinstance(call.answer, StorageError):
-                if self.failure is None:  # else it is known, and logged
-                    self._refusals.refused(call.kind, call.answer)
-            else:
+            if call.error is None:
                 self._refusals.served(call.kind)
-            if call.future.done():  # the caller went away; what was committed stands
-                continue
-            if isinstance(call.answer, JobpipeError):
-                call.future.set_exception(call.answer)
-            else:
-                call.future.set_result(call.answer)
+            elif self.failure is None:  # else it is known, and logged
+                self._refusals.refused(call.kind, call.error)
+        deliver(calls)
 
 
 def late_error() -> StorageError:
@@ -256,6 +257,47 @@ def not_taken(error: Exception) -> StorageError:
     return answer
 
 
-def _answer_all(calls: Calls, error: JobpipeError) -> None:
+async def _each(
+    lane: Lane,
+    calls: Sequence[LaneCall[Callable[[Link], Awaitable[T]], T]],
+    again: tuple[type[StorageError], ...] = (Again,),
+) -> None:
+    """Serve calls one by one; one that failed by `again` is sent again."""
     for call in calls:
-        call.answer = error
+        try:
+            call.answer = await _one(lane, call, again)
+        except StorageError as error:
+            call.error = error  # not raised: those before it are served
+        except (Refused, ValueError, OverflowError) as error:
+            call.error = not_taken(error)
+
+
+async def _each_again(lane: Lane, calls: Sequence[LaneCall[Callable[[Link], Awaitable[T]], T]]) -> None:
+    await _each(lane, calls, (Again, Gone))
+
+
+async def _one(
+    lane: Lane, call: LaneCall[Callable[[Link], Awaitable[T]], T], again: tuple[type[StorageError], ...]
+) -> T:
+    for _ in range(TRIES):
+        if call.late:
+            raise late_error()
+        with contextlib.suppress(*again):
+            return await call.argument(await lane.link())
+    return await call.argument(await lane.link())
+
+
+def together(
+    answer: Callable[[Link, Sequence[A]], Awaitable[list[T]]],
+) -> Callable[[Lane, Sequence[Call[Sequence[A], list[T]]]], Awaitable[None]]:
+    """Serve all calls by one statement, which may be sent twice."""
+
+    async def serve(lane: Lane, calls: Sequence[Call[Sequence[A], list[T]]]) -> None:
+        items = [item for call in calls for item in call.argument]
+        try:
+            answers = await answer(await lane.link(), items) if items else []
+        except Gone:
+            answers = await answer(await lane.link(), items)
+        hand_slices(calls, [len(call.argument) for call in calls], answers)
+
+    return serve

@@ -19,9 +19,10 @@ from jobpipe.storage.base import (
     Settled,
     Settlement,
 )
+from jobpipe.storage.calls import Call, hand_slices
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.counts import Standing
-from jobpipe.storage.postgres.lane import Call, Calls, Lane
+from jobpipe.storage.postgres.lane import Lane
 from jobpipe.storage.postgres.leases import seq_of
 from jobpipe.storage.postgres.link import Gone, Link, Row, arrays
 from jobpipe.storage.postgres.rows import NUMBER, STATUSES, settled, task_of
@@ -29,6 +30,9 @@ from jobpipe.storage.postgres.shared import Shared
 
 LANE = "runs"
 
+Claiming = Call[ClaimRequest, ClaimAnswer]
+Settling = Call[tuple[Sequence[Settlement], int], list[SettleAnswer]]
+"""Ends of runs to be written, and the time."""
 Fence = tuple[int, str, str, bool]
 """Seq, id, lease and cancel flag that a settlement was decided with: of all for one task, at most one is the row's."""
 Writes = dict[Fence, tuple[Settlement, int]]
@@ -46,25 +50,25 @@ class Runs:
 
     # --- claiming -----------------------------------------------------------------------------------------------
 
-    async def claim(self, lane: Lane, calls: Calls) -> None:
+    async def claim(self, lane: Lane, calls: Sequence[Claiming]) -> None:
         """Serve all calls that ask for the same queues by one statement, in the order of the calls."""
         await self._s.levels.look(await lane.link(), shared=self._s.others > 0)
-        groups: dict[frozenset[str] | None, list[Call]] = {}
+        groups: dict[frozenset[str] | None, list[Claiming]] = {}
         for call in calls:
-            groups.setdefault(call.argument[0].queues, []).append(call)
+            groups.setdefault(call.argument.queues, []).append(call)
         for queues, group in groups.items():
             await self._claim_group(lane, queues, group)
 
-    async def _claim_group(self, lane: Lane, queues: frozenset[str] | None, calls: list[Call]) -> None:
+    async def _claim_group(self, lane: Lane, queues: frozenset[str] | None, calls: list[Claiming]) -> None:
         left = calls
         while left:
-            claims, upto, cut = await self._claimed(lane, queues, [call.argument[0] for call in left])
-            again: list[Call] = []
+            claims, upto, cut = await self._claimed(lane, queues, [call.argument for call in left])
+            again: list[Claiming] = []
             at = 0
             for call, end in zip(left, upto, strict=True):
                 mine = [claim for n, claim in claims if at < n <= end]
                 at = end
-                if cut and not mine and claims and call.argument[0].limit > 0:
+                if cut and not mine and claims and call.argument.limit > 0:
                     again.append(call)  # the bytes of one claim were used up before it: it gets its own
                 else:
                     call.answer = ClaimAnswer(mine, None)
@@ -140,12 +144,13 @@ class Runs:
 
     # --- settling -----------------------------------------------------------------------------------------------
 
-    async def settle(self, lane: Lane, calls: Calls) -> None:
+    async def settle(self, lane: Lane, calls: Sequence[Settling]) -> None:
         """Write all settlements of all calls in one statement; answer beside it those whose claim does not hold."""
         writes: Writes = {}
+        noted: list[list[Fence | None]] = []
         for call in calls:
             settlements, now = call.argument
-            call.answer = [self._noted(settlement, now, writes) for settlement in settlements]
+            noted.append([self._noted(settlement, now, writes) for settlement in settlements])
         written: dict[Fence, Settled] = {}
         doubted = False
         if writes:
@@ -154,9 +159,13 @@ class Runs:
             except Gone:  # what was written then is answered as written now: a settle is written once
                 written = await self._write(await lane.link(), writes)
                 doubted = True
-        for call in calls:
-            call.answer = [None if fence is None else written.get(fence) for fence in call.answer]
-        await self._answer_others(await lane.link(), calls, doubted)
+        asked = [
+            (settlement, None if fence is None else written.get(fence))
+            for call, fences in zip(calls, noted, strict=True)
+            for settlement, fence in zip(call.argument[0], fences, strict=True)
+        ]
+        answers = await self._answers(await lane.link(), asked, doubted)
+        hand_slices(calls, [len(call.argument[0]) for call in calls], answers)
 
     def _noted(self, settlement: Settlement, now: int, writes: Writes) -> Fence | None:
         """What is to hold for the settlement to be written; None for one that is only answered, as a repeated one."""
@@ -196,17 +205,12 @@ class Runs:
             self._s.news()
         return answers
 
-    async def _answer_others(self, link: Link, calls: Calls, doubted: bool) -> None:
+    async def _answers(
+        self, link: Link, asked: Sequence[tuple[Settlement, Settled | None]], doubted: bool
+    ) -> list[SettleAnswer]:
         """What was not written: decided with another cancel flag than a later one of its claim's, or held no more."""
-        asked = [
-            (settlement, answer)
-            for call in calls
-            for settlement, answer in zip(call.argument[0], call.answer, strict=True)
-        ]
         ids = {settlement.id for settlement, answer in asked if answer is None and "\0" not in settlement.id}
-        if not ids:
-            return
-        rows = {row["id"]: row for row in await link.rows(sql.SETTLED_AS, list(ids))}
+        rows = {row["id"]: row for row in await link.rows(sql.SETTLED_AS, list(ids))} if ids else {}
         to_come = {(settlement.id, settlement.lease_id) for settlement, answer in asked if answer is not None}
         answers: list[SettleAnswer] = []
         for settlement, answer in asked:
@@ -218,9 +222,7 @@ class Runs:
                 answers.append(CancelChanged())
             else:
                 answers.append(_earlier(settlement, rows.get(settlement.id), doubted))
-        left = iter(answers)
-        for call in calls:
-            call.answer = [next(left) for _ in call.answer]
+        return answers
 
 
 def _earlier(settlement: Settlement, row: Row | None, doubted: bool) -> SettleAnswer:

@@ -28,7 +28,7 @@ class Steering:
     def __init__(self, shared: Shared) -> None:
         self._s = shared
 
-    async def cancel(self, link: Link, ids: Sequence[str], now: int) -> list[Cancelled | JobpipeError]:
+    async def cancel(self, link: Link, ids: Sequence[str]) -> list[Cancelled | JobpipeError]:
         moved: Counter[Standing] = Counter()
         async with link.transaction():
             found = await self._locked(link, ids)
@@ -44,7 +44,7 @@ class Steering:
             self._s.news()
         return answers
 
-    async def retry(self, link: Link, ids: Sequence[str], now: int) -> list[Task | JobpipeError]:
+    async def retry(self, link: Link, ids: Sequence[str]) -> list[Task | JobpipeError]:
         moved: Counter[Standing] = Counter()
         async with link.transaction():
             found = await self._locked(link, ids)

@@ -1,7 +1,7 @@
 """The SQLite engine: one file (or memory), one thread that writes, one commit for all that wait.
 
 - engine.py: SqliteStorage, the Storage contract over the two threads
-- writer.py: the thread that owns the writing connection; it gathers calls, commits, answers
+- writer.py: the thread that owns the writing connection; it gathers calls (storage/calls.py), commits, answers
 - store.py: which part answers which call, in what order within a commit; the parts are intake.py (accepting),
   runs.py (claims and settles) and steering.py (cancel, retry, delete, prune)
 - state.py: the connection and its mirror in memory: counts.py (the kept counts), leases.py (the running claims),
@@ -9,7 +9,7 @@
   unwritten.py (claims that are answered and not in the file yet), claimlog.py (their log, should the server be killed)
 - history.py: unsuccessful attempts, and the summaries of minutes
 - listing.py: pages, on a second, read-only connection
-- rows.py: values to rows and back; statements.py: all SQL
+- columns.py: what a row holds, by name; rows.py: values to rows and back; statements.py: all SQL
 - connection.py, lock.py: opening, refusing, locking, migrating; what an error of SQLite means
 """
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import apsw
 
-from jobpipe.core.errors import JobpipeError, StorageBroken, StorageError, StorageFull, StorageRefused
+from jobpipe.core.errors import StorageBroken, StorageError, StorageFull, StorageRefused
 
 APPLICATION_ID = 0x4A6F6250
 """The letters JobP, in the header of the file (SQLite file format, section 1.3.16)."""
@@ -58,7 +58,7 @@ def open_still(path: str) -> apsw.Connection:
     return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
 
 
-def translate(error: apsw.Error) -> JobpipeError:
+def translate(error: apsw.Error) -> StorageError:
     """The error of our tree for one of SQLite.
 
     Full is the one that heals by itself. After an I/O error, a failed sync above all, what the kernel holds of the file

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shutil import disk_usage
-from typing import Any
 
 import apsw
 
@@ -45,6 +44,7 @@ from jobpipe.storage.base import (
     Summary,
     TaskFilter,
 )
+from jobpipe.storage.calls import INSERT, READ, SETTLE, STEER, A, T
 from jobpipe.storage.sqlite import history, listing, moving
 from jobpipe.storage.sqlite.claimlog import ClaimLog
 from jobpipe.storage.sqlite.connection import open_reader, open_writer, refuse_foreign_file, translate
@@ -97,7 +97,7 @@ class SqliteStorage:
             self._looking.cancel()
         if self._reader is not None:
             reader, self._reader = self._reader, None
-            await self._read(reader.close)
+            await self._read(apsw.Connection.close, reader)
         self._reading.shutdown(wait=False)
         await self._writer.stop()
         if self._lock is not None:
@@ -133,67 +133,71 @@ class SqliteStorage:
     # --- the contract -------------------------------------------------------------------------------------------
 
     def insert(self, tasks: Sequence[NewTask], now: int) -> asyncio.Future[list[Task | JobpipeError]]:
-        return self._writer.call("insert", (tasks, now), writes=True, weight=len(tasks))
+        return self._writer.gather(INSERT, Store.insert, (tasks, now), weight=len(tasks))
 
     def claim(self, request: ClaimRequest, now: int) -> asyncio.Future[ClaimAnswer]:
-        return self._call("claim", request, now)
+        return self._writer.claim(
+            lambda store: store.runs.hand_out(request, now), lambda store: store.runs.claim(request, now)
+        )
 
     def settle(self, settlements: Sequence[Settlement], now: int) -> asyncio.Future[list[SettleAnswer]]:
-        return self._call("settle", settlements, now)
+        return self._writer.gather(SETTLE, Store.settle, (settlements, now))
 
     async def extend(self, extensions: Sequence[Extension]) -> list[Extended | LeaseLost]:
-        return await self._ask("extend", extensions)
+        return await self._writer.ask(lambda store: store.runs.extend(extensions))
 
     async def lost(self, limit: int) -> list[LostClaim]:
-        return await self._ask("lost", limit)
+        return await self._writer.ask(lambda store: store.lost(limit))
 
     async def next_expiry(self) -> float | None:
-        return await self._ask("next_expiry")
+        return await self._writer.ask(lambda store: store.runs.next_expiry())
 
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
-        return await self._ask("get", ids)
+        return await self._writer.gather(READ, Store.get, ids)
 
     async def attempts(self, id: str) -> list[Attempt] | None:
-        return await self._ask("attempts", id)
+        return await self._writer.ask(lambda store: store.attempts(id))
 
     def cancel(self, ids: Sequence[str], now: int) -> asyncio.Future[list[Cancelled | JobpipeError]]:
-        return self._call("cancel", ids, now)
+        return self._writer.call(STEER, lambda store: store.steering.cancel(ids, now))
 
     def retry(self, ids: Sequence[str], now: int) -> asyncio.Future[list[Task | JobpipeError]]:
-        return self._call("retry", ids, now)
+        return self._writer.call(STEER, lambda store: store.steering.retry(ids, now))
 
     async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
-        return await self._call("delete", ids)
+        return await self._writer.call(STEER, lambda store: store.steering.delete(ids))
 
     async def page(self, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int) -> Page:
-        return await self._list(listing.page, where, limit, before_seq, max_bytes)
+        return await self._list(lambda db: listing.page(db, where, limit, before_seq, max_bytes))
 
     async def match(self, where: TaskFilter, limit: int, before_seq: int | None) -> Matches:
-        return await self._list(listing.match, where, limit, before_seq)
+        return await self._list(lambda db: listing.match(db, where, limit, before_seq))
 
     async def counts(self) -> dict[Status, int]:
-        return await self._ask("counts")
+        return await self._writer.ask(lambda store: store.counts())
 
     async def queues(self, now: int) -> list[QueueCounts]:
-        return await self._ask("queues", now)
+        return await self._writer.ask(lambda store: store.queues(now))
 
     async def prune(self, finished_before: int | None, failed_before: int | None, limit: int) -> int:
-        return await self._call("prune", finished_before, failed_before, limit)
+        return await self._writer.call(
+            STEER, lambda store: store.steering.prune(finished_before, failed_before, limit)
+        )
 
     async def next_prunable(self) -> tuple[int | None, int | None]:
-        return await self._ask("next_prunable")
+        return await self._writer.ask(lambda store: store.next_prunable())
 
     async def keep_summary(self, summary: Summary, forget_before: int) -> None:
-        await self._call("keep_summary", summary, forget_before)
+        await self._writer.call(STEER, lambda store: store.keep_summary(summary, forget_before))
 
     async def summaries(self, since: int, until: int) -> list[Summary]:
-        return await self._list(history.summaries, since, until)
+        return await self._list(lambda db: history.summaries(db, since, until))
 
     async def export(self, after_seq: int, limit: int, max_bytes: int) -> list[Record]:
-        return await self._list(moving.export, after_seq, limit, max_bytes)
+        return await self._list(lambda db: moving.export(db, after_seq, limit, max_bytes))
 
     async def import_(self, records: Sequence[Record]) -> list[str]:
-        return await self._call("import", records)
+        return await self._writer.call(INSERT, lambda store: store.intake.import_(records))
 
     async def announce(self, server: str, data: bytes) -> None:
         self._require_open()
@@ -225,7 +229,8 @@ class SqliteStorage:
         if self._path is not None and disk_usage(Path(self._path).parent).free < LEAST_FREE:
             raise StorageFull(f"less than {LEAST_FREE} bytes are free for the store")
         if self._writer.failing or not self._writer.is_open:
-            await self._call("probe")  # the last commit failed: see whether one succeeds now
+            # The last commit failed: see whether one succeeds now.
+            await self._writer.call(STEER, lambda store: store.steering.probe())
 
     def _look_again(self) -> None:
         self._look()
@@ -245,7 +250,9 @@ class SqliteStorage:
             self._writer.distrust(StorageBroken(f"the store is lost: {error}"))
         if self._log is not None and self._log.gone:
             log.warning("the log of claims beside %s was taken away: made again", self._path)
-            self._ask("renew_log").add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._writer.ask(lambda store: store.renew_log()).add_done_callback(
+                lambda done: done.cancelled() or done.exception()
+            )
 
     # --- the threads --------------------------------------------------------------------------------------------
 
@@ -253,24 +260,18 @@ class SqliteStorage:
         if not self._writer.is_open:
             raise StorageError("the store is not open")
 
-    def _call(self, group: str, *argument: Any) -> asyncio.Future[Any]:
-        return self._writer.call(group, argument, writes=True)
-
-    def _ask(self, group: str, *argument: Any) -> asyncio.Future[Any]:
-        return self._writer.call(group, argument, writes=False)
-
-    async def _list(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    async def _list(self, look: Callable[[apsw.Connection], T]) -> T:
         if self._path is None:
-            return await self._ask("listing", function, arguments)
+            return await self._writer.ask(lambda store: store.listed(look))
         if self._reader is None:
             raise StorageError("the store is not open")
         if self._store is not None and self._store.owes:
             with contextlib.suppress(StorageError):  # what cannot be written now is listed as it was
-                await self._ask("written")
-        return await self._read(function, self._reader, *arguments)
+                await self._writer.ask(lambda store: store.written())
+        return await self._read(look, self._reader)
 
-    async def _read(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    async def _read(self, look: Callable[[A], T], on: A) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._reading, function, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._reading, look, on)
         except apsw.Error as error:
             raise translate(error) from error

@@ -11,6 +11,7 @@ from msgspec import Struct
 from jobpipe.core.errors import JobpipeError, QueueFull, TaskExists, TooManyQueues
 from jobpipe.core.task import NewTask, Status, Task
 from jobpipe.storage.base import Record
+from jobpipe.storage.calls import Call, hand_slices
 from jobpipe.storage.sqlite import moving
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.rows import (
@@ -23,12 +24,13 @@ from jobpipe.storage.sqlite.rows import (
     text,
 )
 from jobpipe.storage.sqlite.state import State
-from jobpipe.storage.sqlite.writer import Calls
 
 ALIKE = 200
 """So many tasks of a shape on average make a statement for each shape worth it: between two of them the thread gives up
 the interpreter's lock, and may wait half a millisecond for it beside a busy event loop."""
 
+Inserting = Call[tuple[Sequence[NewTask], int], list[Task | JobpipeError]]
+"""Tasks to be accepted, and the time."""
 Shapes = Mapping[Shape, Sequence[Task]]
 
 
@@ -47,15 +49,12 @@ class Intake:
         self._limits = limits
         self._next_seq = state.one(sql.LAST_SEQ) + 1
 
-    def insert(self, calls: Calls) -> None:
+    def insert(self, calls: Sequence[Inserting]) -> None:
         """Accept all tasks of all calls together; each call gets its own slice of the answers."""
         tasks = [new for call in calls for new in call.argument[0]]
         answers = self._inserted(tasks, max(call.argument[1] for call in calls))
-        at = 0
-        for call in calls:
-            end = at + len(call.argument[0])
-            call.answer = answers[at:end]
-            at = end
+        self._s.moved += len(tasks)
+        hand_slices(calls, [len(call.argument[0]) for call in calls], answers)
 
     def import_(self, records: Sequence[Record]) -> list[str]:
         """Take over tasks of another store."""

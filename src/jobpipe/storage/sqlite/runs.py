@@ -24,6 +24,7 @@ from jobpipe.storage.base import (
     Settled,
     Settlement,
 )
+from jobpipe.storage.calls import Call
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.claimlog import DIGITS, note_of
 from jobpipe.storage.sqlite.columns import Attempted
@@ -41,8 +42,9 @@ from jobpipe.storage.sqlite.rows import (
 )
 from jobpipe.storage.sqlite.state import State
 from jobpipe.storage.sqlite.unwritten import Handing
-from jobpipe.storage.sqlite.writer import Calls
 
+Settling = Call[tuple[Sequence[Settlement], int], list[SettleAnswer]]
+"""Ends of runs to be written, and the time."""
 _SUCCEEDED = Settled(Status.DONE)
 _DONE = Kind.DONE
 _QUEUED, _RUNNING = Status.QUEUED, Status.RUNNING
@@ -69,13 +71,15 @@ class Runs:
         """
         if not request.local:
             return None
-        answer, line = self._taken(request, now)
-        if answer.claims:
-            try:
+        try:
+            answer, line = self._taken(request, now)
+            if answer.claims:
                 self._s.log.write(line, self._s.unwritten.lines)
-            except OSError:  # no space is left, most likely: the commit will say
-                self._s.take_back()
+        except BaseException as error:
+            self._s.take_back()
+            if isinstance(error, OSError):  # no space is left, most likely: the commit will say
                 return None
+            raise
         self._s.leases.commit()
         self._s.unwritten.commit()
         return answer
@@ -108,18 +112,20 @@ class Runs:
         read = {row.task.seq: row.task for row in self._s.rows(sql.BY_SEQ, text(unknown))} if unknown else {}
         return [claimed(task or read[seq], now, worker) for _, seq, _, task in rows]
 
-    def settle(self, calls: Calls) -> None:
+    def settle(self, calls: Sequence[Settling]) -> None:
         """Write all settlements of all calls in one statement; answer beside it those whose claim does not hold."""
         ends = _Ends()
+        judged: list[list[SettleAnswer | None]] = []
         for call in calls:
             settlements, now = call.argument
-            call.answer = [self._judged(settlement, now, ends) for settlement in settlements]
+            judged.append([self._judged(settlement, now, ends) for settlement in settlements])
+            self._s.moved += len(settlements)
         if ends.moved:
             self._write(ends)
         for call in calls:
             call.can_wait = not ends.queued  # a task that is queued again may be claimed in the same commit
         # After the writing, so that a settle sent twice within one commit gets the same answer twice.
-        self._answer_earlier(calls)
+        self._answer(calls, judged)
 
     def _write(self, ends: _Ends) -> None:
         self._s.write_claims(ends.unwritten)
@@ -169,22 +175,24 @@ class Runs:
             self._s.due.add(lease.queue, lease.priority, to.run_at, seq)
         return Settled(to.status)
 
-    def _answer_earlier(self, calls: Calls) -> None:
-        """What a lease's settle got before; lost when another claim, or the rescuer, came between."""
-        ids = [
+    def _answer(self, calls: Sequence[Settling], judged: Sequence[Sequence[SettleAnswer | None]]) -> None:
+        """Where the claim did not hold: what the lease's settle got before; lost when another claim, or the rescuer,
+        came between.
+        """
+        asked = [
             settlement.id
-            for call in calls
-            for settlement, answer in zip(call.argument[0], call.answer, strict=True)
+            for call, answers in zip(calls, judged, strict=True)
+            for settlement, answer in zip(call.argument[0], answers, strict=True)
             if answer is None
         ]
-        if not ids:
-            return
-        self._s.write_claims()  # a later claim of the same task is what makes an earlier lease lost
-        rows = {id_: rest for id_, *rest in decode_json(self._s.one(sql.SETTLED_AS, (text(ids),)))}
-        for call in calls:
+        rows: dict[str, list[Any]] = {}
+        if asked:
+            self._s.write_claims()  # a later claim of the same task is what makes an earlier lease lost
+            rows = {id_: rest for id_, *rest in decode_json(self._s.one(sql.SETTLED_AS, (text(asked),)))}
+        for call, answers in zip(calls, judged, strict=True):
             call.answer = [
                 _earlier(settlement, rows.get(settlement.id)) if answer is None else answer
-                for settlement, answer in zip(call.argument[0], call.answer, strict=True)
+                for settlement, answer in zip(call.argument[0], answers, strict=True)
             ]
 
     def extend(self, extensions: Sequence[Extension]) -> list[Extended | LeaseLost]:

@@ -38,8 +38,8 @@ class State:
         self.due = Due(self.peek)
         self.leases = Leases()
         self.unwritten = Unwritten()
-        self.claimed = 0
-        """How many claims this transaction writes."""
+        self.moved = 0
+        """How many tasks this transaction accepts, hands out and settles."""
         self._empty = 0
         self.log = log
         self._load_counts()
@@ -63,7 +63,7 @@ class State:
 
     def begin(self) -> None:
         """Begin a transaction."""
-        self.claimed = 0
+        self.moved = 0
         self.db.execute(sql.BEGIN)
 
     def commit(self) -> None:
@@ -135,7 +135,7 @@ class State:
         self.db.execute(sql.CLAIM, (claims_written(handed),))
         if self.db.changes() != len(handed):
             raise StorageBroken("the claims in memory and in the file disagree")
-        self.claimed += len(handed)
+        self.moved += len(handed)
         moved = Counter([(claim.task.queue, claim.task.priority) for claim, _ in handed])
         for (queue, priority), n in moved.items():
             self.counts.add(queue, Status.QUEUED, priority, -n)

@@ -14,11 +14,12 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import apsw
 
-from jobpipe.core.errors import JobpipeError, StorageBroken, StorageError
+from jobpipe.core.errors import StorageBroken, StorageError
+from jobpipe.storage.calls import CLAIM, READ, A, Call, T, deliver, fail
 from jobpipe.storage.sqlite.connection import translate
 from jobpipe.storage.sqlite.unwritten import KEEP_S
 
@@ -34,29 +35,7 @@ LARGE = 500
 """Tasks that are worth a hand-over of their own: the thread works on them while the event loop reads the next ones."""
 
 
-class Call:
-    """One call of the Storage contract on its way through the thread.
-
-    `group` names the calls that one statement can serve together; `writes` tells those that need a transaction;
-    `weight` is about how many tasks it brings. `can_wait` is set with the answer: nothing else that its commit carried
-    is about the same tasks.
-    """
-
-    __slots__ = ("answer", "argument", "can_wait", "future", "group", "weight", "writes")
-
-    def __init__(
-        self, group: str, argument: Any, future: asyncio.Future[Any], writes: bool, weight: int = 1
-    ) -> None:
-        self.group = group
-        self.writes = writes
-        self.weight = weight
-        self.can_wait = False
-        self.argument = argument
-        self.future = future
-        self.answer: Any = None
-
-
-Calls = Sequence[Call]
+Calls = Sequence[Call[Any, Any]]
 
 
 class Served(Protocol):
@@ -72,23 +51,22 @@ class Served(Protocol):
         """Whether one of them has waited for KEEP_S."""
         ...
 
-    def hand_out(self, call: Call) -> None:
-        """Answer a claim that may be written later; leave another one as it is."""
-        ...
-
     def commit(self, calls: Calls) -> None: ...
     def read(self, calls: Calls) -> None: ...
     def close(self) -> None: ...
     def abandon(self) -> None: ...
 
 
-class Writer:
+S = TypeVar("S", bound=Served)
+
+
+class Writer(Generic[S]):
     """The thread; `open_store` runs in it first and gives what serves the calls."""
 
-    def __init__(self, open_store: Callable[[], Served]) -> None:
+    def __init__(self, open_store: Callable[[], S]) -> None:
         self._open_store = open_store
-        self._calls: SimpleQueue[list[Call] | None] = SimpleQueue()
-        self._handed: list[Call] = []
+        self._calls: SimpleQueue[list[Call[Any, Any]] | None] = SimpleQueue()
+        self._handed: list[Call[Any, Any]] = []
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed: asyncio.Future[None] | None = None
@@ -108,14 +86,28 @@ class Writer:
         self._thread.start()
         await opened
 
-    def call(self, group: str, argument: Any, *, writes: bool, weight: int = 1) -> asyncio.Future[Any]:
-        """Hand a call in; the future ends after its commit."""
+    def call(self, turn: int, do: Callable[[S], T]) -> asyncio.Future[T]:
+        """Have `do` done in the thread; the future ends after its commit. Raises StorageError."""
+        return self.gather(turn, _each, do)
+
+    def ask(self, question: Callable[[S], T]) -> asyncio.Future[T]:
+        """As `call`, for what writes nothing."""
+        return self.gather(READ, _each, question)
+
+    def claim(self, at_once: Callable[[S], T | None], do: Callable[[S], T]) -> asyncio.Future[T]:
+        """A claim: answered by `at_once` before any commit begins; where that gives None, by `do` within one."""
+        return self.gather(CLAIM, _claim_each, _Claiming(at_once, do))
+
+    def gather(
+        self, turn: int, serve: Callable[[S, Sequence[Call[A, T]]], None], argument: A, weight: int = 1
+    ) -> asyncio.Future[T]:
+        """As `call`, for what one `serve` does for all that wait."""
         if self._loop is None or self._thread is None:
             raise StorageError("the store is not open")
-        future: asyncio.Future[Any] = self._loop.create_future()
+        future: asyncio.Future[T] = self._loop.create_future()
         if not self._handed:
             self._loop.call_soon(self._soon)
-        self._handed.append(Call(group, argument, future, writes, weight))
+        self._handed.append(Call(turn, serve, argument, future, weight))
         if weight >= LARGE:
             self._hand_over()
         return future
@@ -166,7 +158,7 @@ class Writer:
         if self._closed is not None:
             self._post(_succeed, self._closed)
 
-    def _serve_all(self, store: Served) -> None:
+    def _serve_all(self, store: S) -> None:
         try:
             while calls := self._gather(store):
                 self._serve(store, calls)
@@ -180,9 +172,9 @@ class Writer:
             log.exception("closing the store failed")
         self._refuse_rest()
 
-    def _gather(self, store: Served) -> list[Call]:
+    def _gather(self, store: S) -> list[Call[Any, Any]]:
         """Sleep until there are calls, and take all; none when the thread shall end."""
-        calls: list[Call] = []
+        calls: list[Call[Any, Any]] = []
         weight = 0
         handed = self._next(store)
         while handed is not None:
@@ -200,7 +192,7 @@ class Writer:
             self._calls.put(None)  # serve what came before, end at the next turn
         return calls
 
-    def _next(self, store: Served) -> list[Call] | None:
+    def _next(self, store: S) -> list[Call[Any, Any]] | None:
         """Sleep until calls are handed in, None when the thread shall end; meanwhile pay what is owed to the file."""
         while store.owes:
             with suppress(Empty):
@@ -208,29 +200,38 @@ class Writer:
             self._write(store, [])
         return self._calls.get()
 
-    def _serve(self, store: Served, calls: list[Call]) -> None:
-        claiming = [call for call in calls if call.group == "claim"]
+    def _serve(self, store: S, calls: list[Call[Any, Any]]) -> None:
+        claiming = any(call.turn == CLAIM for call in calls)
         if claiming and not self.failing:
-            for call in claiming:
-                self._guard(lambda calls: store.hand_out(calls[0]), [call])
-            self._post(_answer, [call for call in claiming if call.answer is not None])
-            calls = [call for call in calls if call.answer is None]
-        writing = [call for call in calls if call.writes]
+            given = [call for call in calls if call.turn == CLAIM and self._hand_out(store, call)]
+            self._post(deliver, given)
+            calls = [call for call in calls if call.turn != CLAIM or call not in given]
+        writing = [call for call in calls if call.turn != READ]
         if writing:
             self._write(store, writing)
         if len(writing) < len(calls):
-            self._guard(store.read, [call for call in calls if not call.writes])
-        self._post(_deliver_after_claims if claiming else _answer, calls)
+            self._guard(store.read, [call for call in calls if call.turn == READ])
+        self._post(_deliver_after_claims if claiming else deliver, calls)
         if store.overdue and not self.failing:  # while others only read
             self._write(store, [])
 
-    def _write(self, store: Served, calls: list[Call]) -> None:
+    def _hand_out(self, store: S, call: Call[_Claiming[S, T], T]) -> bool:
+        """Whether the claim needs no commit, or failed."""
+
+        def serve(_: Calls) -> None:
+            if (answer := call.argument.at_once(store)) is not None:
+                call.answer = answer
+
+        self._guard(serve, [call])
+        return call.error is not None or hasattr(call, "answer")
+
+    def _write(self, store: S, calls: list[Call[Any, Any]]) -> None:
         self.failing = not self._guard(store.commit, calls)
 
-    def _guard(self, serve: Callable[[Calls], None], calls: list[Call]) -> bool:
+    def _guard(self, serve: Callable[[Calls], None], calls: list[Call[Any, Any]]) -> bool:
         """Serve the calls; whether nothing is wrong with the store."""
         if self._broken is not None:
-            self._answer_all(calls, self._broken)
+            fail(calls, self._broken)
             return False
         try:
             serve(calls)
@@ -246,27 +247,22 @@ class Writer:
                 ]  # all of them, whatever became of the first
                 return all(served)
             log.exception("a call to the store failed")
-            self._answer_all(calls, StorageError(f"{type(error).__name__}: {error}"))
+            fail(calls, StorageError(f"{type(error).__name__}: {error}"))
         return False
 
-    def _failed(self, calls: list[Call], error: JobpipeError) -> None:
+    def _failed(self, calls: list[Call[Any, Any]], error: StorageError) -> None:
         log.error("%s", error)
-        self._answer_all(calls, error)
+        fail(calls, error)
         if isinstance(error, StorageBroken) and self.broken is not None:
             self._broken = error
             self._post(_report, self.broken, error)
 
-    def _answer_all(self, calls: list[Call], error: JobpipeError) -> None:
-        for call in calls:
-            call.answer = error
-
     def _refuse_rest(self) -> None:
-        refused = []
+        refused: list[Call[Any, Any]] = []
         while not self._calls.empty():
-            for call in self._calls.get_nowait() or ():
-                call.answer = StorageError("the store is closed")
-                refused.append(call)
-        self._post(_answer, refused)
+            refused += self._calls.get_nowait() or ()
+        fail(refused, StorageError("the store is closed"))
+        self._post(deliver, refused)
 
     def _post(self, function: Callable[..., None], *arguments: Any) -> None:
         if self._loop is None:
@@ -285,21 +281,30 @@ def _deliver_after_claims(calls: Calls) -> None:
     between counts those runs as well as their successors.
     """
     later = [call for call in calls if call.can_wait]
-    _answer([call for call in calls if not call.can_wait])
+    deliver([call for call in calls if not call.can_wait])
     if later:
         loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, _answer, later)
+        loop.call_soon(loop.call_soon, deliver, later)
 
 
-def _answer(calls: Calls) -> None:
+class _Claiming(Generic[S, T]):
+    """Both ways of a claim."""
+
+    def __init__(self, at_once: Callable[[S], T | None], do: Callable[[S], T]) -> None:
+        self.at_once = at_once
+        self.do = do
+
+
+def _claim_each(store: S, calls: Sequence[Call[_Claiming[S, T], T]]) -> None:
+    """Serve claims one by one, within a commit."""
     for call in calls:
-        future = call.future
-        if future.done():  # the caller went away; what was committed stands
-            continue
-        if isinstance(call.answer, JobpipeError):
-            future.set_exception(call.answer)
-        else:
-            future.set_result(call.answer)
+        call.answer = call.argument.do(store)
+
+
+def _each(store: S, calls: Sequence[Call[Callable[[S], T], T]]) -> None:
+    """Serve the calls one by one."""
+    for call in calls:
+        call.answer = call.argument(store)
 
 
 def _succeed(future: asyncio.Future[None]) -> None:
