@@ -156,10 +156,10 @@ class Model(pydantic.BaseModel):
     ("value", "json"),
     [
         (None, b"null"),
-        (Struct(float("nan")), b'{"n":null}'),
+        (Struct(1.5), b'{"n":1.5}'),
         (Data(datetime(2026, 1, 2)), b'{"at":"2026-01-02T00:00:00"}'),
         ([Model(at=datetime(2026, 1, 2), url="http://a/b")], b'[{"at":"2026-01-02T00:00:00","url":"http://a/b"}]'),
-        ({"inf": float("inf"), "s": {1}}, b'{"inf":null,"s":[1]}'),
+        ({"t": (1, 2), 1: None}, b'{"t":[1,2],"1":null}'),
         ("\u00e9", '"\u00e9"'.encode()),
     ],
 )  # fmt: skip
@@ -175,7 +175,20 @@ endless = Endless()
 endless.append(endless)
 
 
-@pytest.mark.parametrize("value", [object(), {"a": lambda: 1}, "\ud800", {(1, 2): object()}, endless])
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        {"a": lambda: 1},
+        "\ud800",
+        {(1, 2): object()},
+        endless,
+        {1},
+        float("nan"),
+        [float("-inf")],
+        Struct(float("nan")),
+    ],
+)
 async def test_a_result_that_is_no_json_fails_without_retries(value: Any) -> None:
     outcome = await outcome_of(lambda: value)
     assert (outcome.kind, outcome.error_type, outcome.retryable) == (Kind.FAILED, "invalid_result", False)
@@ -231,7 +244,7 @@ async def test_annotations_that_cannot_be_resolved_fail_the_run_and_not_the_work
     "error",
     [
         ValueError("why"), SystemExit("why"), KeyboardInterrupt("why"), asyncio.CancelledError("why"),
-        BaseExceptionGroup("why", [KeyboardInterrupt()]), GeneratorExit("why"), StopIteration("why"),
+        GeneratorExit("why"), StopIteration("why"),
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip

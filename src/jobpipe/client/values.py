@@ -15,6 +15,7 @@ from msgspec import Meta, Raw, Struct
 
 from jobpipe.core.errors import Invalid
 from jobpipe.core.lifecycle import Kind
+from jobpipe.core.plain import plain
 from jobpipe.core.task import FINISHED, Status
 
 Time = Annotated[datetime, Meta(tz=True)]
@@ -217,19 +218,13 @@ def _integer(digits: str) -> int | Decimal:
 def encoded(value: Any, field: str) -> bytes:
     """The JSON form of a payload or result. Raises Invalid when it has none."""
     try:
-        return _encode(value)
+        return _encode(plain(value))
     except Exception as error:
         # A value's own code (a property, model_dump) may raise anything.
         raise Invalid(f"the {field} has no JSON form: {error}", field=field) from error
 
 
-def _foreign(value: Any) -> Any:
-    if hasattr(value, "model_dump"):  # pydantic's way of writing JSON
-        return value.model_dump(mode="json")
-    raise TypeError(f"objects of type {type(value).__name__} have no JSON form")
-
-
-_encode = msgspec.json.Encoder(enc_hook=_foreign).encode
+_encode = msgspec.json.Encoder().encode
 
 
 def time_text(moment: datetime, field: str) -> str:

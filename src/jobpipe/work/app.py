@@ -6,8 +6,9 @@ them is the executor's, taking tasks is the pool's. Whoever runs its handlers ho
 
 from __future__ import annotations
 
+import contextvars
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
@@ -84,6 +85,7 @@ class App(Generic[Deps]):
         self._lifespan = lifespan
         self._running = False
         self._deps: Any = None
+        self._variables: Sequence[tuple[contextvars.ContextVar[Any], Any]] = ()
         self.route = Route()
         """The way of its handlers' tasks to a queue, for those who lead it elsewhere."""
         self.around: list[Middleware] = []
@@ -164,12 +166,14 @@ class App(Generic[Deps]):
         return self._handlers.get(name)
 
     def check(self) -> None:
-        """Work out every handler's binding now, so that a bad annotation stops the start and not a task.
+        """Work out every handler's types now, so that a bad annotation stops the start and not a task.
 
-        Raises BadHandler.
+        Raises BadHandler. With middleware the results are left to it.
         """
         for handler in self._handlers.values():
             _ = handler.binding
+            if not self.around:
+                handler.check_result()
 
     # --- running ---
 
@@ -190,10 +194,12 @@ class App(Generic[Deps]):
                     self._deps = None if deps is _UNSET else deps
                     yield self._deps
                 else:
+                    before = contextvars.copy_context()
                     async with entered(self._lifespan, self) as self._deps:
+                        self._variables = _changed(before, contextvars.copy_context())
                         yield self._deps
         finally:
-            self._running, self._deps = False, None
+            self._running, self._deps, self._variables = False, None, ()
 
     @property
     def deps(self) -> Deps:
@@ -202,6 +208,11 @@ class App(Generic[Deps]):
             raise RuntimeError("the app is not running: its lifespan has not begun, or has ended")
         deps: Deps = self._deps
         return deps
+
+    def set_variables(self) -> None:
+        """Set the context variables that the lifespan set: a run has them whatever task or thread it begins in."""
+        for variable, value in self._variables:
+            variable.set(value)
 
     # --- enqueueing ---
 
@@ -233,3 +244,10 @@ class App(Generic[Deps]):
 def _function(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function may serve under two names: declaring a Handler again declares its function."""
     return function.function if isinstance(function, Handler) else function
+
+
+def _changed(
+    before: contextvars.Context, after: contextvars.Context
+) -> Sequence[tuple[contextvars.ContextVar[Any], Any]]:
+    """The variables that have another value after than before."""
+    return [(v, value) for v, value in after.items() if v not in before or before[v] is not value]

@@ -22,16 +22,20 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 
 from jobpipe.work.context import Context
-from jobpipe.work.convert import Read, describes_object, fitting, mentions_pydantic, reader
+from jobpipe.work.convert import Read, describes_object, fitting, mentions_pydantic, reader, unwrap_alias
+from jobpipe.work.declared import check_parameter, result_of
 from jobpipe.work.errors import BadHandler, InvalidPayload
 
 Arguments = dict[str, Any]
 Bind = Callable[[bytes], Arguments]
+
+_OWNERS = ("self", "cls")
+"""What methods call the object that they belong to."""
 
 _WITHOUT_NAME = {
     inspect.Parameter.POSITIONAL_ONLY: "the positional-only parameter",
@@ -65,6 +69,11 @@ def signature(function: Callable[..., Any]) -> inspect.Signature:
     """The handler's parameters, with its annotations left as they are. Raises BadHandler for unusable ones."""
     shape = inspect.signature(function, **_as_written())
     for parameter in shape.parameters.values():
+        if parameter.name in _OWNERS and parameter.annotation is parameter.empty:
+            raise BadHandler(
+                f"its parameter '{parameter.name}' would be filled from the payload: a handler is a function, a static "
+                "method, or a method of an object, as in app.handler(mailer.send)"
+            )
         if parameter.kind in _WITHOUT_NAME:
             raise BadHandler(
                 f"{_WITHOUT_NAME[parameter.kind]} '{str(parameter).partition(':')[0]}' cannot be filled: "
@@ -83,12 +92,19 @@ def binding_of(function: Callable[..., Any]) -> Binding:
         for p in parameters
         if p.name not in contexts and p.kind is not p.VAR_KEYWORD
     )
+    for field in fields:
+        check_parameter(field.name, field.type)
     rest = next((hints.get(p.name, Any) for p in parameters if p.kind is p.VAR_KEYWORD), None)
     try:
         return Binding(_bind(fields, rest, contexts), contexts, fields, rest, _is_whole(fields, rest))
     except (TypeError, NotImplementedError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise BadHandler(f"a parameter's type cannot be made from JSON: {reason}") from error
+
+
+def declared_result(function: Callable[..., Any]) -> Any:
+    """What the handler's function says that it returns; Any where that cannot be known."""
+    return result_of(_plain(function))
 
 
 def _bind(fields: Sequence[Field], rest: Any, contexts: Sequence[str]) -> Bind:
@@ -193,7 +209,20 @@ def _one_of_any_type(field: Field) -> Bind:
 
 
 def _is_context(annotation: Any) -> bool:
-    return annotation is Context or get_origin(annotation) is Context
+    """Whether it is a Context, also `Context | None`, `Annotated[Context, ...]` or another name for it."""
+    annotation = unwrap_alias(annotation)
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _is_context(annotation.__origin__)
+    if origin in (Union, types.UnionType):
+        arms = [arm for arm in get_args(annotation) if arm is not type(None)]
+        if not any(map(_is_context, arms)):
+            return False
+        if len(arms) > 1:
+            raise BadHandler(f"a parameter is a Context or filled from the payload, not either: {annotation}")
+        return True
+    class_ = origin or annotation
+    return isinstance(class_, type) and issubclass(class_, Context)
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

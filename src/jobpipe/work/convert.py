@@ -8,12 +8,13 @@ for the arguments of tasks that are enqueued.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import is_dataclass
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, is_typeddict
 
 import msgspec
 
+from jobpipe.core.plain import How, plain
 from jobpipe.work.errors import InvalidPayload
 
 Read = Callable[[bytes], Any]
@@ -63,11 +64,12 @@ def writer(annotation: Any) -> Write:
 
     Raises InvalidPayload for what has no JSON form; whether it fits the type is for the reader to say.
     """
-    encode = _pydantic_encoder(annotation) if mentions_pydantic(annotation) else _encode
+    how = How(sets=any(_is_set(part) for part in parts_of(annotation)), aliases=True)
+    form = _pydantic_form(annotation) if mentions_pydantic(annotation) else _as_it_is
 
     def write(value: Any) -> bytes:
         try:
-            return encode(value)
+            return _encode(plain(form(value), how=how))
         except Exception as error:
             # A value's own code (a property, model_dump) may raise anything.
             raise InvalidPayload(f"the payload has no JSON form: {error}") from error
@@ -75,22 +77,23 @@ def writer(annotation: Any) -> Write:
     return write
 
 
-def _pydantic_encoder(annotation: Any) -> Write:
+def _is_set(part: Any) -> bool:
+    return isinstance(part, type) and issubclass(part, Set)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _pydantic_form(annotation: Any) -> Callable[[Any], Any]:
     from pydantic import TypeAdapter
 
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     # By alias, because validation wants aliases; without warnings, because the reader judges what does not fit.
-    return lambda value: adapter.dump_json(value, by_alias=True, warnings=False)
+    return lambda value: adapter.dump_python(value, mode="json", by_alias=True, warnings=False)
 
 
-def _json_form(value: Any) -> Any:
-    """msgspec's hook for what it does not know: pydantic's models in the form that pydantic gives them in JSON."""
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json", by_alias=True)
-    raise TypeError(f"objects of type {type(value).__name__} have no JSON form")
-
-
-_encode: Write = msgspec.json.Encoder(enc_hook=_json_form).encode
+_encode: Write = msgspec.json.Encoder().encode
 
 
 def _sentence(problems: Any) -> str:
@@ -101,7 +104,7 @@ def _sentence(problems: Any) -> str:
 
 def mentions_pydantic(annotation: Any) -> bool:
     """Whether pydantic must convert this type, because it or a part of it is pydantic's."""
-    return any(_is_pydantic(part) for part in _parts(annotation))
+    return any(_is_pydantic(part) for part in parts_of(annotation))
 
 
 def _is_pydantic(part: Any) -> bool:
@@ -110,9 +113,9 @@ def _is_pydantic(part: Any) -> bool:
     return type(part).__module__.partition(".")[0] in _PYDANTIC
 
 
-def _parts(annotation: Any) -> Iterator[Any]:
+def parts_of(annotation: Any) -> Iterator[Any]:
     """The annotation with all that it is made of, `Annotated` metadata included."""
-    annotation = _unwrap_alias(annotation)
+    annotation = unwrap_alias(annotation)
     yield annotation
     if get_origin(annotation) is Annotated:
         yield from annotation.__metadata__
@@ -120,10 +123,10 @@ def _parts(annotation: Any) -> Iterator[Any]:
     if isinstance(origin, type):
         yield origin
     for part in get_args(annotation):
-        yield from _parts(part)
+        yield from parts_of(part)
 
 
-def _unwrap_alias(annotation: Any) -> Any:
+def unwrap_alias(annotation: Any) -> Any:
     """Look through `NewType` and, from Python 3.12 on, `type X = ...`."""
     while True:
         if hasattr(annotation, "__supertype__"):
@@ -136,7 +139,7 @@ def _unwrap_alias(annotation: Any) -> Any:
 
 def describes_object(annotation: Any) -> bool:
     """Whether a value of this type is, or can be, a JSON object."""
-    annotation = _unwrap_alias(annotation)
+    annotation = unwrap_alias(annotation)
     origin = get_origin(annotation)
     if origin is Annotated:
         return describes_object(annotation.__origin__)

@@ -17,7 +17,8 @@ from msgspec import Raw
 
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import MAX_DELAY_S, MAX_RETRIES_LIMIT
-from jobpipe.work.binding import Binding, binding_of, signature
+from jobpipe.work.binding import Binding, binding_of, declared_result, signature
+from jobpipe.work.declared import check_result
 from jobpipe.work.enqueue import AcceptedTask, Enqueuer, EnqueueRequest, Options, Route
 from jobpipe.work.errors import BadHandler, InvalidPayload
 from jobpipe.work.payload import PayloadForm
@@ -143,6 +144,13 @@ class Handler(Generic[P, R_co, E]):
         """How the payload becomes arguments. Raises BadHandler when the annotations cannot be used."""
         try:
             return binding_of(self.function)
+        except BadHandler as error:
+            raise BadHandler(f"handler '{self.name}': {error}") from error
+
+    def check_result(self) -> None:
+        """Raise BadHandler when the declared result would fail every run at its end."""
+        try:
+            check_result(declared_result(self.function))
         except BadHandler as error:
             raise BadHandler(f"handler '{self.name}': {error}") from error
 

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar, TypeVar
 
 from jobpipe.core.errors import JobpipeError
+from jobpipe.work.groups import leaf_of
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -96,7 +97,8 @@ class Stay:
                 return  # the loop is about to close: the context is left as it would be otherwise
 
 
-def _line(error: Exception) -> str:
+def _line(raised: BaseException) -> str:
+    error = leaf_of(raised)
     what = " ".join(str(error).split())
-    frame: Any = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {what} ({frame.filename}:{frame.lineno})"
+    frames: Any = traceback.extract_tb(error.__traceback__) or traceback.extract_tb(raised.__traceback__)
+    return f"{type(error).__name__}: {what} ({frames[-1].filename}:{frames[-1].lineno})"

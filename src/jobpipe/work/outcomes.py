@@ -15,11 +15,14 @@ from typing import Any
 import msgspec
 
 from jobpipe.core.lifecycle import TIMED_OUT, Kind, Outcome
+from jobpipe.core.plain import plain
 from jobpipe.core.text import head, tail
 from jobpipe.work.errors import Fail, InvalidResult, ResultTooLarge, Retry, RunRefused
+from jobpipe.work.groups import leaf_of
 
 _HERE = os.path.dirname(__file__)
 _DONE = Kind.DONE
+_encode = msgspec.json.Encoder().encode
 _NULL = Outcome(Kind.DONE, result=b"null")
 
 
@@ -35,7 +38,7 @@ def returned(value: Any, max_result: int) -> Outcome:
 
 def _json(value: Any) -> bytes:
     try:
-        return _encode(value)
+        return _encode(plain(value))
     except Exception as error:  # noqa: BLE001  # whatever a value's own code raises, the value cannot be written
         if inspect.iscoroutine(value):
             value.close()
@@ -43,18 +46,12 @@ def _json(value: Any) -> bytes:
         raise InvalidResult(f"the result cannot be written as JSON: {describe(error)}") from None
 
 
-def _foreign(value: Any) -> Any:
-    """Pydantic's models and types in the form that pydantic gives them in JSON."""
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    raise TypeError(f"objects of type {type(value).__name__} have no JSON form")
-
-
-_encode = msgspec.json.Encoder(enc_hook=_foreign).encode
-
-
 def raised(error: BaseException, backoff: Callable[[], float | None]) -> Outcome:
-    """The outcome of a run that ended by `error`; `backoff` is the handler's own delay, None for the server's."""
+    """The outcome of a run that ended by `error`; `backoff` is the handler's own delay, None for the server's.
+
+    Of a group its leaf counts (`jobpipe.work.groups`); the traceback shows it all.
+    """
+    whole, error = error, leaf_of(error)
     if isinstance(error, RunRefused):
         return Outcome(
             Kind.FAILED, error_type=error.code, message=head(str(error)), retryable=error.retryable
@@ -64,7 +61,7 @@ def raised(error: BaseException, backoff: Callable[[], float | None]) -> Outcome
         Kind.FAILED,
         error_type=head(type(error).__name__),
         message=head(describe(error)),
-        traceback=trace(error),
+        traceback=trace(whole),
         retryable=not isinstance(error, Fail),
         retry_in=backoff() if asked is None else asked,
     )

@@ -17,6 +17,7 @@ from jobpipe.core.errors import Draining
 from jobpipe.core.lifecycle import HANDLER_MISSING, RELEASED, Kind, Outcome
 from jobpipe.core.task import Claim
 from jobpipe.work.context import Context
+from jobpipe.work.groups import leaf_of
 from jobpipe.work.handler import Handler
 from jobpipe.work.middleware import around, start_in
 from jobpipe.work.outcomes import hung, raised, returned, timed_out
@@ -150,7 +151,9 @@ class Run:
     def _variables(self) -> contextvars.Context:
         """By which code of the handler, wherever it is, knows its task."""
         task = self.claim.task
-        return tracing.context_of(tracing.Running(task.id, task.traceparent))
+        variables = tracing.context_of(tracing.Running(task.id, task.traceparent))
+        variables.run(self._executor.app.set_variables)
+        return variables
 
     def _call(self, handler: Handler[..., Any]) -> Outcome:
         try:
@@ -160,7 +163,7 @@ class Run:
             return self._raised(error)
 
     def _raised(self, error: BaseException) -> Outcome:
-        if self._executor.leaving and isinstance(error, Draining):
+        if self._executor.leaving and isinstance(leaf_of(error), Draining):
             return RELEASED  # it wanted to enqueue, and its server takes nothing new: no fault of its own
         return raised(error, self._backoff)
 
