@@ -18,7 +18,8 @@ from jobpipe.client import working
 from jobpipe.client.address import Address, authorization, parse_address, resolve
 from jobpipe.client.enqueue import enqueue, enqueue_many
 from jobpipe.client.errors import ConnectionFailed, ServerError
-from jobpipe.client.flow import Answer, Caller, Retries
+from jobpipe.client.exchange import Answer
+from jobpipe.client.flow import Caller, Retries
 from jobpipe.client.tasks import first_query, get, page, wait
 from jobpipe.client.values import Settle
 from jobpipe.clock import ManualClock

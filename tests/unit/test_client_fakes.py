@@ -145,6 +145,7 @@ class ScriptedServer:
         finally:
             waiting.cancel()
             eof.cancel()
+            await asyncio.sleep(0)  # the stream takes one reader at a time: this one lets go in the next turn
 
 
 def _written(answer: Any) -> bytes:

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from jobpipe.client.errors import BAD_ANSWER, ConnectionFailed, ServerError, error_of
-from jobpipe.client.flow import Answer, Caller, Flow, Pause, Request, Retries
+from jobpipe.client.exchange import Answer, Request
+from jobpipe.client.flow import Caller, Flow, Pause, Retries
 from jobpipe.clock import ManualClock
 from jobpipe.core import errors
 from jobpipe.core.retry import RetryPolicy

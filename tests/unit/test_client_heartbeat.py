@@ -14,7 +14,8 @@ from test_client_fakes import Cut, ScriptedServer, Status_, extended, http, prob
 
 from jobpipe.client import heartbeat as heartbeat_
 from jobpipe.client.address import parse_address
-from jobpipe.client.heartbeat import Channel, Heartbeat
+from jobpipe.client.blocking import BlockingConnection
+from jobpipe.client.heartbeat import Heartbeat
 from jobpipe.client.leases import Held, Leases
 from jobpipe.client.outage import Outage
 from jobpipe.clock import ManualClock
@@ -30,7 +31,7 @@ class Desk:
         self.cancels: list[str] = []
         self.stops: list[str] = []
         self.heartbeat = Heartbeat(
-            Channel(parse_address(url), {"authorization": "Bearer k"}),
+            BlockingConnection(parse_address(url), {"authorization": "Bearer k"}),
             "w1",
             lease_s,
             self.leases,

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from jobpipe.care.findings import Finding, fine, problem, warning
 from jobpipe.client.address import Address
-from jobpipe.client.flow import Answer, Caller, Request, Retries
+from jobpipe.client.exchange import Answer, Request
+from jobpipe.client.flow import Caller, Retries
 from jobpipe.client.plain import PlainClient
 from jobpipe.core.errors import JobpipeError, Unauthorized
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from msgspec import Raw
 
     from jobpipe.cli.output import Column
-    from jobpipe.client.flow import Answer, Caller, Request
+    from jobpipe.client.exchange import Answer, Request
+    from jobpipe.client.flow import Caller
     from jobpipe.client.plain import PlainClient
     from jobpipe.wire import BulkView
 
@@ -86,7 +87,7 @@ class Remote:
 
     def get(self, path: str) -> bytes:
         """What is under the path."""
-        from jobpipe.client.flow import Request
+        from jobpipe.client.exchange import Request
 
         return self.call(Request("GET", path, repeatable=True)).body
 
@@ -96,7 +97,7 @@ class Remote:
 
     def pages(self, query: str) -> Iterator[list[Raw]]:
         """The pages of `GET /tasks`, from the one that `query` asks for."""
-        from jobpipe.client.flow import Request
+        from jobpipe.client.exchange import Request
         from jobpipe.client.tasks import next_query
 
         following: str | None = query
@@ -110,7 +111,8 @@ def bulk(remote: Remote, action: str, which: Mapping[str, object]) -> BulkView:
     """Cancel, retry or delete all that match, and how many those were."""
     import msgspec
 
-    from jobpipe.client.flow import Request, parse
+    from jobpipe.client.exchange import Request
+    from jobpipe.client.flow import parse
     from jobpipe.wire import BulkView
 
     request = Request("POST", f"/tasks/{action}", msgspec.json.encode(which), wait=MAX_BULK_S)

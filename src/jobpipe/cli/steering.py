@@ -93,7 +93,7 @@ def _each(remote: Remote, action: str, ids: Sequence[str], output: Output) -> in
 
 
 def _one(remote: Remote, action: str, id: str) -> bytes:
-    from jobpipe.client.flow import Request
+    from jobpipe.client.exchange import Request
     from jobpipe.client.tasks import path_of
 
     if action == "delete":

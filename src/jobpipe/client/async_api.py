@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 from jobpipe.client import enqueue, tasks, working
 from jobpipe.client.address import resolve
 from jobpipe.client.errors import ConnectionFailed
-from jobpipe.client.flow import Answer, Caller, Flow, Pause, Request, Retries, resume
+from jobpipe.client.exchange import Answer, Request
+from jobpipe.client.flow import Caller, Flow, Pause, Retries, resume
 from jobpipe.client.tasks import Which
 from jobpipe.client.transport import answer_of, arguments, failure_of, options
 from jobpipe.client.values import (

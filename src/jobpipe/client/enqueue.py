@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from jobpipe.client.errors import Refusal, bad_answer
-from jobpipe.client.flow import Answer, Call, Caller, Flow, Request, parse
+from jobpipe.client.exchange import Answer, Request
+from jobpipe.client.flow import Call, Caller, Flow, parse
 from jobpipe.client.tasks import get, path_of, task_decoder
 from jobpipe.client.values import NewTask, Task, TaskForm, encoded, time_text
 from jobpipe.core.errors import Invalid, JobpipeError, TaskExists, TooLarge

@@ -71,16 +71,8 @@ def error_of(status: int, body: bytes, retry_after: int = 0) -> JobpipeError:
     except (ValueError, RecursionError):
         return bad_answer(status, body)
     error = problem.as_error(status)
-    if isinstance(error, errors.RateLimited):
-        error.retry_after = max(1, retry_after)
+    error.retry_after = retry_after or error.retry_after
     return error
-
-
-def seconds_of(retry_after: bytes | str | None) -> int:
-    """Retry-After (RFC 9110, 10.2.3) in whole seconds; 0 without one, and for its other form, a date."""
-    if not retry_after or len(retry_after) > 9 or not (retry_after.isascii() and retry_after.isdigit()):
-        return 0
-    return int(retry_after)
 
 
 def bad_answer(status: int, body: bytes) -> ServerError:

@@ -6,14 +6,15 @@ returns the result. `Client` and `AsyncClient` carry out the steps of the same f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from jobpipe import randomness
-from jobpipe.client.errors import ConnectionFailed, bad_answer, error_of, seconds_of
+from jobpipe.client.errors import ConnectionFailed, bad_answer, error_of
+from jobpipe.client.exchange import Answer, Request
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.retry import RetryPolicy
@@ -25,27 +26,6 @@ REFUSED = frozenset({"queue_full", "too_many_queues", "draining", "rate_limited"
 
 UNSURE = frozenset({502, 503, 504})
 """Statuses after which the request may or may not have been carried out: the storage's, or a proxy's."""
-
-
-class Request(Struct, frozen=True):
-    """What to send. `wait` is how many seconds the server may take on purpose, on top of the client's timeout.
-
-    `repeatable` says that a second time does no harm, whatever became of the first.
-    """
-
-    method: str
-    path: str
-    body: bytes | None = None
-    wait: float = 0.0
-    repeatable: bool = False
-
-
-class Answer(Struct, frozen=True):
-    """What came back; the names of headers in lower case."""
-
-    status: int
-    body: bytes = b""
-    headers: Mapping[str, str] = {}
 
 
 class Pause(Struct, frozen=True):
@@ -132,7 +112,7 @@ class _Failure(Struct, frozen=True):
 
 
 def _judge(answer: Answer) -> _Failure:
-    least = seconds_of(answer.headers.get("retry-after"))
+    least = answer.retry_after
     error = error_of(answer.status, answer.body, least)
     refused = error.code in REFUSED
     doubtful = answer.status in UNSURE and not refused

@@ -4,21 +4,16 @@ loop must not lose them.
 
 from __future__ import annotations
 
-import http.client
 import logging
-import socket
-import ssl
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from jobpipe.client.address import Address
-from jobpipe.client.connection import Reply
-from jobpipe.client.errors import ConnectionFailed, bad_answer, error_of, seconds_of
+from jobpipe.client.blocking import BlockingConnection
+from jobpipe.client.errors import bad_answer, error_of
 from jobpipe.client.leases import Held, Leases
 from jobpipe.client.outage import Outage, pause
 from jobpipe.clock import Clock
@@ -52,7 +47,7 @@ class Heartbeat:
 
     def __init__(
         self,
-        channel: Channel,
+        connection: BlockingConnection,
         worker_id: str,
         lease_s: float,
         leases: Leases,
@@ -63,7 +58,7 @@ class Heartbeat:
         clock: Clock,
         random: Callable[[], float],
     ) -> None:
-        self._channel = channel
+        self._connection = connection
         self._worker_id = worker_id
         self._lease_s = lease_s
         self._leases = leases
@@ -88,7 +83,7 @@ class Heartbeat:
         """End the thread, also in the middle of a call; wait a second for it at most. Safe twice and before start."""
         self._stopped = True
         self._wake.set()
-        self._channel.interrupt()
+        self._connection.close()
         if self._thread.is_alive():
             self._thread.join(1.0)
 
@@ -139,17 +134,17 @@ class Heartbeat:
         # A server that hangs must not keep this thread from stopping runs in time.
         timeout = max(LEAST_S, min(self._lease_s / 4, self._certain_for(held)))
         sent = self._clock.monotonic()
-        status, body, retry_after = self._channel.post("/extend", msgspec.json.encode(request), timeout)
-        if status != 200:
-            raise error_of(status, body, retry_after)
+        answer = self._connection.post("/extend", msgspec.json.encode(request), timeout)
+        if answer.status != 200:
+            raise error_of(answer.status, answer.body, answer.retry_after)
         try:
-            answers = _answers.decode(body)
+            answers = _answers.decode(answer.body)
         except ValueError:
-            raise bad_answer(status, body) from None
+            raise bad_answer(answer.status, answer.body) from None
         if len(answers) != len(held):
-            raise bad_answer(status, body)
-        for one, answer in zip(held, answers, strict=True):
-            self._take(one, answer, sent)
+            raise bad_answer(answer.status, answer.body)
+        for one, extended in zip(held, answers, strict=True):
+            self._take(one, extended, sent)
 
     def _take(self, one: Held, answer: _Answer, sent: float) -> None:
         if not answer.extended:
@@ -173,56 +168,3 @@ class Heartbeat:
             one.stopped = True
             logger.info("task %s is stopped: %s", one.ref.id, reason)
             self._tell_stop(one)
-
-
-class Channel:
-    """Blocking posts, each on its own connection: servers close idle ones sooner than the next heartbeat is due."""
-
-    def __init__(self, address: Address, headers: Mapping[str, str]) -> None:
-        self._address = address
-        self._headers = {"content-type": "application/json", "connection": "close", **headers}
-        self._ssl = ssl.create_default_context() if address.tls else None
-        self._connection: http.client.HTTPConnection | None = None
-
-    def post(self, path: str, body: bytes, timeout: float) -> Reply:
-        """The answer; `timeout` bounds each step. Raises ConnectionFailed."""
-        connection = self._connection = self._open(timeout)
-        headers = {"host": self._address.authority, **self._headers}
-        try:
-            connection.request("POST", self._address.prefix + path, body, headers)
-            response = connection.getresponse()
-            return Reply(response.status, response.read(), seconds_of(response.getheader("retry-after")))
-        except (OSError, http.client.HTTPException) as error:
-            raise ConnectionFailed(f"{self._address}: {error or type(error).__name__}") from error
-        finally:
-            self._connection = None
-            connection.close()
-
-    def interrupt(self) -> None:
-        """Make a post under way fail, from another thread."""
-        connection = self._connection
-        sock = None if connection is None else connection.sock  # read once: the other thread may take it away
-        if sock is not None:
-            with suppress(OSError):  # it ended by itself meanwhile
-                sock.shutdown(socket.SHUT_RDWR)
-
-    def _open(self, timeout: float) -> http.client.HTTPConnection:
-        host, port = self._address.host, self._address.port
-        if self._address.socket is not None:
-            return _UnixConnection(self._address.socket, timeout)
-        if self._ssl is not None:
-            return http.client.HTTPSConnection(host, port, timeout=timeout, context=self._ssl)
-        return http.client.HTTPConnection(host, port, timeout=timeout)
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """The standard library's connection over a Unix socket."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)

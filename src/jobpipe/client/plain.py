@@ -14,7 +14,8 @@ from typing import Final, TypeVar, cast
 
 from jobpipe.client.address import Address, authorization
 from jobpipe.client.errors import ConnectionFailed, error_of
-from jobpipe.client.flow import Answer, Flow, Pause, Request, resume
+from jobpipe.client.exchange import Answer, Request
+from jobpipe.client.flow import Flow, Pause, resume
 
 T = TypeVar("T")
 

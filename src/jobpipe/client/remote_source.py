@@ -19,10 +19,13 @@ import msgspec
 
 from jobpipe import randomness
 from jobpipe.client.address import authorization, parse_address
+from jobpipe.client.blocking import BlockingConnection
 from jobpipe.client.claims import claims_of
-from jobpipe.client.connection import Connection, Reply
+from jobpipe.client.connection import Connection
+from jobpipe.client.destination import destinations
 from jobpipe.client.errors import bad_answer, error_of
-from jobpipe.client.heartbeat import Channel, Heartbeat
+from jobpipe.client.exchange import Answer
+from jobpipe.client.heartbeat import Heartbeat
 from jobpipe.client.leases import Held, Leases
 from jobpipe.client.outage import Outage, pause
 from jobpipe.client.settling import Settler
@@ -48,8 +51,9 @@ class RemoteSource:
     """A TaskSource over HTTP, for one event loop. Claims are held under `worker_id` for `lease_s` seconds each and
     extended by a thread until they are settled.
 
-    `url` as for a Client. `timeout_of` gives a handler's own timeout in seconds, None when it has none; the server
-    extends no lease much longer than that. `version` is the program's, shown to operators.
+    `url` as for a Client; of several, the next is gone on to when one fails or drains. `timeout_of` gives a handler's
+    own timeout in seconds, None when it has none; the server extends no lease much longer than that. `version` is the
+    program's, shown to operators.
 
     `on_cancel(lease_id)` is called on the event loop when somebody wants the task cancelled, again and again until it
     does not return False; `on_lost(lease_id)` once when the lease is gone or may be. Both are there to be replaced.
@@ -57,7 +61,7 @@ class RemoteSource:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         worker_id: str,
         *,
         queues: Sequence[str] = ("*",),
@@ -72,8 +76,9 @@ class RemoteSource:
     ) -> None:
         self.on_cancel: Callable[[str], object] = _nobody
         self.on_lost: Callable[[str], object] = _nobody
-        self._address = parse_address(url)
-        self._headers = {"user-agent": "jobpipe-worker", **authorization(key), **(headers or {})}
+        urls = [url] if isinstance(url, str) else url
+        fixed = {"user-agent": "jobpipe-worker", **authorization(key), **(headers or {})}
+        self._servers = destinations([parse_address(one) for one in urls], fixed)
         self._lease_s = lease_s
         self._wait_s = wait_s
         self._timeout_of = timeout_of or _no_timeout
@@ -83,10 +88,10 @@ class RemoteSource:
             worker_id, [*queues], 1, wait_s, lease_s, socket.gethostname(), os.getpid(), version
         )
         self._leases = Leases()
-        self._outage = Outage(str(self._address), self._clock)
+        self._outage = Outage(str(self._servers), self._clock)
         self._settler = Settler(self._connection(), self._outage, random)
         self._polls = self._connection()
-        self._polling: asyncio.Task[Reply] | None = None
+        self._polling: asyncio.Task[Answer] | None = None
         self._late: set[asyncio.Task[None]] = set()
         self._closed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -119,6 +124,7 @@ class RemoteSource:
             # Nothing before the time was up: the server drains. The next one may take its address any moment.
             failures = failures + 1 if self._clock.monotonic() - began < self._wait_s / 2 else 0
             if failures:
+                self._servers.failed(self._servers.current)
                 await self._pause(failures)
         return []
 
@@ -180,14 +186,14 @@ class RemoteSource:
         posting = self._polls.post("/lease", body, wait_s + ANSWER_S)
         polling = self._polling = asyncio.get_running_loop().create_task(posting)
         try:
-            reply = await asyncio.shield(polling)
+            answer = await asyncio.shield(polling)
         except asyncio.CancelledError:
             self._give_up_poll()
             raise
         if self._closed.is_set():  # then what came is being released
             return []
         self._polling = None
-        return _read(reply)
+        return _read(answer)
 
     def _hold(self, claims: Sequence[Claim], began: float) -> None:
         now = self._clock.monotonic()
@@ -216,7 +222,7 @@ class RemoteSource:
         self._late.add(late)
         late.add_done_callback(self._late.discard)
 
-    async def _release_late(self, connection: Connection, polling: asyncio.Task[Reply]) -> None:
+    async def _release_late(self, connection: Connection, polling: asyncio.Task[Answer]) -> None:
         """Release what the server gave before it heard that nobody waits any more.
 
         A connection cut at once could have the answer on its way; one that is only hung up still delivers it.
@@ -233,11 +239,11 @@ class RemoteSource:
             await self._settler.settle([(claim, released) for claim in claims])
 
     def _connection(self) -> Connection:
-        return Connection(self._address, self._headers)
+        return Connection(self._servers)
 
     def _new_heartbeat(self, worker_id: str) -> Heartbeat:
         return Heartbeat(
-            Channel(self._address, self._headers),
+            BlockingConnection(self._servers),
             worker_id,
             self._lease_s,
             self._leases,
@@ -271,13 +277,13 @@ def _excused(end: End, held: Held | None) -> End:
     return claim, Outcome(Kind.RELEASED)
 
 
-def _read(reply: Reply) -> list[Claim]:
-    if reply.status != 200:
-        raise error_of(*reply)
+def _read(answer: Answer) -> list[Claim]:
+    if answer.status != 200:
+        raise error_of(answer.status, answer.body, answer.retry_after)
     try:
-        return claims_of(reply.body)
+        return claims_of(answer.body)
     except (ValueError, RecursionError):
-        raise bad_answer(reply.status, reply.body) from None
+        raise bad_answer(answer.status, answer.body) from None
 
 
 def _no_timeout(_: Claim) -> None:

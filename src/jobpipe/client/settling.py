@@ -196,16 +196,16 @@ class Settler:
         return None
 
     async def _post(self, body: bytes, count: int) -> list[_Answer]:
-        status, text, retry_after = await self._connection.post("/settle", body, ANSWER_S, self._written)
-        if status != 200:
-            error = error_of(status, text, retry_after)
-            raise _Refused(error) if status in _REFUSED else error
+        answer = await self._connection.post("/settle", body, ANSWER_S, self._written)
+        if answer.status != 200:
+            error = error_of(answer.status, answer.body, answer.retry_after)
+            raise _Refused(error) if answer.status in _REFUSED else error
         try:
-            answers = _answers.decode(text)
+            answers = _answers.decode(answer.body)
         except ValueError:
-            raise bad_answer(status, text) from None
+            raise bad_answer(answer.status, answer.body) from None
         if len(answers) != count:
-            raise bad_answer(status, text)
+            raise bad_answer(answer.status, answer.body)
         return answers
 
     def _written(self) -> None:

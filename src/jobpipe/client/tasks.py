@@ -11,7 +11,8 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Struct
 
-from jobpipe.client.flow import Answer, Caller, Flow, Pause, Request, parse
+from jobpipe.client.exchange import Answer, Request
+from jobpipe.client.flow import Caller, Flow, Pause, parse
 from jobpipe.client.values import Filters, Task, TaskForm, encoded, time_text
 from jobpipe.core.errors import Invalid
 from jobpipe.wire import BulkView, HealthView, QueueView, StatsView

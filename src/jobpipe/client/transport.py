@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jobpipe.client.address import Address, authorization
 from jobpipe.client.errors import ConnectionFailed
-from jobpipe.client.flow import Answer, Request
+from jobpipe.client.exchange import Answer, Request
 from jobpipe.tracing import traceparent
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-from jobpipe.client.flow import Caller, Flow, Request, parse
+from jobpipe.client.exchange import Request
+from jobpipe.client.flow import Caller, Flow, parse
 from jobpipe.client.values import Extended, Lease, LeaseForm, Settle, Settled, encoded
 from jobpipe.core.lifecycle import Kind
 from jobpipe.wire.working import ExtendBody, ExtendLease, LeaseBody

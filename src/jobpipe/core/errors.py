@@ -13,11 +13,13 @@ class JobpipeError(Exception):
     """The root of the tree.
 
     `code` is for programs and never changes; `sentence` is one short sentence for people; `detail` says what was
-    wrong this time; `field` names the offending input, where there is one.
+    wrong this time; `field` names the offending input, where there is one. `retry_after` is how many whole seconds
+    later the same may be tried again, as far as that was said; else 0.
     """
 
     code: ClassVar[str] = "internal"
     sentence: ClassVar[str] = "internal error"
+    retry_after: int = 0
 
     def __init__(self, detail: str | None = None, *, field: str | None = None) -> None:
         super().__init__(detail or self.sentence)
@@ -93,6 +95,7 @@ class QueueFull(JobpipeError):
 
     code = "queue_full"
     sentence = "queue is full"
+    retry_after = 1
 
 
 class TooManyQueues(JobpipeError):
@@ -100,6 +103,7 @@ class TooManyQueues(JobpipeError):
 
     code = "too_many_queues"
     sentence = "too many queues"
+    retry_after = 1
 
 
 class TooManyReaders(JobpipeError):
@@ -107,6 +111,7 @@ class TooManyReaders(JobpipeError):
 
     code = "too_many_readers"
     sentence = "too many readers"
+    retry_after = 5
 
 
 class Draining(JobpipeError):
@@ -114,6 +119,7 @@ class Draining(JobpipeError):
 
     code = "draining"
     sentence = "server is shutting down"
+    retry_after = 5
 
 
 class Degraded(JobpipeError):
@@ -121,6 +127,7 @@ class Degraded(JobpipeError):
 
     code = "degraded"
     sentence = "no worker can work"
+    retry_after = 5
 
 
 class Unauthorized(JobpipeError):
@@ -153,6 +160,7 @@ class StorageError(JobpipeError):
 
     code = "storage_down"
     sentence = "storage is not available"
+    retry_after = 1
 
 
 class StorageFull(StorageError):
@@ -160,6 +168,7 @@ class StorageFull(StorageError):
 
     code = "storage_full"
     sentence = "storage is full"
+    retry_after = 0
 
 
 class StorageBroken(StorageError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
-from jobpipe.core.errors import Draining, Invalid, JobpipeError, NotFound, RateLimited, Unauthorized
+from jobpipe.core.errors import Draining, Invalid, JobpipeError, NotFound, Unauthorized
 from jobpipe.wire import Problem, encode_view
 
 Headers = list[tuple[bytes, bytes]]
@@ -53,15 +53,6 @@ STATUS = {
     "degraded": 503,
     "storage_down": 503,
     "storage_full": 507,
-}
-
-RETRY_AFTER = {
-    "queue_full": b"1",
-    "too_many_queues": b"1",
-    "draining": b"5",
-    "degraded": b"5",
-    "storage_down": b"1",
-    "too_many_readers": b"5",
 }
 
 SAFE: Headers = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
@@ -158,10 +149,8 @@ def problem_answer(error: JobpipeError, *, close: bool = False) -> tuple[int, He
 
 def _own_headers(error: JobpipeError) -> Headers:
     """The headers that belong to the error itself."""
-    if isinstance(error, RateLimited):
+    if error.retry_after:
         return [(b"retry-after", b"%d" % error.retry_after)]
-    if (seconds := RETRY_AFTER.get(error.code)) is not None:
-        return [(b"retry-after", seconds)]
     if isinstance(error, MethodNotAllowed):
         return [(b"allow", error.allow.encode())]
     if isinstance(error, Unauthorized):

@@ -17,13 +17,13 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from http.client import HTTPException
 from importlib.metadata import version
 
 from jobpipe import streams, tracing
 from jobpipe.client.address import authorization, parse_address
 from jobpipe.client.remote_source import RemoteSource
 from jobpipe.clock import Clock, SystemClock
+from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import Claim
 from jobpipe.enqueuing import RemoteEnqueuer
 from jobpipe.garbage import spare_the_start
@@ -129,7 +129,7 @@ class WorkerProcess(Watcher):
         self._clock = clock or SystemClock()
         self._loop = asyncio.get_running_loop()
         self.worker = f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(2)}"
-        self._address = parse_address(orders.url)
+        self._servers = [parse_address(orders.url)]
         self._headers = {} if orders.token is None else {LOCAL_HEADER: orders.token}
         self._executor = _executor(orders, app, self._clock)
         self._source = RemoteSource(
@@ -270,8 +270,8 @@ class WorkerProcess(Watcher):
         held = [*runs, *self._pool.ahead]
         outcomes = [(run.claim, run.judge_hung(guilty=run in guilty)) for run in held]
         try:
-            last_words.tell(self._address, self._headers | authorization(self._orders.key), outcomes)
-        except (OSError, HTTPException) as error:
+            last_words.tell(self._servers, self._headers | authorization(self._orders.key), outcomes)
+        except JobpipeError as error:
             log.error("its outcome could not be delivered: %s", error)
         _leave(EXIT_REPLACE)
 
