@@ -61,6 +61,10 @@ vet: $(DEV_STAMP) ## lint, formatting, types, and which part may import which
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/python .ci/sync_client.py --check
+
+client: $(DEV_STAMP) ## make the client for ordinary code from the one for asyncio
+	$(BIN)/python .ci/sync_client.py
 
 # The tests run once: plainly here, under coverage in CI (COVERAGE=1).
 check: vet $(if $(COVERAGE),coverage,test) ## what CI runs: vet and all tests; COVERAGE=1 adds coverage

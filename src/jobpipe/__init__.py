@@ -11,12 +11,12 @@
 Run it with `jobpipe serve module:app`, and post tasks to `POST /enqueue`, or `await greet.enqueue(name="Ada")`.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.work.app import App
 from jobpipe.work.context import Context
-from jobpipe.work.enqueue import AcceptedTask, Enqueuer, connect_by
+from jobpipe.work.enqueue import AcceptedTask, Connecting, Enqueuer, connect_by
 from jobpipe.work.errors import Fail, Retry
 from jobpipe.work.middleware import CallNext
 
@@ -49,10 +49,10 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_LATER[name]), name)
 
 
-def _connect(url: str | None, key: str | None) -> Enqueuer:
+def _connect(url: str | None, /, **arguments: Unpack[Connecting]) -> Enqueuer:
     from jobpipe.enqueuing import RemoteEnqueuer
 
-    return RemoteEnqueuer(url, key=key)
+    return RemoteEnqueuer(url, **arguments)
 
 
 connect_by(_connect)

@@ -7,20 +7,19 @@ for worker processes, with the server they work for, and for code outside of Job
 from __future__ import annotations
 
 import asyncio
-import threading
-from typing import TYPE_CHECKING, TypeVar
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import msgspec
 
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import Invalid, JobpipeError
 from jobpipe.tracing import sending, traceparent
-from jobpipe.wire import Defaults, encode_task, parse_object
-from jobpipe.work.enqueue import EnqueueRequest, Options
+from jobpipe.wire import Defaults, encode_task, new_id, parse_object
+from jobpipe.work.enqueue import Connecting, EnqueueRequest
 
 if TYPE_CHECKING:
     from jobpipe.client import AsyncClient, Client, Task
+    from jobpipe.client.flow import Item
     from jobpipe.engine.queue import TaskQueue
 
 T = TypeVar("T")
@@ -32,13 +31,13 @@ class LocalEnqueuer:
     def __init__(
         self, queue: TaskQueue, defaults: Defaults | None = None, clock: Clock | None = None
     ) -> None:
-        from jobpipe.client.tasks import task_decoder
+        from jobpipe.client.batch import read_task
 
+        self._read = read_task
         self._queue = queue
         self._defaults = defaults or Defaults()
         self._clock = clock or SystemClock()
         self._loop = asyncio.get_running_loop()
-        self._decoder = task_decoder
 
     async def enqueue(self, request: EnqueueRequest) -> Task:
         """From any event loop, the queue's own included."""
@@ -66,69 +65,72 @@ class LocalEnqueuer:
         (answer,) = await self._queue.enqueue([task])
         if isinstance(answer, JobpipeError):
             raise answer
-        return self._decoder.decode(encode_task(answer)).task()
+        return self._read(encode_task(answer))
 
 
 class RemoteEnqueuer:
-    """To a server over HTTP, by clients that are made at their first use: one for threads, one for each event loop.
+    """To servers over HTTP, by clients that are made at their first use: one for threads, one for event loops.
 
-    `url` and `key` as in `jobpipe.client.Client`.
+    The arguments are those of `jobpipe.client.Client`.
     """
 
-    def __init__(self, url: str | None = None, *, key: str | None = None) -> None:
+    def __init__(self, url: str | None = None, **arguments: Unpack[Connecting]) -> None:
         self._url = url
-        self._key = key
-        self._lock = threading.Lock()
-        self._client: Client | None = None
-        self._async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncClient] = WeakKeyDictionary()
+        self._arguments = arguments
+        self._made: dict[str, Any] = {}
 
     async def enqueue(self, request: EnqueueRequest) -> Task:
-        """Over the connection of the running event loop."""
-        from jobpipe.client import AsyncClient
-
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            client = self._async_clients.get(loop)
-            if client is None:
-                client = self._async_clients[loop] = AsyncClient(self._url, key=self._key)
-        return await client.enqueue(request.handler, request.payload, **_options(request))
+        """Over connections of the running event loop."""
+        with sending(request.queue, request.id):
+            return await self._async_client().enqueue_item(_item(request))
 
     def enqueue_sync(self, request: EnqueueRequest) -> Task:
-        """Over the connection for threads; blocks until the answer is there."""
-        from jobpipe.client import Client
-
-        with self._lock:
-            client = self._client = self._client or Client(self._url, key=self._key)
-        return client.enqueue(request.handler, request.payload, **_options(request))
+        """Over connections for threads; blocks until the answer is there."""
+        with sending(request.queue, request.id):
+            return self._client().enqueue_item(_item(request))
 
     async def close(self) -> None:
         """Close the connections of threads and of the running event loop; others end with their loops."""
-        with self._lock:
-            client, self._client = self._client, None
-            async_client = self._async_clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            client.close()
-        if async_client is not None:
-            await async_client.close()
+        if "sync" in self._made:
+            self._client().close()
+        if "async" in self._made:
+            await self._async_client().close()
+        self._made.clear()
+
+    def _client(self) -> Client:
+        client: Client | None = self._made.get("sync")
+        if client is None:
+            from jobpipe.client import Client
+
+            # Without a lock, which a fork could leave locked for ever: who comes second takes the first one's.
+            client = self._made.setdefault("sync", Client(self._url, **self._arguments))
+        return client
+
+    def _async_client(self) -> AsyncClient:
+        client: AsyncClient | None = self._made.get("async")
+        if client is None:
+            from jobpipe.client import AsyncClient
+
+            client = self._made.setdefault("async", AsyncClient(self._url, **self._arguments))
+        return client
+
+
+def _item(request: EnqueueRequest) -> Item:
+    from jobpipe.client.flow import Item
+
+    id = request.id
+    if id is None:
+        request = msgspec.structs.replace(request, id=new_id(_clock.now()))
+    return Item(request.id or "", id is None, _body(request), traceparent())
+
+
+_clock = SystemClock()
 
 
 def _body(request: EnqueueRequest) -> bytes:
     if request.run_at is not None and request.run_at.utcoffset() is None:
         raise Invalid("a time needs a time zone: datetime.now(UTC), not datetime.now()", field="run_at")
     return msgspec.json.encode(request)
-
-
-def _options(request: EnqueueRequest) -> Options:
-    return {
-        "id": request.id,
-        "queue": request.queue,
-        "priority": request.priority,
-        "delay": request.delay,
-        "run_at": request.run_at,
-        "timeout": request.timeout,
-        "max_retries": request.max_retries,
-        "key": request.key,
-    }
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -14,7 +14,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from jobpipe.core.keys import MAX_RATE, BadKeys, parse_entries
-from jobpipe.core.task import MAX_DELAY_S, MAX_RETRIES_LIMIT
+from jobpipe.core.task import LEASE_S, MAX_DELAY_S, MAX_RETRIES_LIMIT
 from jobpipe.settings_kinds import (
     Auto,
     Choice,
@@ -212,7 +212,7 @@ class Settings:
         float, parameter("retry_cap", "The longest delay in seconds, without the jitter.")
     ] = 300.0
     timeout: Annotated[float, parameter("timeout", "Seconds that one run may take, or inf.")] = 3600.0
-    lease: Annotated[float, parameter("lease", "Seconds of a lease, where a worker does not say.")] = 30.0
+    lease: Annotated[float, parameter("lease", "Seconds of a lease, where a worker does not say.")] = LEASE_S
     shutdown_grace: Annotated[
         float, parameter("shutdown_grace", "Seconds that running tasks get to finish in at a stop.")
     ] = 25.0

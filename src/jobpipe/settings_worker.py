@@ -11,6 +11,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from jobpipe.client.address import DEFAULT_URL
+from jobpipe.core.task import LEASE_S
 from jobpipe.settings import KINDS, BadSetting, parameter
 
 
@@ -20,9 +22,15 @@ class WorkerSettings:
     """Everything that `jobpipe worker` can be told. Durations are in seconds, sizes in bytes."""
 
     server: Annotated[
-        str,
-        Parameter(env_var="JOBPIPE_URL", help="The server: http://host:port, https://..., or unix:/path."),
-    ] = "http://127.0.0.1:8080"
+        tuple[str, ...],
+        Parameter(
+            env_var="JOBPIPE_URL",
+            env_var_split=lambda _, text: [text],
+            negative=(),
+            help="The server: http://host:port, https://..., or unix:/path. Several, that share a database, are tried "
+            "in turn: repeat it, or put commas between.",
+        ),
+    ] = (DEFAULT_URL,)
     key: Annotated[
         str | None,
         Parameter(
@@ -38,7 +46,7 @@ class WorkerSettings:
     ] = None
     lease: Annotated[
         float, parameter("lease", "Seconds until a task of a silent worker is given to another.")
-    ] = 30.0
+    ] = LEASE_S
     timeout: Annotated[
         float, parameter("timeout", "Seconds of a run where neither task nor handler say.")
     ] = 3600.0
@@ -69,6 +77,11 @@ class WorkerSettings:
             raise BadSetting("must be at least 1 here", "processes", "0")
         if self.process_count > self.workers:
             raise BadSetting(f"must be at most workers ({self.workers})", "processes", str(self.processes))
+
+    @property
+    def servers(self) -> str:
+        """The servers as one text, commas between."""
+        return ",".join(self.server)
 
     @property
     def process_count(self) -> int:

@@ -21,9 +21,9 @@ from jobpipe.cli.output import Table, column, printable, put_json
 from jobpipe.cli.remote import Remote
 from jobpipe.cli.top_view import duration
 from jobpipe.cli.watch import Event, Follower, events
-from jobpipe.client.address import parse_address
 from jobpipe.client.errors import ConnectionFailed
-from jobpipe.client.plain import PlainClient
+from jobpipe.client.setup import servers_of
+from jobpipe.client.transport import Transport
 from jobpipe.core.errors import JobpipeError
 from jobpipe.settings_sources import Sources
 
@@ -203,7 +203,9 @@ def streams() -> Iterator[ThreadingHTTPServer]:
 
 
 def follower(server: ThreadingHTTPServer, output: str) -> Follower:
-    return Follower(Remote(PlainClient(parse_address(f"http://127.0.0.1:{server.server_port}"))), output)
+    return Follower(
+        Remote(Transport(servers_of(f"http://127.0.0.1:{server.server_port}", None, None), 10)), output
+    )
 
 
 def change(**fields: Any) -> bytes:
@@ -243,7 +245,7 @@ def test_watch_is_a_line_a_change_and_says_what_was_left_out(
 
 def test_watch_of_a_server_that_never_was_there_ends_at_once() -> None:
     with pytest.raises(ConnectionFailed):
-        Follower(Remote(PlainClient(parse_address("unix:/nowhere"))), "table").run()
+        Follower(Remote(Transport(servers_of("unix:/nowhere", None, None), 10)), "table").run()
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,8 @@ def test_a_task_with_the_callers_id_is_not_sent_twice_blindly() -> None:
 
 def test_an_id_of_ours_that_exists_after_an_unseen_sending_is_our_task() -> None:
     task, steps = drive(enqueue(CALLER, {}), UNSEEN, problem(409, "task_exists"), stored("t9"))
-    assert task.id == "t9"
-    assert steps[-1].path == f"/tasks/{body(steps[0])['id']}"
+    assert task.id == body(steps[0])["id"]
+    assert steps[-1].path == f"/tasks/{task.id}"
 
 
 def test_an_id_of_ours_that_exists_at_the_first_sending_is_refused() -> None:
@@ -157,8 +157,9 @@ def test_nothing_accepted_raises_and_later_failures_are_answers() -> None:
 def test_a_repeated_batch_finds_the_tasks_of_the_unseen_one() -> None:
     flow = enqueue_many(CALLER, [{}, {}])
     exists = problem(409, "task_exists")
-    answers, _ = drive(flow, UNSEEN, batch(exists, leased("new")), stored("old"))
-    assert [answer.id for answer in answers] == ["old", "new"]  # type: ignore[union-attr]
+    answers, (sent, _, _, found) = drive(flow, UNSEEN, batch(exists, leased("new")), stored("old"))
+    assert [answer.id for answer in answers] == [one["id"] for one in body(sent)]  # type: ignore[union-attr]
+    assert found.path == f"/tasks/{body(sent)[0]['id']}"
 
 
 def test_a_batch_with_one_id_of_the_caller_is_not_repeated_blindly() -> None:
@@ -181,7 +182,9 @@ def test_no_tasks_are_no_request() -> None:
 
 def test_a_task_comes_as_values_of_python() -> None:
     error = {"type": "E", "message": "m", "traceback": None, "attempt": 1, "at": "2026-11-21T21:09:00.123Z"}
-    task, (request,) = drive(get(CALLER, "a b/é"), stored(payload={"a": [1]}, result="r", last_error=error))
+    task, (request,) = drive(
+        get(CALLER, "a b/é"), stored("a b/é", payload={"a": [1]}, result="r", last_error=error)
+    )
     assert request.path == "/tasks/a%20b%2F%C3%A9"
     assert (task.payload, task.result, task.status) == ({"a": [1]}, "r", Status.RUNNING)
     assert task.created_at == datetime(2026, 11, 21, 21, 9, 0, 123000, UTC)
@@ -291,10 +294,10 @@ def test_what_is_no_address_is_invalid(url: str) -> None:
 
 def test_the_key_of_the_environment_stays_with_its_url() -> None:
     environ = {"JOBPIPE_URL": "http://env", "JOBPIPE_KEY": "k"}
-    assert resolve(None, None, environ) == (Address("env", 80), "k")
-    assert resolve(None, "mine", environ) == (Address("env", 80), "mine")
-    assert resolve("http://other", None, environ) == (Address("other", 80), None)
-    assert resolve(None, None, {}) == (Address("127.0.0.1", 8080), None)
+    assert resolve(None, None, environ) == ([Address("env", 80)], "k")
+    assert resolve(None, "mine", environ) == ([Address("env", 80)], "mine")
+    assert resolve("http://other", None, environ) == ([Address("other", 80)], None)
+    assert resolve(None, None, {}) == ([Address("127.0.0.1", 8080)], None)
 
 
 def test_a_key_that_no_header_can_carry_is_invalid() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -204,6 +207,66 @@ def extended(body: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for one in body["leases"]
     ]
+
+
+class Asked(NamedTuple):
+    """A request as it came."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Answers:
+    """A server in a thread that answers each request by the next of these: bytes, Cut, or None for never."""
+
+    def __init__(self, *answers: bytes | Cut | Callable[[Asked], bytes | Cut | None] | None) -> None:
+        self.answers = list(answers)
+        self.asked: list[Asked] = []
+        self.connections = 0
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.port: int = self._listening.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Answers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in (self._listening, *self._open):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listening.accept()
+                self.connections += 1
+                self._open.append(connection)
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with suppress(OSError, ValueError), connection, connection.makefile("rb") as stream:
+            while line := stream.readline():
+                method, path, _ = line.decode().split(" ")
+                headers = {}
+                while (field := stream.readline()) != b"\r\n":
+                    name, _, value = field.decode().partition(": ")
+                    headers[name.lower()] = value.strip()
+                asked = Asked(method, path, headers, stream.read(int(headers.get("content-length", 0))))
+                self.asked.append(asked)
+                answer = self.answers.pop(0)
+                if callable(answer):
+                    answer = answer(asked)
+                if isinstance(answer, Cut):
+                    connection.sendall(answer.sent)
+                    connection.shutdown(socket.SHUT_RDWR)
+                    return
+                if answer is not None:
+                    connection.sendall(answer)
 
 
 DONE = Outcome(Kind.DONE, result=b"1")

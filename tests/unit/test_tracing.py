@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+from test_client_fakes import Answers, http
 from test_work_middleware import claim
 
 from jobpipe import App, AsyncClient, Client, Context, tracing
@@ -142,46 +143,36 @@ def _quiet() -> None:
     """A handler, which runs in a thread."""
 
 
-class Heard:
-    """A transport's answer, and the requests that came."""
+FULL = http(
+    503, b'{"code": "queue_full", "error": "full"}', b"content-type: application/json", b"retry-after: 100"
+)
 
-    def __init__(self) -> None:
-        self.requests: list[httpx2.Request] = []
 
-    def __call__(self, request: httpx2.Request) -> httpx2.Response:
-        self.requests.append(request)
-        return httpx2.Response(
-            503, headers={"retry-after": "100"}, json={"code": "queue_full", "error": "full"}
-        )
-
-    @property
-    def traces(self) -> list[str | None]:
-        return [request.headers.get("traceparent") for request in self.requests]
+def traces(server: Answers) -> list[str | None]:
+    return [asked.headers.get("traceparent") for asked in server.asked]
 
 
 async def test_clients_send_their_span_with_a_task(spans: Spans) -> None:
-    heard = Heard()
-    with Client("http://a", transport=httpx2.MockTransport(heard)) as client:
+    with Answers(FULL, FULL, FULL) as server, Client(server.url) as client:
         for enqueue in (
             lambda: client.enqueue("h", queue="q"),
             lambda: client.enqueue_many([{"handler": "h"}]),
         ):
             with pytest.raises(Exception, match="full"):
                 enqueue()
-    async with AsyncClient("http://a", transport=httpx2.MockTransport(heard)) as async_client:
-        with pytest.raises(Exception, match="full"):
-            await async_client.enqueue("h", id="t1")
+        async with AsyncClient(server.url) as async_client:
+            with pytest.raises(Exception, match="full"):
+                await async_client.enqueue("h", id="t1")
     assert kinds(spans()) == [(SpanKind.PRODUCER, f"send {queue}") for queue in ("q", "default", "default")]
     ids = [f"{span.context.span_id:016x}" for span in spans() if span.context]
-    assert [trace and trace.split("-")[2] for trace in heard.traces] == ids
+    assert [trace and trace.split("-")[2] for trace in traces(server)] == ids
 
 
 def test_without_spans_clients_outside_of_runs_send_no_trace() -> None:
-    heard = Heard()
-    with Client("http://a", transport=httpx2.MockTransport(heard)) as client:
+    with Answers(FULL) as server, Client(server.url) as client:
         with pytest.raises(Exception, match="full"):
             client.enqueue("h")
-    assert heard.traces == [None]
+    assert traces(server) == [None]
 
 
 # --- asking for spans ---

@@ -294,11 +294,11 @@ class _Kept:
 async def test_outside_of_a_process_that_runs_it_an_app_is_connected_at_its_first_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made: list[tuple[str | None, str | None]] = []
+    made: list[tuple[str | None, dict[str, Any]]] = []
     kept = _Kept()
 
-    def connect(url: str | None, key: str | None) -> _Kept:
-        made.append((url, key))
+    def connect(url: str | None, **arguments: Any) -> _Kept:
+        made.append((url, arguments))
         return kept
 
     monkeypatch.setattr("jobpipe.work.enqueue._connect", connect)
@@ -307,12 +307,12 @@ async def test_outside_of_a_process_that_runs_it_an_app_is_connected_at_its_firs
     assert made == []
     handler.enqueue_sync(1)
     await handler.enqueue(2)
-    assert made == [(None, None)]
+    assert made == [(None, {})]
     assert [bytes(request.payload) for request in kept.requests] == [b'{"n":1}', b'{"n":2}']
     await app.disconnect()
     assert kept.closed
-    app.connect("http://elsewhere:1", key="secret")
-    assert made[1:] == [("http://elsewhere:1", "secret")]
+    app.connect("http://elsewhere:1", key="secret", timeout=2, retries=0)
+    assert made[1:] == [("http://elsewhere:1", {"key": "secret", "timeout": 2, "retries": 0})]
 
 
 async def test_the_process_that_runs_the_app_comes_before_any_connection() -> None:

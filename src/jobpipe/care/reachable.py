@@ -11,7 +11,8 @@ from jobpipe.care.findings import Finding, fine, problem, warning
 from jobpipe.client.address import Address
 from jobpipe.client.exchange import Answer, Request
 from jobpipe.client.flow import Caller, Retries
-from jobpipe.client.plain import PlainClient
+from jobpipe.client.setup import servers_of
+from jobpipe.client.transport import Transport
 from jobpipe.core.errors import JobpipeError, Unauthorized
 
 ANSWER_S: Final = 5.0
@@ -22,7 +23,7 @@ OLDEST_POSTGRES: Final = 140000
 
 def server(address: Address, key: str | None, now: float) -> Iterator[Finding]:
     """Whether the server answers, accepts work and takes the key; `now` is this machine's clock in seconds."""
-    client = PlainClient(address, key, timeout=ANSWER_S)
+    client = Transport(servers_of(str(address), None, key), ANSWER_S)
     caller = Caller(Retries(count=0))
 
     def get(path: str) -> Answer:

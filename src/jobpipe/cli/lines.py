@@ -10,14 +10,13 @@ import contextlib
 import os
 import stat
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from jobpipe.cli import exits
 from jobpipe.cli.output import Output, many, printable, put, put_json, say, told
-from jobpipe.core.errors import JobpipeError, QueueFull, TooManyQueues
+from jobpipe.core.errors import JobpipeError
 
 if TYPE_CHECKING:
     from msgspec import Raw
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from jobpipe.client.values import NewTask, Task
 
 BATCH: Final = 1000
-ROOM_S: Final = 0.25
-"""How long to wait before asking a full queue again."""
-
 SHOWN: Final = 20
 """How many refusals are told one by one."""
 
@@ -152,23 +148,12 @@ def _send(remote: Remote, lines: Sequence[Line], patience: float, report: Report
     """Send until each is taken, refused for good, or `patience` seconds went by without room for any."""
     from jobpipe.client.enqueue import enqueue_many
 
-    end = time.monotonic() + patience
-    while lines:
-        answers = remote.client.run(enqueue_many(remote.caller, [line.task for line in lines]))
-        over = time.monotonic() >= end
-        left: list[Line] = []
-        for line, answer in zip(lines, answers, strict=True):
-            if not isinstance(answer, JobpipeError):
-                report.taken(answer)
-            elif isinstance(answer, QueueFull | TooManyQueues) and not over:
-                left.append(line)
-            else:
-                report.refused(line.number, told(answer), exits.code_of(answer))
-        if len(left) < len(lines):
-            end = time.monotonic() + patience
-        lines = left
-        if lines:
-            time.sleep(ROOM_S)
+    answers = remote.client.run(enqueue_many(remote.caller, [line.task for line in lines], patience))
+    for line, answer in zip(lines, answers, strict=True):
+        if isinstance(answer, JobpipeError):
+            report.refused(line.number, told(answer), exits.code_of(answer))
+        else:
+            report.taken(answer)
 
 
 def _watched(lines: Iterable[bytes], advance: Callable[[int], None]) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from jobpipe.cli.invocation import current
 from jobpipe.cli.output import Output, Table, put_json
-from jobpipe.client.address import DEFAULT_URL, parse_address
+from jobpipe.client.address import DEFAULT_URL
 from jobpipe.core.errors import Invalid
 from jobpipe.settings import BadSetting
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from jobpipe.cli.output import Column
     from jobpipe.client.exchange import Answer, Request
     from jobpipe.client.flow import Caller
-    from jobpipe.client.plain import PlainClient
+    from jobpipe.client.transport import Transport
     from jobpipe.wire import BulkView
 
+ANSWER_S: Final = 10.0
 MAX_BULK_S: Final = 600.0
 """How long the server may take over one bulk call, beyond the usual."""
 
@@ -50,10 +51,11 @@ class Target:
     @contextlib.contextmanager
     def open(self) -> Iterator[Remote]:
         """Calls to the server. Raises BadSetting for an address or key that cannot be."""
-        from jobpipe.client.plain import PlainClient
+        from jobpipe.client.setup import servers_of
+        from jobpipe.client.transport import Transport
 
         try:
-            client = PlainClient(parse_address(self.server), self.key or None)
+            client = Transport(servers_of(self.server, None, self.key or None), ANSWER_S)
         except Invalid as error:
             raise bad_target(error, self.server, self.key) from error
         with contextlib.closing(client):
@@ -74,7 +76,7 @@ def bad_target(error: Invalid, server: str, key: str | None) -> BadSetting:
 class Remote:
     """Calls that answer with JSON as it came. Each raises the server's refusal, or ConnectionFailed."""
 
-    def __init__(self, client: PlainClient) -> None:
+    def __init__(self, client: Transport) -> None:
         from jobpipe.client.flow import Caller, Retries
 
         self.client = client

@@ -20,12 +20,12 @@ def worker_command(
 ) -> int:
     """Run the handlers of an app for tasks of a server. It survives the server's restarts."""
     check_spec(app)
-    from jobpipe.client.address import authorization, parse_address
+    from jobpipe.client.address import authorization, parse_addresses
     from jobpipe.worker.parent import run
 
     try:
-        parse_address(settings.server)
+        parse_addresses(settings.servers)
         authorization(settings.key)
     except Invalid as error:
-        raise bad_target(error, settings.server, settings.key) from error
+        raise bad_target(error, settings.servers, settings.key) from error
     return run(settings, app)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -16,6 +17,9 @@ from msgspec import Struct
 from jobpipe.core.errors import Invalid
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
+_BETWEEN: Final = re.compile(r",(?=\s*(?:https?://|unix:))")
+"""A comma alone may belong to a path."""
+
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -81,16 +85,31 @@ def parse_address(url: str) -> Address:
     )
 
 
+def parse_addresses(text: str) -> list[Address]:
+    """One address, or several with commas between. Raises Invalid."""
+    return [parse_address(url.strip()) for url in _BETWEEN.split(text)]
+
+
 def resolve(
-    url: str | None, key: str | None, environ: Mapping[str, str] = os.environ
-) -> tuple[Address, str | None]:
-    """The address and key to use: as given, else from JOBPIPE_URL and JOBPIPE_KEY, else the default address.
+    url: str | None,
+    key: str | None,
+    environ: Mapping[str, str] = os.environ,
+    urls: Sequence[str] | None = None,
+) -> tuple[list[Address], str | None]:
+    """The addresses and key to use: as given, else from JOBPIPE_URL and JOBPIPE_KEY, else the default address.
 
     The key of the environment goes with the URL of the environment: never to an address that the code names itself.
     """
+    if url is not None and urls is not None:
+        raise Invalid("either url or urls", field="urls")
+    if urls is not None:
+        if isinstance(urls, str) or not urls:
+            raise Invalid("urls is a list of one URL or more", field="urls")
+        return [parse_address(one) for one in urls], key
     if url is not None:
-        return parse_address(url), key
-    return parse_address(environ.get("JOBPIPE_URL") or DEFAULT_URL), key or environ.get("JOBPIPE_KEY") or None
+        return parse_addresses(url), key
+    found = parse_addresses(environ.get("JOBPIPE_URL") or DEFAULT_URL)
+    return found, key or environ.get("JOBPIPE_KEY") or None
 
 
 def authorization(key: str | None) -> dict[str, str]:

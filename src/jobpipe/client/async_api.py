@@ -1,21 +1,20 @@
-"""The client for asyncio: the calls of `jobpipe.client.api`, awaited."""
+"""The client for asyncio. `jobpipe.client.api`, for ordinary code, is made from this file by `make client`."""
 
 from __future__ import annotations
 
-import asyncio
 import builtins
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
+from typing import Any, Unpack, overload
 
 from jobpipe.client import enqueue, tasks, working
-from jobpipe.client.address import resolve
-from jobpipe.client.errors import ConnectionFailed
-from jobpipe.client.exchange import Answer, Request
-from jobpipe.client.flow import Caller, Flow, Pause, Retries, resume
+from jobpipe.client.async_transport import AsyncTransport
+from jobpipe.client.enqueue import PATIENCE_S
+from jobpipe.client.flow import Caller, Item, Retries
+from jobpipe.client.setup import retries_of, servers_of
 from jobpipe.client.tasks import Which
-from jobpipe.client.transport import answer_of, arguments, failure_of, options
 from jobpipe.client.values import (
+    Enqueued,
     Extended,
     Filters,
     Lease,
@@ -26,41 +25,42 @@ from jobpipe.client.values import (
     TaskOptions,
 )
 from jobpipe.core.errors import JobpipeError
+from jobpipe.core.task import LEASE_S
 from jobpipe.tracing import sending
 from jobpipe.wire import BulkView, QueueView, StatsView
 from jobpipe.wire.working import LeaseBody
 
-if TYPE_CHECKING:
-    import httpx2
-
-T = TypeVar("T")
-
 
 class AsyncClient:
-    """A connection to a server, for one event loop; also an async context manager. The arguments, the methods and what
-    they raise are Client's; `list` gives an async iterator."""
+    """Calls to a server, from any number of coroutines, on one event loop or several; also an async context manager.
+
+    `url` is `http://host:port`, `https://...` or `unix:/path/to.sock`; left out, JOBPIPE_URL and JOBPIPE_KEY of the
+    environment are used, else http://127.0.0.1:8080. `urls` names several servers of one store instead: the next is
+    gone on to when one fails. `timeout` is seconds for one request. `retries` says how often a call is sent again when
+    that can do no harm: 0 never, also not when the queue is full. `proxy` is `http://[user:password@]host:port`;
+    proxies of the environment are not used.
+
+    Every method raises the server's refusal as the error of `jobpipe.core.errors` with the same code (else
+    ServerError), and ConnectionFailed (`unreachable`) without an answer. Connections are made when they are needed,
+    each process has its own also after a fork, and they end with `close`, or with the event loop.
+    """
 
     def __init__(
         self,
         url: str | None = None,
         *,
+        urls: Sequence[str] | None = None,
         key: str | None = None,
         timeout: float = 10.0,
         retries: int | Retries = 3,
-        transport: httpx2.AsyncBaseTransport | None = None,
+        proxy: str | None = None,
     ) -> None:
-        import httpx2
-
-        self._address, key = resolve(url, key)
-        if transport is None and self._address.socket is not None:
-            transport = httpx2.AsyncHTTPTransport(uds=self._address.socket)
-        self._timeout = timeout
-        self._caller = Caller(Retries(count=retries) if isinstance(retries, int) else retries)
-        self._http = httpx2.AsyncClient(transport=transport, **options(self._address, key, timeout))
+        self._caller = Caller(retries_of(retries))
+        self._transport = AsyncTransport(servers_of(url, urls, key, proxy), timeout)
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
+        """Close the connections; safe twice."""
+        await self._transport.close()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -75,69 +75,92 @@ class AsyncClient:
     async def enqueue(
         self, handler: str | None = None, payload: Any = None, **options: Unpack[TaskOptions]
     ) -> Task:
-        """Enqueue one task; when this returns, it is stored.
+        """Enqueue one task; when this returns, it is stored. Calls at the same moment share a request.
 
         Without an `id` the client makes one (UUIDv7), and a call whose answer was lost is repeated without making a
         second task. Raises TaskExists, QueueFull, TooManyQueues, Draining, Invalid, TooLarge, StorageError.
         """
         with sending(options.get("queue"), options.get("id")):
-            return await self._run(
+            return await self._transport.run(
                 enqueue.enqueue(self._caller, {"handler": handler, "payload": payload, **options})
             )
 
-    async def enqueue_many(self, tasks: Iterable[NewTask]) -> builtins.list[Task | JobpipeError]:
-        """Enqueue any number of tasks, in batches; each item of the answer is the task, or the error in its place.
+    async def enqueue_item(self, item: Item) -> Task:
+        """Enqueue a task that is JSON already."""
+        return await self._transport.run(enqueue.enqueue_item(self._caller, item))
+
+    @overload
+    async def enqueue_many(
+        self, tasks: Collection[NewTask], *, patience: float = PATIENCE_S
+    ) -> builtins.list[Task | JobpipeError]: ...
+
+    @overload
+    async def enqueue_many(self, tasks: Iterator[NewTask], *, patience: float = PATIENCE_S) -> Enqueued: ...
+
+    async def enqueue_many(
+        self, tasks: Collection[NewTask] | Iterator[NewTask], *, patience: float = PATIENCE_S
+    ) -> builtins.list[Task | JobpipeError] | Enqueued:
+        """Enqueue any number of tasks, in batches. What a full queue refuses is sent again until it has room;
+        `patience` is how many seconds may go by without room for any.
+
+        For a list (or another collection) each item of the answer is the task, or the error in its place. An iterator
+        may be endless as far as memory goes: the answer is the number, and what was refused for good with its index.
 
         Raises what refused the first batch as a whole, or ConnectionFailed. When a later batch fails, its tasks and
-        all after it have that error as their answer.
+        all after it have that error as their answer; of an iterator it is raised, with a note how far it came.
         """
         with sending(None):
-            return await self._run(enqueue.enqueue_many(self._caller, tasks))
+            if isinstance(tasks, Collection):
+                return await self._transport.run(enqueue.enqueue_many(self._caller, tasks, patience))
+            return await self._transport.run(enqueue.enqueue_stream(self._caller, tasks, patience))
 
     # --- reading ---
 
     async def get(self, id: str) -> Task:
         """The task as it is now. Raises NotFound."""
-        return await self._run(tasks.get(self._caller, id))
+        return await self._transport.run(tasks.get(self._caller, id))
 
     async def list(self, limit: int | None = None, **filters: Unpack[Filters]) -> AsyncIterator[Task]:
         """Matching tasks, newest first, up to `limit` (None: all), fetched page by page."""
         query: str | None = tasks.first_query(limit, filters)
         while query is not None and limit != 0:
-            found, query = await self._run(tasks.page(self._caller, query))
+            found, query = await self._transport.run(tasks.page(self._caller, query))
             for task in found[:limit]:
                 yield task
             limit = None if limit is None else limit - len(found[:limit])
 
     async def wait(self, id: str, timeout: float | None = None) -> Task:
-        """The task when it is finished. Raises TimeoutError after `timeout` seconds (None: wait on), NotFound."""
-        return await self._run(tasks.wait(self._caller, id, timeout))
+        """The task when it is finished, also over a restart of the server.
+
+        Raises TimeoutError after `timeout` seconds (None: wait on), NotFound.
+        """
+        return await self._transport.run(tasks.wait(self._caller, id, timeout))
 
     async def queues(self) -> builtins.list[QueueView]:
         """The queues that hold tasks, with their counts."""
-        return await self._run(tasks.queues(self._caller))
+        return await self._transport.run(tasks.queues(self._caller))
 
     async def stats(self) -> StatsView:
         """The server at a glance."""
-        return await self._run(tasks.stats(self._caller))
+        return await self._transport.run(tasks.stats(self._caller))
 
     async def health(self) -> str:
         """`ok` from a server that serves, also while it drains."""
-        return await self._run(tasks.health(self._caller))
+        return await self._transport.run(tasks.health(self._caller))
 
     # --- steering ---
 
     async def cancel(self, id: str) -> Task:
         """Cancel a queued task; ask the worker of a running one. Raises AlreadyFinished, NotFound."""
-        return await self._run(tasks.cancel(self._caller, id))
+        return await self._transport.run(tasks.cancel(self._caller, id))
 
     async def retry(self, id: str) -> Task:
         """Queue a failed or cancelled task again, its counts cleared. Raises NotRetryable, NotFound."""
-        return await self._run(tasks.retry(self._caller, id))
+        return await self._transport.run(tasks.retry(self._caller, id))
 
     async def delete(self, id: str) -> None:
         """Forget a finished task. Raises NotFinished, NotFound."""
-        await self._run(tasks.delete(self._caller, id))
+        await self._transport.run(tasks.delete(self._caller, id))
 
     async def cancel_many(
         self,
@@ -148,7 +171,9 @@ class AsyncClient:
         **filters: Unpack[Filters],
     ) -> BulkView:
         """Cancel all that match the ids and filters; without either, `all` must say so. `dry_run` only counts."""
-        return await self._run(tasks.bulk(self._caller, "cancel", Which(ids, all, dry_run), filters))
+        return await self._transport.run(
+            tasks.bulk(self._caller, "cancel", Which(ids, all, dry_run), filters)
+        )
 
     async def retry_many(
         self,
@@ -159,7 +184,7 @@ class AsyncClient:
         **filters: Unpack[Filters],
     ) -> BulkView:
         """Retry all that match and can be retried; as `cancel_many`."""
-        return await self._run(tasks.bulk(self._caller, "retry", Which(ids, all, dry_run), filters))
+        return await self._transport.run(tasks.bulk(self._caller, "retry", Which(ids, all, dry_run), filters))
 
     async def delete_many(
         self,
@@ -170,7 +195,9 @@ class AsyncClient:
         **filters: Unpack[Filters],
     ) -> BulkView:
         """Delete all that match and are finished; as `cancel_many`."""
-        return await self._run(tasks.bulk(self._caller, "delete", Which(ids, all, dry_run), filters))
+        return await self._transport.run(
+            tasks.bulk(self._caller, "delete", Which(ids, all, dry_run), filters)
+        )
 
     # --- working ---
 
@@ -181,7 +208,7 @@ class AsyncClient:
         queues: Sequence[str] = ("*",),
         max: int = 1,
         wait: float = 0.0,
-        lease: float = 30.0,
+        lease: float = LEASE_S,
     ) -> builtins.list[Lease]:
         """Take up to `max` due tasks to run here, waiting up to `wait` seconds (at most 60) for the first.
 
@@ -189,35 +216,14 @@ class AsyncClient:
         from a server that drains.
         """
         wanted = LeaseBody(worker_id, [*queues], max, wait, lease)
-        return await self._run(working.lease(self._caller, wanted))
+        return await self._transport.run(working.lease(self._caller, wanted))
 
     async def settle(self, settles: Iterable[Settle]) -> builtins.list[Settled]:
         """Tell what became of leased tasks; the answers in the same order."""
-        return await self._run(working.settle(self._caller, settles))
+        return await self._transport.run(working.settle(self._caller, settles))
 
     async def extend(
-        self, worker_id: str, leases: Iterable[Lease], *, lease: float = 30.0
+        self, worker_id: str, leases: Iterable[Lease], *, lease: float = LEASE_S
     ) -> builtins.list[Extended]:
         """Prolong leases to `lease` seconds from now, and learn which tasks somebody wants cancelled."""
-        return await self._run(working.extend(self._caller, worker_id, leases, lease))
-
-    # --- driving ---
-
-    async def _run(self, flow: Flow[T]) -> T:
-        outcome: Answer | ConnectionFailed | None = None
-        try:
-            while True:
-                outcome = await self._carry_out(resume(flow, outcome))
-        except StopIteration as end:
-            return cast("T", end.value)
-
-    async def _carry_out(self, step: Request | Pause) -> Answer | ConnectionFailed | None:
-        if isinstance(step, Pause):
-            await asyncio.sleep(step.seconds)
-            return None
-        import httpx2
-
-        try:
-            return answer_of(await self._http.request(**arguments(step, self._timeout)))
-        except httpx2.RequestError as error:
-            return failure_of(error, self._address)
+        return await self._transport.run(working.extend(self._caller, worker_id, leases, lease))

@@ -86,12 +86,17 @@ class Channel:
         if sock is not None:
             sock.close()
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether its server may be about to close it."""
+        return time.monotonic() - self._used > KEEP_IDLE_S
+
     def _is_usable(self) -> bool:
         """Whether the open connection may carry a request: young, of the current server, and nothing has come."""
         sock = self._socket
         if sock is None or self._over or self._destination is not self._to.current:
             return False
-        if time.monotonic() - self._used > KEEP_IDLE_S:
+        if self.is_stale:
             return False
         sock.settimeout(0)
         try:

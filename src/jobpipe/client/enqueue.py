@@ -10,75 +10,78 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
-from jobpipe.client.errors import Refusal, bad_answer
+from jobpipe.client.batch import MOST_BYTES, MOST_ITEMS, outcomes, trace_headers
+from jobpipe.client.errors import BAD_ANSWER
 from jobpipe.client.exchange import Answer, Request
-from jobpipe.client.flow import Call, Caller, Flow, parse
-from jobpipe.client.tasks import get, path_of, task_decoder
-from jobpipe.client.values import NewTask, Task, TaskForm, encoded, time_text
-from jobpipe.core.errors import Invalid, JobpipeError, TaskExists, TooLarge
+from jobpipe.client.flow import Call, Caller, Distrust, Flow, Item, Pause
+from jobpipe.client.tasks import get, path_of
+from jobpipe.client.values import Enqueued, NewTask, Refused, Task, encoded, time_text
+from jobpipe.core.errors import JobpipeError, QueueFull, TaskExists, TooLarge, TooManyQueues
+from jobpipe.tracing import traceparent
 from jobpipe.wire import MAX_ITEMS, new_id
 
 MAX_BATCH_BYTES: Final = 15 * 1024 * 1024
 """Below the server's own default bound. One that is set lower answers `too_large`, and the batch is halved."""
 
+PATIENCE_S: Final = 60.0
+"""How long a full queue may have no room at all before the tasks left are refused."""
 
-class _Item(Struct, frozen=True):
-    """A task to send; `ours` says that its id was made here."""
+LEAST_AGAIN: Final = 100
+LEAST_S: Final = 0.1
+MOST_REFUSED: Final = 10_000
+"""How many refusals are kept one by one."""
 
-    id: str
-    ours: bool
-    body: bytes
-
-
-class _AnswerForm(Struct):
-    """The answer to one task of a batch: the task, or a problem."""
-
-    status: int
-    task: TaskForm | None = None
-    code: str = "internal"
-    error: str | None = None
-    detail: str | None = None
-    field: str | None = None
-
-    def decoded(self) -> Task | JobpipeError:
-        if self.task is not None:
-            return self.task.task()
-        return Refusal(self.code, self.status, self.error, self.detail, self.field).as_error(self.status)
-
-
-_answers: Final = msgspec.json.Decoder(list[_AnswerForm])
+_FULL = (QueueFull, TooManyQueues)
 
 
 def enqueue(caller: Caller, task: NewTask) -> Flow[Task]:
     """One task."""
-    return parse(task_decoder, (yield from enqueue_for_answer(caller, task))).task()
+    return enqueue_item(caller, item_of(caller, task, traceparent()))
+
+
+def enqueue_item(caller: Caller, item: Item) -> Flow[Task]:
+    """One task, together with those that are enqueued at the same moment."""
+    call = Call(caller, item)
+    try:
+        task: Task = yield from call.run()
+    except TaskExists:
+        if item.ours and call.unseen:
+            return (yield from get(caller, item.id))
+        raise
+    return task
 
 
 def enqueue_for_answer(caller: Caller, task: NewTask) -> Flow[Answer]:
     """One task, and the server's own words about it."""
-    item = _item(caller, task)
-    call = Call(caller, Request("POST", "/enqueue", item.body, repeatable=item.ours))
+    item = item_of(caller, task)
+    call = Call(
+        caller,
+        Request("POST", "/enqueue", item.body, repeatable=item.ours, headers=trace_headers(traceparent())),
+    )
     try:
-        return (yield from call.run())
+        answer: Answer = yield from call.run()
     except TaskExists:
         if item.ours and call.unseen:
             return (yield from caller.call(Request("GET", path_of(item.id), repeatable=True)))
         raise
+    return answer
 
 
 def enqueue_many(
-    caller: Caller, tasks: Iterable[NewTask], max_bytes: int = MAX_BATCH_BYTES
+    caller: Caller,
+    tasks: Iterable[NewTask],
+    patience: float = PATIENCE_S,
+    max_bytes: int = MAX_BATCH_BYTES,
 ) -> Flow[list[Task | JobpipeError]]:
     """Each task's answer, in order. Raises what refused the first batch whole; later it stands for each task left."""
     answers: list[Task | JobpipeError] = []
     fatal: JobpipeError | None = None
-    for chunk in _chunks((_item_or_error(caller, task) for task in tasks), max_bytes):
+    for chunk in _chunks(_items(caller, tasks), max_bytes):
         if fatal is None:
             try:
-                answers += yield from _send_chunk(caller, chunk)
+                answers += yield from _send_chunk(caller, chunk, patience)
                 continue
             except JobpipeError as error:
                 if not answers:
@@ -88,46 +91,101 @@ def enqueue_many(
     return answers
 
 
-def _send_chunk(caller: Caller, chunk: Sequence[_Item | JobpipeError]) -> Flow[list[Task | JobpipeError]]:
-    items = [item for item in chunk if isinstance(item, _Item)]
-    sent = iter((yield from _send_items(caller, items)) if items else [])
+def enqueue_stream(caller: Caller, tasks: Iterable[NewTask], patience: float = PATIENCE_S) -> Flow[Enqueued]:
+    """Any number of tasks in bounded memory. Raises what refused a batch as a whole, and notes how far it came."""
+    count = seen = 0
+    refused: list[Refused] = []
+    for chunk in _chunks(_items(caller, tasks), MOST_BYTES, MOST_ITEMS):
+        try:
+            answers = yield from _send_chunk(caller, chunk, patience)
+        except JobpipeError as error:
+            error.add_note(f"{count} tasks had been enqueued before, of the first {seen}")
+            raise
+        for index, answer in enumerate(answers, seen):
+            if not isinstance(answer, JobpipeError):
+                count += 1
+            elif len(refused) < MOST_REFUSED:
+                refused.append(Refused(index, answer))
+        seen += len(answers)
+    return Enqueued(count, seen - count, refused)
+
+
+def _send_chunk(
+    caller: Caller, chunk: Sequence[Item | JobpipeError], patience: float
+) -> Flow[list[Task | JobpipeError]]:
+    items = [item for item in chunk if isinstance(item, Item)]
+    sent = iter((yield from _until_room(caller, items, patience)) if items else [])
     return [item if isinstance(item, JobpipeError) else next(sent) for item in chunk]
 
 
-def _send_items(caller: Caller, items: Sequence[_Item]) -> Flow[list[Task | JobpipeError]]:
-    body = b"[%b]" % b",".join(item.body for item in items)
-    call = Call(caller, Request("POST", "/enqueue", body, repeatable=all(item.ours for item in items)))
+def _until_room(caller: Caller, items: Sequence[Item], patience: float) -> Flow[list[Task | JobpipeError]]:
+    """Send; and again, after the time that the server says, what a full queue refused.
+
+    Given up when `patience` seconds went by without room for any. Most of what is sent again would be refused again,
+    so no more goes than twice what was taken the time before.
+    """
+    answers = yield from _send_items(caller, items)
+    end, room = caller.clock.monotonic() + patience, LEAST_AGAIN
+    while left := [place for place, answer in enumerate(answers) if isinstance(answer, _FULL)]:
+        if not caller.retries.count or caller.clock.monotonic() >= end:
+            break
+        yield Pause(max(LEAST_S, *(_after(answers[place]) for place in left)))
+        again = left[:room]
+        before = len(again)
+        for place, answer in zip(
+            again, (yield from _send_items(caller, [items[n] for n in again])), strict=True
+        ):
+            answers[place] = answer
+            before -= isinstance(answer, _FULL)
+        room = max(LEAST_AGAIN, 2 * before) if before else len(left)
+        if before:
+            end = caller.clock.monotonic() + patience
+    return answers
+
+
+def _after(answer: Task | JobpipeError) -> int:
+    return answer.retry_after if isinstance(answer, JobpipeError) else 0
+
+
+def _send_items(caller: Caller, items: Sequence[Item]) -> Flow[list[Task | JobpipeError]]:
+    body = b"[%b]" % b",".join([item.body for item in items])
+    call = Call(
+        caller,
+        Request(
+            "POST",
+            "/enqueue",
+            body,
+            repeatable=all(item.ours for item in items),
+            headers=trace_headers(traceparent()),
+        ),
+    )
     try:
-        answer = yield from call.run()
+        answer: Answer = yield from call.run()
     except TooLarge as error:
         if len(items) == 1:
             return [error]
         middle = len(items) // 2
         first = yield from _send_items(caller, items[:middle])
         return first + (yield from _send_items(caller, items[middle:]))
-    answers = [form.decoded() for form in parse(_answers, answer)]
-    if len(answers) != len(items):
-        raise bad_answer(answer.status, answer.body)
+    answers = [one if isinstance(one, Task) else one.error for one in outcomes(items, answer, many=True)]
+    for one in answers:
+        if isinstance(one, JobpipeError) and one.code == BAD_ANSWER:
+            yield Distrust()
+            raise one
     if call.unseen:
         yield from _find_unseen(caller, items, answers)
     return answers
 
 
-def _find_unseen(caller: Caller, items: Sequence[_Item], answers: list[Task | JobpipeError]) -> Flow[None]:
+def _find_unseen(caller: Caller, items: Sequence[Item], answers: list[Task | JobpipeError]) -> Flow[None]:
     """Put the tasks that an unseen sending had enqueued in the place of their "exists"."""
     for place, item in enumerate(items):
         if item.ours and isinstance(answers[place], TaskExists):
             answers[place] = yield from get(caller, item.id)
 
 
-def _item_or_error(caller: Caller, task: NewTask) -> _Item | JobpipeError:
-    try:
-        return _item(caller, task)
-    except Invalid as error:
-        return error
-
-
-def _item(caller: Caller, task: NewTask) -> _Item:
+def item_of(caller: Caller, task: NewTask, trace: str | None = None) -> Item:
+    """A task as it is sent. Raises Invalid."""
     given: Mapping[str, Any] = task
     fields = {name: value for name, value in given.items() if value is not None}
     ours = "id" not in fields
@@ -136,15 +194,25 @@ def _item(caller: Caller, task: NewTask) -> _Item:
         fields["payload"] = Raw(encoded(fields["payload"], "payload"))
     if isinstance(fields.get("run_at"), datetime):  # else it is JSON already, like the command line's
         fields["run_at"] = time_text(fields["run_at"], "run_at")
-    return _Item(id, ours, encoded(fields, "task"))
+    return Item(id, ours, encoded(fields, "task"), trace)
 
 
-def _chunks(items: Iterable[_Item | JobpipeError], max_bytes: int) -> Iterator[list[_Item | JobpipeError]]:
-    chunk: list[_Item | JobpipeError] = []
+def _items(caller: Caller, tasks: Iterable[NewTask]) -> Iterator[Item | JobpipeError]:
+    for task in tasks:
+        try:
+            yield item_of(caller, task)
+        except JobpipeError as error:
+            yield error
+
+
+def _chunks(
+    items: Iterable[Item | JobpipeError], max_bytes: int, max_items: int = MAX_ITEMS
+) -> Iterator[list[Item | JobpipeError]]:
+    chunk: list[Item | JobpipeError] = []
     size = 2
     for item in items:
-        more = len(item.body) + 1 if isinstance(item, _Item) else 0
-        if chunk and (size + more > max_bytes or len(chunk) == MAX_ITEMS):
+        more = len(item.body) + 1 if isinstance(item, Item) else 0
+        if chunk and (size + more > max_bytes or len(chunk) == max_items):
             yield chunk
             chunk, size = [], 2
         chunk.append(item)

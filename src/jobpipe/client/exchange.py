@@ -19,6 +19,8 @@ T = TypeVar("T")
 Conversation: TypeAlias = Generator[bytes | None, bytes, T]
 
 MAX_PROXY_HEAD: Final = 65536
+MOST_AROUND: Final = 64 * 1024
+"""Bytes of heads, trailers and the like that a server may send without one of a body."""
 
 
 class Request(Struct, frozen=True):
@@ -117,10 +119,9 @@ class Wire:
     def _receive(self) -> Conversation[bytes]:
         while True:
             data = yield None
-            if not data:
-                raise ConnectionError("the connection ended before the answer")
-            plain = data if self._tls is None else self._tls.decrypt(data)
-            if plain:
+            if not data or self._tls is None:
+                return data
+            if plain := self._tls.decrypt(data):
                 return plain
 
 
@@ -137,17 +138,31 @@ class _Parser:
         """A request goes out."""
         self.answer = None
         self.started = False
+        self._around = 0
         self.status = 0
         self.body: list[bytes] = []
         self._headers: dict[str, str] = {}
 
     def feed(self, data: bytes) -> None:
-        """Raises OSError for what is no answer."""
+        """Take what came next, b"" for the end. Raises OSError for what is no answer."""
+        if not data:
+            self._end()
+            return
         self.started = True
+        self._around += len(data)
         try:
             self._http.feed_data(data)
         except httptools.HttpParserError as error:
             raise ConnectionError(f"not HTTP: {error}") from None
+        if self._around > MOST_AROUND:
+            raise ConnectionError("the head of the answer does not end")
+
+    def _end(self) -> None:
+        """The end of the connection is the end of a body of no said length (RFC 9112, 6.3), else it is too early."""
+        if not self.status or "content-length" in self._headers or "transfer-encoding" in self._headers:
+            raise ConnectionError("the connection ended before the answer")
+        self.reusable = False
+        self.answer = Answer(self.status, self.take(), self._headers)
 
     def take(self) -> bytes:
         """What has come of the body, once."""
@@ -171,9 +186,11 @@ class _Parser:
             self.status = status
 
     def on_body(self, body: bytes) -> None:
+        self._around = 0
         self.body.append(body)
 
     def on_message_complete(self) -> None:
+        self._around = 0
         if self.status and self.answer is None:
             self.reusable = self._http.should_keep_alive()
             self.answer = Answer(self.status, self.take(), self._headers)

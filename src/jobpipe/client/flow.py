@@ -1,7 +1,8 @@
 """Calls as values: what to send, what to do with the answer, when to send it again. No I/O here.
 
-A Flow is a generator that yields a Request (and is sent its Answer, or has ConnectionFailed thrown in) or a Pause, and
-returns the result. `Client` and `AsyncClient` carry out the steps of the same flows, each in its own colour.
+A Flow is a generator that yields steps and returns the result: a Request (and is sent its Answer, or has
+ConnectionFailed thrown in), an Item (and is sent what became of it), a Pause or a Distrust. The transports carry out
+the same flows, each in its own colour.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from jobpipe import randomness
-from jobpipe.client.errors import ConnectionFailed, bad_answer, error_of
+from jobpipe.client.errors import ConnectionFailed, ServerError, bad_answer, error_of
 from jobpipe.client.exchange import Answer, Request
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import JobpipeError
@@ -28,23 +29,43 @@ UNSURE = frozenset({502, 503, 504})
 """Statuses after which the request may or may not have been carried out: the storage's, or a proxy's."""
 
 
+class Item(Struct, frozen=True):
+    """A task to enqueue, as JSON, together with others where there are any. `ours` says that its id was made here.
+
+    One with a `trace` goes alone, since a request is of one trace.
+    """
+
+    id: str
+    ours: bool
+    body: bytes
+    trace: str | None = None
+
+    @property
+    def repeatable(self) -> bool:
+        """Nobody else can have used an id of ours: that it exists means that an earlier sending got through."""
+        return self.ours
+
+
+class Distrust(Struct, frozen=True):
+    """An answer was another's: no connection that stands is to be used again."""
+
+
 class Pause(Struct, frozen=True):
     """Time to let pass, in seconds."""
 
     seconds: float
 
 
-Flow: TypeAlias = Generator[Request | Pause, Any, T]
+Step: TypeAlias = Request | Item | Pause | Distrust
+Flow: TypeAlias = Generator[Step, Any, T]
 
 
-def resume(flow: Flow[T], outcome: Answer | ConnectionFailed | None) -> Request | Pause:
+def resume(flow: Flow[T], outcome: object) -> Step:
     """The flow's next step, now that its last one came to `outcome` (None: a pause, or the beginning).
 
     Raises StopIteration with the result, and whatever the flow ends by.
     """
-    step: Request | Pause = (
-        flow.throw(outcome) if isinstance(outcome, ConnectionFailed) else flow.send(outcome)
-    )
+    step: Step = flow.throw(outcome) if isinstance(outcome, ConnectionFailed) else flow.send(outcome)
     return step
 
 
@@ -74,49 +95,69 @@ class Caller(Struct, frozen=True):
 class Call:
     """A request and its repeats. `unseen`: a sending whose answer never came may have been carried out."""
 
-    def __init__(self, caller: Caller, request: Request) -> None:
+    def __init__(self, caller: Caller, step: Request | Item) -> None:
         self.unseen = False
         self._caller = caller
-        self._request = request
+        self._step = step
 
-    def run(self) -> Flow[Answer]:
+    def run(self) -> Flow[Any]:
         """As `Caller.call`."""
         retries = self._caller.retries
         sent = 0
         while True:
             try:
-                answer: Answer = yield self._request
+                outcome: Any = yield self._step
             except ConnectionFailed as error:
-                failure = _Failure(error, nothing_done=not error.maybe_sent, doubtful=error.maybe_sent)
-            else:
-                if answer.status < 300:
-                    return answer
-                failure = _judge(answer)
+                outcome = lost(error)
+            if isinstance(outcome, Answer):
+                if outcome.status < 300:
+                    return outcome
+                outcome = _judge(outcome)
+            if not isinstance(outcome, Failure):
+                return outcome
+            failure = outcome
             sent += 1
             if sent > retries.count or failure.least > retries.longest or not self._harmless(failure):
                 raise failure.error
             self.unseen = self.unseen or failure.doubtful
             yield Pause(max(failure.least, retries.backoff.delay(sent, self._caller.random)))
 
-    def _harmless(self, failure: _Failure) -> bool:
-        return failure.nothing_done or (failure.doubtful and self._request.repeatable)
+    def _harmless(self, failure: Failure) -> bool:
+        return failure.nothing_done or (failure.doubtful and self._step.repeatable)
 
 
-class _Failure(Struct, frozen=True):
-    """Why a sending did not succeed: certainly without effect, doubtful, or (neither) for good."""
+class Failure(Struct, frozen=True):
+    """Why a sending did not succeed: certainly without effect, doubtful, or (neither) for good.
+
+    `least` is how many seconds to wait before the next one.
+    """
 
     error: JobpipeError
-    nothing_done: bool
-    doubtful: bool
+    nothing_done: bool = False
+    doubtful: bool = False
     least: float = 0.0
 
 
-def _judge(answer: Answer) -> _Failure:
-    least = answer.retry_after
-    error = error_of(answer.status, answer.body, least)
+def lost(error: ConnectionFailed) -> Failure:
+    """What no answer means."""
+    return Failure(error, nothing_done=not error.maybe_sent, doubtful=error.maybe_sent)
+
+
+def judge(status: int, error: JobpipeError, least: float) -> Failure:
+    """What an answer of 300 or more means."""
     refused = error.code in REFUSED
-    doubtful = answer.status in UNSURE and not refused
-    return _Failure(error, refused, doubtful, least)
+    return Failure(error, refused, status in UNSURE and not refused, least)
+
+
+def _judge(answer: Answer) -> Failure:
+    least = answer.retry_after
+    return judge(answer.status, error_of(answer.status, answer.body, least), least)
+
+
+def is_passing(error: JobpipeError) -> bool:
+    """Whether it says no more than that the server is away for now."""
+    status = error.status if isinstance(error, ServerError) else 0
+    return error.code in ("unreachable", "draining", "storage_down", "rate_limited") or status in UNSURE
 
 
 def parse(decoder: msgspec.json.Decoder[T], answer: Answer) -> T:

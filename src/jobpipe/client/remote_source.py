@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from jobpipe import randomness
-from jobpipe.client.address import authorization, parse_address
+from jobpipe.client.address import authorization, parse_addresses
 from jobpipe.client.blocking import BlockingConnection
 from jobpipe.client.claims import claims_of
 from jobpipe.client.connection import Connection
@@ -32,7 +32,7 @@ from jobpipe.client.settling import Settler
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.lifecycle import End, Kind, Outcome
-from jobpipe.core.task import MAX_DELAY_S, Claim
+from jobpipe.core.task import LEASE_S, MAX_DELAY_S, Claim
 from jobpipe.wire.working import MAX_LEASED, ExtendLease, LeaseBody
 
 logger = logging.getLogger(__name__)
@@ -61,11 +61,11 @@ class RemoteSource:
 
     def __init__(
         self,
-        url: str | Sequence[str],
+        url: str,
         worker_id: str,
         *,
         queues: Sequence[str] = ("*",),
-        lease_s: float = 30.0,
+        lease_s: float = LEASE_S,
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
         wait_s: float = WAIT_S,
@@ -76,9 +76,8 @@ class RemoteSource:
     ) -> None:
         self.on_cancel: Callable[[str], object] = _nobody
         self.on_lost: Callable[[str], object] = _nobody
-        urls = [url] if isinstance(url, str) else url
         fixed = {"user-agent": "jobpipe-worker", **authorization(key), **(headers or {})}
-        self._servers = destinations([parse_address(one) for one in urls], fixed)
+        self._servers = destinations(parse_addresses(url), fixed)
         self._lease_s = lease_s
         self._wait_s = wait_s
         self._timeout_of = timeout_of or _no_timeout

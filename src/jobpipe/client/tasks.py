@@ -11,14 +11,19 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Struct
 
+from jobpipe.client.batch import read_task
+from jobpipe.client.errors import bad_answer
 from jobpipe.client.exchange import Answer, Request
-from jobpipe.client.flow import Caller, Flow, Pause, parse
+from jobpipe.client.flow import Caller, Distrust, Flow, Pause, is_passing, parse
 from jobpipe.client.values import Filters, Task, TaskForm, encoded, time_text
-from jobpipe.core.errors import Invalid
+from jobpipe.core.errors import Invalid, JobpipeError
 from jobpipe.wire import BulkView, HealthView, QueueView, StatsView
 
 MAX_WAIT_S: Final = 60.0
 """The longest that the server lets one call wait."""
+
+OUTAGE_S: Final = 300.0
+"""How long one who waits without a timeout waits for a server that is away."""
 
 PAGE: Final = 200
 MAX_PAGE: Final = 1000
@@ -34,7 +39,6 @@ class Which(Struct, frozen=True):
     dry_run: bool = False
 
 
-task_decoder: Final = msgspec.json.Decoder(TaskForm)
 _tasks: Final = msgspec.json.Decoder(list[TaskForm])
 _bulk: Final = msgspec.json.Decoder(BulkView)
 _queues: Final = msgspec.json.Decoder(list[QueueView])
@@ -45,25 +49,48 @@ _health: Final = msgspec.json.Decoder(HealthView)
 def get(caller: Caller, id: str) -> Flow[Task]:
     """The task as it is now."""
     answer = yield from caller.call(Request("GET", path_of(id), repeatable=True))
-    return parse(task_decoder, answer).task()
+    return (yield from task_of(answer, id))
+
+
+def task_of(answer: Answer, id: str) -> Flow[Task]:
+    """The task that was asked for. Raises ServerError for another's."""
+    try:
+        task = read_task(answer.body)
+    except (ValueError, RecursionError):
+        raise bad_answer(answer.status, answer.body) from None
+    if task.id != id:
+        yield Distrust()
+        raise bad_answer(answer.status, answer.body)
+    return task
 
 
 def wait(caller: Caller, id: str, timeout: float | None) -> Flow[Task]:
-    """The finished task, by long polls. Raises TimeoutError after `timeout` seconds (None: never)."""
+    """The finished task, by long polls. Raises TimeoutError after `timeout` seconds (None: never).
+
+    It outlives the server's restart: an outage is waited out until the time is up, without `timeout` for five minutes.
+    """
     clock = caller.clock
     end = float("inf") if timeout is None else clock.monotonic() + timeout
-    early = 0
+    early, since = 0, clock.monotonic()
     while True:
         begin = clock.monotonic()
         seconds = max(0.0, min(MAX_WAIT_S, end - begin))
         request = Request("GET", f"{path_of(id)}?wait={seconds:.3f}", wait=seconds, repeatable=True)
-        task = parse(task_decoder, (yield from caller.call(request))).task()
-        if task.finished:
-            return task
-        now = clock.monotonic()
+        told = "unknown, for the server is away"
+        try:
+            task = yield from task_of((yield from caller.call(request)), id)
+        except JobpipeError as error:
+            now = clock.monotonic()
+            if not caller.retries.count or not is_passing(error) or now >= min(end, since + OUTAGE_S):
+                raise
+        else:
+            if task.finished:
+                return task
+            told = task.status
+            since = now = clock.monotonic()
         if now >= end:
-            raise TimeoutError(f"task '{id}' is {task.status} after {timeout:g} s")
-        # A draining server answers at once; asking again at once would be a busy loop.
+            raise TimeoutError(f"task {id} is {told} after {timeout:g} s")
+        # A server that drains answers early; asking again at once would be a busy loop.
         early = early + 1 if now - begin < seconds / 2 else 0
         if early:
             yield Pause(min(caller.retries.backoff.delay(early, caller.random), end - now))
@@ -122,7 +149,7 @@ def health(caller: Caller) -> Flow[str]:
 
 def _steer(caller: Caller, id: str, action: str) -> Flow[Task]:
     answer = yield from caller.call(Request("POST", f"{path_of(id)}/{action}"))
-    return parse(task_decoder, answer).task()
+    return (yield from task_of(answer, id))
 
 
 def path_of(id: str) -> str:

@@ -1,69 +1,101 @@
-"""httpx2 as both clients use it: how it is set up, what it is given, and its errors as ours.
-
-httpx2 is imported when a client is made, so that a worker, which has a leaner connection, never loads it.
-"""
+"""How a client of threads reaches its servers: the connections that it keeps, and the flows that go over them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import TypeVar, cast
 
-from jobpipe.client.address import Address, authorization
+from jobpipe.client.batch import Outcome, deliver
+from jobpipe.client.blocking import BlockingConnection
+from jobpipe.client.destination import Destinations
 from jobpipe.client.errors import ConnectionFailed
 from jobpipe.client.exchange import Answer, Request
-from jobpipe.tracing import traceparent
+from jobpipe.client.flow import Distrust, Flow, Item, Pause, Step, resume
+from jobpipe.client.forks import renew_after_fork
+from jobpipe.client.gathering import Gathering
 
-if TYPE_CHECKING:
-    import httpx2
-
-KEEP_IDLE_S: Final = 4.0
-"""Less than the 5 seconds after which servers close idle connections: a request must not meet the closing."""
+T = TypeVar("T")
 
 
-def options(address: Address, key: str | None, timeout: float) -> dict[str, Any]:
-    """The arguments for httpx2.Client and httpx2.AsyncClient alike, but for the transport."""
-    import httpx2
+class Transport:
+    """To be used by any number of threads. `timeout` is seconds for one request."""
 
-    return {
-        "base_url": address.url,
-        "headers": {"user-agent": "jobpipe", **authorization(key)},
-        "timeout": timeout,
-        # Loading certificates takes 50 to 80 ms, most of a command's time on a server without TLS.
-        "verify": address.tls,
-        # A proxy of the environment cannot reach this machine's loopback.
-        "trust_env": not address.local,
-        "limits": httpx2.Limits(keepalive_expiry=KEEP_IDLE_S),
-    }
+    def __init__(self, servers: Destinations, timeout: float) -> None:
+        self._servers = servers
+        self._timeout = timeout
+        self._renew()
+        renew_after_fork(self)
 
+    def _renew(self) -> None:
+        self._closed = False
+        self._idle: list[BlockingConnection] = []
+        self._all: weakref.WeakSet[BlockingConnection] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._gathering = Gathering(self.run, self._timeout)
 
-def arguments(request: Request, timeout: float) -> dict[str, Any]:
-    """The arguments for `client.request`."""
-    import httpx2
+    def forget(self) -> None:
+        """Leave every connection to the process that this one was forked from."""
+        for connection in list(self._all):
+            connection.forget()
+        self._renew()
 
-    return {
-        "method": request.method,
-        "url": request.path,
-        "content": request.body,
-        "headers": _headers(request),
-        "timeout": httpx2.Timeout(timeout, read=timeout + request.wait),
-    }
+    def close(self) -> None:
+        """Close the connections; what is under way fails. Safe twice."""
+        self._closed = True
+        for connection in list(self._all):
+            connection.close()
 
+    def run(self, flow: Flow[T]) -> T:
+        """Carry out a flow. Raises what the flow ends by: a JobpipeError, TimeoutError."""
+        outcome: object = None
+        try:
+            while True:
+                outcome = self._carry_out(resume(flow, outcome))
+        except StopIteration as end:
+            return cast("T", end.value)
 
-def _headers(request: Request) -> dict[str, str]:
-    headers = {} if request.body is None else {"content-type": "application/json"}
-    if request.path == "/enqueue" and (trace := traceparent()) is not None:
-        headers["traceparent"] = trace
-    return headers
+    def lines(self, path: str, headers: Mapping[str, str], silence: float) -> Iterator[bytes]:
+        """As `BlockingConnection.lines`."""
+        yield from self._open().lines(path, headers, silence)
 
+    def _carry_out(self, step: Step) -> Answer | Outcome | ConnectionFailed | None:
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
+        if isinstance(step, Distrust):
+            self._drop_idle()
+            return None
+        if isinstance(step, Item):
+            return self._gathering.enqueue(step) if step.trace is None else self.run(deliver([step]))[0]
+        try:
+            return self._send(step)
+        except ConnectionFailed as error:
+            return error
 
-def answer_of(response: httpx2.Response) -> Answer:
-    """The response as a value."""
-    return Answer(response.status_code, response.content, response.headers)
+    def _send(self, request: Request) -> Answer:
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._open()
+        answer = connection.send(request, self._timeout + request.wait)
+        if not self._closed:
+            self._idle.append(connection)
+        if self._idle and self._idle[0].is_stale:
+            self._drop_idle()
+        return answer
 
+    def _drop_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
-def failure_of(error: httpx2.RequestError, address: Address) -> ConnectionFailed:
-    """The error as ours; what failed before a connection stood was certainly not sent."""
-    import httpx2
-
-    unsent = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
-    reason = str(error) or type(error).__name__
-    return ConnectionFailed(f"{address}: {reason}", maybe_sent=not isinstance(error, unsent))
+    def _open(self) -> BlockingConnection:
+        if self._closed:
+            raise ConnectionFailed(f"the client of {self._servers} is closed")
+        connection = BlockingConnection(self._servers, connect_timeout=self._timeout)
+        with self._lock:
+            self._all.add(connection)
+        return connection

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypedDict
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from jobpipe.core.errors import Invalid
+from jobpipe.core.errors import Invalid, JobpipeError
 from jobpipe.core.lifecycle import Kind
 from jobpipe.core.plain import plain
 from jobpipe.core.task import FINISHED, Status
@@ -82,10 +82,10 @@ class Task(Struct, frozen=True):
     lost: int
     max_retries: int
     timeout: float | None
-    run_at: datetime
-    created_at: datetime
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
+    run_at: Time
+    created_at: Time
+    started_at: Time | None = None
+    finished_at: Time | None = None
     cancel_requested: bool = False
     worker: str | None = None
     result: Any = None
@@ -98,29 +98,11 @@ class Task(Struct, frozen=True):
         return self.status in FINISHED
 
 
-class TaskForm(Struct):
-    """A task as it is on the wire, its JSON not yet looked into."""
+class TaskForm(Task, frozen=True):
+    """A task whose JSON is not yet looked into."""
 
-    id: str
-    handler: str
-    queue: str
     payload: Raw
-    priority: int
-    status: Status
-    attempts: int
-    failures: int
-    lost: int
-    max_retries: int
-    timeout: float | None
-    run_at: Time
-    created_at: Time
-    result: Raw
-    started_at: Time | None = None
-    finished_at: Time | None = None
-    cancel_requested: bool = False
-    worker: str | None = None
-    last_error: TaskError | None = None
-    key: str | None = None
+    result: Raw = Raw(b"null")
 
     def task(self) -> Task:
         """The task with its JSON decoded."""
@@ -128,7 +110,7 @@ class TaskForm(Struct):
         return Task(**fields | {"payload": decoded(self.payload), "result": decoded(self.result)})
 
 
-class LeaseForm(TaskForm, kw_only=True):
+class LeaseForm(TaskForm, frozen=True, kw_only=True):
     """A task as `POST /lease` gives it."""
 
     lease_id: str
@@ -139,6 +121,21 @@ class LeaseForm(TaskForm, kw_only=True):
     def lease(self) -> Lease:
         """The lease with its task decoded."""
         return Lease(self.task(), self.lease_id, self.lease_until, self.alone, self.traceparent)
+
+
+class Refused(Struct, frozen=True):
+    """A task of many that was not enqueued: its place among them, counted from 0, and why."""
+
+    index: int
+    error: JobpipeError
+
+
+class Enqueued(Struct, frozen=True):
+    """What became of many tasks: how many are enqueued, how many not, and of the latter the first 10,000."""
+
+    count: int
+    refusals: int
+    refused: list[Refused]
 
 
 class Lease(Struct, frozen=True):

@@ -12,6 +12,9 @@ from msgspec import Struct
 
 MAX_RETRIES_LIMIT = 1000
 PRIORITY_MIN, PRIORITY_MAX = -100, 100
+LEASE_S = 30.0
+"""How long a lease holds where nobody says."""
+
 MAX_DELAY_S = 10 * 365.25 * 86400
 """Ten years: the longest delay of a task and of a retry, and the longest timeout."""
 

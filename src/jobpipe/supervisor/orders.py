@@ -18,6 +18,8 @@ from urllib.parse import quote, unquote
 import msgspec
 from msgspec import Struct
 
+from jobpipe.core.task import LEASE_S
+
 EXIT_APP: Final = 3
 """The app does not import."""
 EXIT_ORPHANED: Final = 70
@@ -52,7 +54,7 @@ class Orders(Struct, frozen=True):
     parent: int
     workers: int = 1
     queues: frozenset[str] | None = None
-    lease: float = 30.0
+    lease: float = LEASE_S
     timeout: float | None = 3600.0
     grace: float = 25.0
     max_result: int = 1024**2

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from jobpipe.client import Task
-from jobpipe.client.tasks import task_decoder
+from jobpipe.client.batch import read_task
 from jobpipe.clock import Clock
 from jobpipe.core.errors import JobpipeError, NotFound
 from jobpipe.core.lifecycle import Outcome, Policy
@@ -125,4 +125,4 @@ class Backstage:
 
 
 def _shown(task: StoredTask) -> Task:
-    return task_decoder.decode(encode_task(task)).task()
+    return read_task(encode_task(task))

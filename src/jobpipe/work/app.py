@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.work.context import Context
-from jobpipe.work.enqueue import Enqueuer, EnqueueRequest, Options, Route
+from jobpipe.work.enqueue import Connecting, Enqueuer, EnqueueRequest, Options, Route
 from jobpipe.work.errors import BadHandler
 from jobpipe.work.handler import Handler
 from jobpipe.work.lifespan import entered
@@ -216,12 +216,14 @@ class App(Generic[Deps]):
 
     # --- enqueueing ---
 
-    def connect(self, url: str | None = None, *, key: str | None = None) -> None:
+    def connect(self, url: str | None = None, **arguments: Unpack[Connecting]) -> None:
         """Say which server gets the tasks that this app's handlers enqueue outside of any Jobpipe process.
 
         That is a web app or a script. Without this call it is the server at JOBPIPE_URL, with the key JOBPIPE_KEY.
+        `urls`, `key`, `timeout`, `retries` and `proxy` are those of `jobpipe.Client`:
+        `app.connect("http://10.0.0.5:8080", timeout=2, retries=0)`.
         """
-        self.route.connect(url, key)
+        self.route.connect(url, **arguments)
 
     async def disconnect(self) -> None:
         """Close the connection to the server, if there is one."""

@@ -6,11 +6,10 @@ TaskQueue, in a worker process to the server over HTTP; outside of any, to the s
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Protocol, TypedDict
+from typing import Any, Final, Protocol, TypedDict, Unpack
 
 from msgspec import Raw, Struct
 
@@ -89,9 +88,23 @@ class Enqueuer(Protocol):
         ...
 
 
-Connect = Callable[[str | None, str | None], Enqueuer]
-"""From a server's URL and key, None for those of the environment, to an Enqueuer. Connects at its first use."""
+class Connecting(TypedDict, total=False):
+    """How to reach a server: what `jobpipe.client.Client` takes beside its URL."""
 
+    urls: Sequence[str] | None
+    key: str | None
+    timeout: float
+    retries: int
+    proxy: str | None
+
+
+class Connect(Protocol):
+    """From a server's URL, None for that of the environment, to an Enqueuer. Connects at its first use."""
+
+    def __call__(self, url: str | None, /, **arguments: Unpack[Connecting]) -> Enqueuer: ...
+
+
+_HERE: Final = "here"
 _connect: Connect | None = None
 
 
@@ -106,17 +119,14 @@ class Route:
 
     def __init__(self) -> None:
         self._provided: Enqueuer | None = None
-        self._connected: Enqueuer | None = None
-        self._lock = threading.Lock()
+        self._connected: dict[str, Enqueuer] = {}
 
     def find(self) -> Enqueuer:
         """The enqueuer to use now."""
         if self._provided is not None:
             return self._provided
-        with self._lock:  # two threads must not connect at once: one connection would never be closed
-            if self._connected is None:
-                self._connected = _made(None, None)
-            return self._connected
+        # Without a lock, which a fork could leave locked for ever: who comes second takes the first one's.
+        return self._connected.get(_HERE) or self._connected.setdefault(_HERE, _made(None))
 
     @contextmanager
     def through(self, enqueuer: Enqueuer | None) -> Iterator[None]:
@@ -130,18 +140,18 @@ class Route:
         finally:
             self._provided = before
 
-    def connect(self, url: str | None, key: str | None) -> None:
+    def connect(self, url: str | None, **arguments: Unpack[Connecting]) -> None:
         """Connect to this server from now on."""
-        self._connected = _made(url, key)
+        self._connected[_HERE] = _made(url, **arguments)
 
     async def disconnect(self) -> None:
         """Close the connection, if there is one."""
-        connected, self._connected = self._connected, None
+        connected = self._connected.pop(_HERE, None)
         if connected is not None:
             await connected.close()
 
 
-def _made(url: str | None, key: str | None) -> Enqueuer:
+def _made(url: str | None, **arguments: Unpack[Connecting]) -> Enqueuer:
     if _connect is None:
         raise RuntimeError("nothing was said about how to connect")
-    return _connect(url, key)
+    return _connect(url, **arguments)

@@ -48,7 +48,7 @@ async def _work(settings: WorkerSettings, app: str) -> int:
         try:
             if await _proved(supervisor, signals):
                 supervisor.start()
-                log.info("%d workers for %s", settings.workers, settings.server)
+                log.info("%d workers for %s", settings.workers, settings.servers)
                 await signals.first()
             await _drain(supervisor, signals, settings.shutdown_grace)
         finally:
@@ -95,7 +95,7 @@ async def _note(exit: Exit) -> None:
 def _orders(settings: WorkerSettings, app: str, workers: int) -> Orders:
     return Orders(
         app=app,
-        url=settings.server,
+        url=settings.servers,
         parent=os.getpid(),
         workers=workers,
         queues=settings.queues,

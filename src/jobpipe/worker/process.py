@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from jobpipe import streams, tracing
-from jobpipe.client.address import authorization, parse_address
+from jobpipe.client.address import authorization, parse_addresses
 from jobpipe.client.remote_source import RemoteSource
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import JobpipeError
@@ -129,7 +129,7 @@ class WorkerProcess(Watcher):
         self._clock = clock or SystemClock()
         self._loop = asyncio.get_running_loop()
         self.worker = f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(2)}"
-        self._servers = [parse_address(orders.url)]
+        self._servers = parse_addresses(orders.url)
         self._headers = {} if orders.token is None else {LOCAL_HEADER: orders.token}
         self._executor = _executor(orders, app, self._clock)
         self._source = RemoteSource(
