@@ -30,7 +30,7 @@ RUN_NEEDS := $(RUN_STAMP) $(if $(filter examples%,$(APP)),$(EXAMPLES_STAMP))
 SHARED_OUT := $(if $(PYTEST_ARGS),,-n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder)
 
 .DEFAULT_GOAL := run
-.PHONY: run test test_race coverage vet check format bench bench-peers bench-growth bench-overload bench-backlog
+.PHONY: client run test test_race coverage vet check format bench bench-peers bench-growth bench-overload bench-backlog
 .PHONY: bench-storage bench-guard prove build docker-build docker-run clean help
 
 run: $(RUN_NEEDS) ## start a server; APP=package.module:app gives it handlers, ARGS="--port 9000" flags
@@ -63,7 +63,7 @@ vet: $(DEV_STAMP) ## lint, formatting, types, and which part may import which
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/python .ci/sync_client.py --check
 
-client: $(DEV_STAMP) ## make the client for ordinary code from the one for asyncio
+client: $(DEV_STAMP) ## make the client for threads from the one for asyncio
 	$(BIN)/python .ci/sync_client.py
 
 # The tests run once: plainly here, under coverage in CI (COVERAGE=1).

@@ -63,21 +63,24 @@ class AsyncGathering:
 
     def _begin(self) -> None:
         # Its first step comes after all that is ready to run now: what is enqueued at one moment goes together.
-        task = asyncio.get_running_loop().create_task(self._send(), name="jobpipe-enqueue")
+        task = asyncio.get_running_loop().create_task(self._send_all(), name="jobpipe-enqueue")
         self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
 
-    async def _send(self) -> None:
-        while self._waiting:
-            batch = [seat for seat in take(self._waiting) if not seat.outcome.done()]
-            if not batch:
-                continue
-            try:
+    async def _send_all(self) -> None:
+        task = asyncio.current_task()
+        try:
+            while self._waiting:
+                await self._send([seat for seat in take(self._waiting) if not seat.outcome.done()])
+        finally:
+            # At once: who hears of its outcome in the next turn may send the next by then.
+            self._under_way.discard(task)
+
+    async def _send(self, batch: Sequence[_Seat]) -> None:
+        sent: Sequence[Outcome] = [lost(ConnectionFailed("given up", maybe_sent=True))] * len(batch)
+        try:
+            if batch:
                 sent = await self._run(deliver([seat.item for seat in batch]))
-            except BaseException:
-                for seat in batch:
-                    seat.tell(lost(ConnectionFailed("the request was given up", maybe_sent=True)))
-                raise
+        finally:
             for seat, outcome in zip(batch, sent, strict=True):
                 seat.tell(outcome)
 
