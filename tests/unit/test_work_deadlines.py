@@ -235,7 +235,7 @@ async def test_an_executors_runs_time_out_each_at_its_own_time() -> None:
         await gate.wait()
 
     executor = Executor(app, timeout=float("inf"), cleanup=10)
-    times = {"long": 60.0, "short": 0.02, "unbounded": None, "shorter": 0.01}
+    times = {"long": 60.0, "short": 0.5, "unbounded": None, "shorter": 0.01}
     for run in [executor.prepare(claim(id, timeout), watch) for id, timeout in times.items()]:
         run.begin()
     await watch.ended.acquire()
