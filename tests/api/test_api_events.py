@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobpipe.core.errors import StorageError
+from jobpipe.core.errors import StorageError, TooManyReaders
 from jobpipe.core.lifecycle import Kind
 from jobpipe.engine import feed as feed_
 from jobpipe.engine.feed import Feed
@@ -447,3 +447,17 @@ async def test_a_client_that_does_not_read_is_cut_off(
         while feed_of(server)._readers:
             await asyncio.sleep(0.01)
     assert "Exception" not in caplog.text
+
+
+async def test_one_address_leaves_places_for_others(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_, "MOST_OF_ONE", 2)
+    feed = feed_.Feed(server.queue)
+    readers = [feed.join(None, "10.0.0.5") for _ in range(2)]
+    with pytest.raises(TooManyReaders, match="one address"):
+        feed.join(None, "10.0.0.5")
+    readers += [feed.join(None, "10.0.0.6")]
+    readers.pop(0).leave()
+    readers += [feed.join(None, "10.0.0.5")]
+    for reader in readers:
+        reader.leave()
+    await feed.end()

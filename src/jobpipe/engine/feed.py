@@ -34,6 +34,8 @@ FAILED_PAUSE_S = 1.0
 RING = 40
 MOST_TASKS = 200
 MOST_READERS = 1000
+MOST_OF_ONE = 250
+"""Readers from one address: who takes places without end leaves some for the others."""
 
 
 class Frame:
@@ -84,7 +86,7 @@ class Feed(Gathering):
 
     # --- readers ---
 
-    def join(self, last_id: str | None = None) -> Reader:
+    def join(self, last_id: str | None = None, address: str | None = None) -> Reader:
         """A new reader; it goes on after the frame called `last_id` when that is still possible.
 
         Raises TooManyReaders, and Draining after the end.
@@ -93,8 +95,10 @@ class Feed(Gathering):
             raise Draining
         if len(self._readers) >= MOST_READERS:
             raise TooManyReaders(f"at most {MOST_READERS} may read at a time")
+        if sum(reader.address == address for reader in self._readers) >= MOST_OF_ONE:
+            raise TooManyReaders(f"at most {MOST_OF_ONE} may read from one address at a time")
         self._wake()
-        reader = Reader(self, self._seq_of(last_id))
+        reader = Reader(self, self._seq_of(last_id), address)
         self._readers.add(reader)
         self.on_join()
         return reader
@@ -245,7 +249,8 @@ class Feed(Gathering):
 class Reader:
     """One who reads the feed. `seq` is the last frame that it got, None when it knows nothing yet."""
 
-    def __init__(self, feed: Feed, seq: int | None) -> None:
+    def __init__(self, feed: Feed, seq: int | None, address: str | None = None) -> None:
+        self.address = address
         self._feed = feed
         self._seq = seq
 

@@ -46,7 +46,7 @@ async def _events(feed: Feed, scope: Scope, receive: Receive, send: Send) -> Non
         await send_raw(scope, send, 200, _HEADERS, b"")
         return
     last_id = scope[HEAD].get(b"last-event-id", b"").decode("latin-1")
-    reader = feed.join(last_id)
+    reader = feed.join(last_id, (scope.get("client") or ("",))[0])
     client = _Client(receive)
     try:
         first = await reader.next(client.word, 0)  # a store that is away is a plain 503
