@@ -14,6 +14,7 @@ from jobpipe.core.errors import StorageBroken
 from jobpipe.core.keys import BadKeys, parse_entries
 from jobpipe.core.lifecycle import Policy
 from jobpipe.core.retry import RetryPolicy
+from jobpipe.engine.audit import REFUSED_S, Auditor
 from jobpipe.engine.feed import Feed
 from jobpipe.engine.maintenance import Alarm, Pruner, Rescuer
 from jobpipe.engine.queue import TaskQueue
@@ -52,6 +53,7 @@ class Parts:
         pruner = Pruner(self._storage, settings.retention, settings.retention_failed)
         self._rescue = Alarm("rescuer", rescuer.run_once, clock)
         self._prune = Alarm("pruner", pruner.run_once, clock)
+        self._audit = Alarm("auditor", Auditor(self._storage).run_once, clock)
         self._keep = Alarm("history", self.queue.history.run_once, clock)
         self.workers = own_workers(settings, app, self.queue, clock, token)
         rescuer.on_rescue = self.workers.rescued
@@ -76,10 +78,12 @@ class Parts:
         """Start the upkeep and the workers."""
         self._rescue.start()
         self._prune.start()
+        self._audit.start()
         self._keep.start()
         self._sharing.start()
         self.queue.history.on_begin = self._keep.ring_within
         self.queue.on_lease = self._rescue.ring_within
+        self.queue.on_refusal = lambda: self._audit.ring_within(REFUSED_S)
         keep = min(self.settings.retention, self.settings.retention_failed)
         if keep != float("inf"):
             self.queue.listen_to_ends(lambda: self._prune.ring_within(keep + 1.0 if keep else 0.0))
@@ -108,6 +112,7 @@ class Parts:
             await self._sharing.stop()
             await self._rescue.stop()
             await self._prune.stop()
+            await self._audit.stop()
             await self._keep.stop()
             await self.queue.close()
 

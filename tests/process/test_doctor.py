@@ -220,3 +220,33 @@ def test_for_people_it_is_a_line_each(
     lines = capsys.readouterr().out.splitlines()
     assert all(line.split()[0] in ("ok", "warning") for line in lines)
     assert len(lines) > 5
+
+
+def test_counts_that_are_not_what_the_rows_say_are_told_and_made_true_once_no_server_is_there(
+    server: Server, store: Path, doctor: Doctor
+) -> None:
+    server.enqueue(*({"id": f"t{n}"} for n in range(9)))
+    assert doctor(store, "--repair") == 1
+    assert doctor.state("repair") == "problem", "a server uses it"
+    assert server.stop() == 0
+    with contextlib.closing(sqlite3.connect(store)) as connection, connection:
+        connection.execute("DELETE FROM tasks WHERE id <> 't3'")
+    assert doctor(store) == 1
+    assert "9 queued are counted, and 1 are there" in doctor.found["counts"]["text"]
+    assert doctor(store, "--repair") == 0
+    assert doctor.state("counts") == "ok"
+
+
+def test_a_server_that_starts_on_such_counts_makes_them_true(tmp_path: Path, store: Path) -> None:
+    args = ("--no-pool", "--store", f"sqlite:///{store}", "--queue-size", "9")
+    server = Server(tmp_path, *args).up()
+    server.enqueue(*({"id": f"t{n}"} for n in range(9)))
+    assert server.stop() == 0
+    with contextlib.closing(sqlite3.connect(store)) as connection, connection:
+        connection.execute("DELETE FROM tasks")
+    server = server.again()
+    try:
+        until("tasks are taken", lambda: server.ask("/enqueue", [{}])[0]["status"] == 202)
+        assert "9 queued are counted, and 0 are there; put right" in server.said
+    finally:
+        assert server.stop() == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobpipe.care import doctor, machine, reachable
+from jobpipe.care import database, doctor, machine
 from jobpipe.care.copy import copy
 from jobpipe.care.findings import State, size
 from jobpipe.settings import Settings
@@ -105,29 +105,33 @@ def test_who_holds_a_store_is_found_without_trying_its_lock(
     assert holder_of(path) is None
 
 
-GOOD = {"name": "16.1", "number": 160001, "fsync": "on", "pages": "on", "follows": False, "clock": 1000.0}
+GOOD = {"name": "16.1", "number": 160001, "fsync": "on", "pages": "on", "follows": False, "clock": 1000.0,
+        "encoding": "UTF8", "read_only": "off", "commit": "on"}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("row", "state", "check"),
     [({}, State.OK, "database"), ({"number": 120000}, State.WARNING, "database"),
      ({"follows": True}, State.PROBLEM, "database"), ({"fsync": "off"}, State.PROBLEM, "durability"),
-     ({"pages": "off"}, State.PROBLEM, "durability"), ({"clock": 1060.0}, State.WARNING, "database clock")],
+     ({"pages": "off"}, State.PROBLEM, "durability"),
+     ({"encoding": "LATIN1"}, State.PROBLEM, "encoding"),({"read_only": "on"}, State.PROBLEM, "database"),
+     ({"commit": "off"}, State.PROBLEM, "durability"),
+     ({"clock": 1060.0}, State.WARNING, "database clock")],
 )  # fmt: skip
 def test_a_database_that_loses_work_or_tells_another_time_is_told(
     row: dict[str, object], state: State, check: str
 ) -> None:
-    found = {finding.check: finding.state for finding in reachable._judge(GOOD | row, 1000.0)}
+    found = {finding.check: finding.state for finding in database._judge(GOOD | row, 1000.0)}
     assert found.pop(check) is state
     assert set(found.values()) == {State.OK}
 
 
 def test_a_database_that_is_away_is_a_problem_without_its_password() -> None:
     pytest.importorskip("asyncpg")
-    (finding,) = reachable.database("postgresql://me:hunter2@127.0.0.1:1/jobs", 0)
+    (finding,) = database.examine("postgresql://me:hunter2@127.0.0.1:1/jobs", 0, whole=False)
     assert finding.state is State.PROBLEM
     assert "hunter2" not in finding.text
-    (finding,) = reachable.database("postgresql://me:hunter2@[::1/jobs", 0)
+    (finding,) = database.examine("postgresql://me:hunter2@[::1/jobs", 0, whole=False)
     assert finding.state is State.PROBLEM
     assert "hunter2" not in finding.text
 

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
-from jobpipe.care import reachable, store
+from jobpipe.care import database, reachable, store
 from jobpipe.care.findings import Finding, fine, problem, warning
 from jobpipe.client.address import Address
+from jobpipe.core.errors import StorageError
 from jobpipe.core.keys import BadKeys, parse_keys
 from jobpipe.settings import Settings
+from jobpipe.storage.sqlite import audit
 
 
 def examine(settings: Settings, server: Address | None, key: str | None, *, whole: bool) -> Iterator[Finding]:
@@ -26,9 +28,27 @@ def examine(settings: Settings, server: Address | None, key: str | None, *, whol
     elif settings.store == "memory:":
         yield warning("store", "memory: keeps nothing over a restart")
     else:
-        yield from reachable.database(settings.store, now)
+        yield from database.examine(settings.store, now, whole=whole)
     if server is not None:
         yield from reachable.server(server, key, now)
+
+
+def repair(settings: Settings) -> Iterator[Finding]:
+    """Make the kept counts of the store true; what was wrong. Nothing else is touched."""
+    try:
+        if settings.store.startswith("sqlite:///"):
+            wrong = audit.repair(settings.store.removeprefix("sqlite:///"))
+        elif settings.store == "memory:":
+            wrong = []
+        else:
+            wrong = database.repair(settings.store)
+    except StorageError as error:
+        yield problem("repair", str(error))
+        return
+    for one in wrong:
+        yield fine("repair", f"{one}: made true")
+    if not wrong:
+        yield fine("repair", "the counts are what the rows say: nothing to do")
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from jobpipe.care import machine
+from jobpipe.care.database import told_counts
 from jobpipe.care.findings import Finding, fine, problem, size, warning
 from jobpipe.core.errors import StorageError
 from jobpipe.storage.sqlite.inspection import Inspection, inspect, library
@@ -57,6 +58,8 @@ def _content(path: str, now: int, whole: bool) -> Iterator[Finding]:
     yield _schema(found)
     yield _log(found)
     yield _clock(found, now)
+    if not found.damage:
+        yield told_counts(found.miscounts)
 
 
 def _damage(path: str, found: Inspection, whole: bool) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -25,16 +26,24 @@ def doctor_command(
     full: Annotated[
         bool, Parameter(negative=(), help="Check indexes against tables too: several times as long.")
     ] = False,
+    repair: Annotated[
+        bool,
+        Parameter(
+            negative=(), help="Make the store's counts true first; of a SQLite file that no server uses."
+        ),
+    ] = False,
     output: Annotated[
         Literal["table", "json"], Parameter(name=["--output", "-o"], help="Lines for people, or json.")
     ] = "table",
     settings: Settings = Settings(),  # noqa: B008 - frozen, and cyclopts reads the defaults from it
 ) -> int:
-    """Look at the settings, the store, the machine and a server, and change nothing. Exit code 1: a problem was found.
+    """Look at the settings, the store, the machine and a server. Exit code 1: a problem was found.
 
-    A running server is not disturbed, but a large store takes a while to read.
+    Nothing is changed, but with --repair the counts of tasks that are not what the rows say. A running server is not
+    disturbed, but a large store takes a while to read.
     """
     from jobpipe.care.doctor import examine
+    from jobpipe.care.doctor import repair as mended
     from jobpipe.client.address import authorization, parse_address
 
     try:
@@ -43,7 +52,8 @@ def doctor_command(
     except Invalid as error:
         raise BadSetting(str(error), "key" if error.field == "key" else "server", origin="flag") from error
     found = []
-    for finding in examine(settings, address, key or None, whole=full):
+    mends = mended(settings) if repair else iter(())
+    for finding in chain(mends, examine(settings, address, key or None, whole=full)):
         found.append(finding)
         if output == "table":
             state = paint(f"{finding.state:<8}", _COLOURS[finding.state])

@@ -79,6 +79,8 @@ class TaskQueue:
         self._draining = False
         self._enqueued = Rate(self._clock.monotonic)
         self.on_lease: Callable[[float], object] = _nothing
+        self.on_refusal: Callable[[], object] = _nothing
+        """Called when a task was not accepted: perhaps for the sake of counts that cannot be."""
         """Called with the seconds of a lease that was given: the rescuer's alarm may have to ring earlier."""
         self.tally = Tally(self._clock)
         """What this server did since its start."""
@@ -192,6 +194,8 @@ class TaskQueue:
                 self._waiters.later(answer.queue, now + delay)
         for queue, n in ready.items():
             self._waiters.ready(queue, n)
+        if len(accepted) < len(answers):
+            self.on_refusal()
         if accepted:
             self._enqueued.add(len(accepted))
             for observer in self._observers:

@@ -147,6 +147,25 @@ class QueueCounts(Struct, frozen=True):
     oldest_ready: int | None
 
 
+AUDITED_LEVELS = 500
+AUDITED_ROWS = 1000
+"""An audit looks at so many queues and priorities at a time, and at so many waiting tasks of each."""
+
+
+class Miscount(Struct, frozen=True):
+    """A kept count that is not what the rows say: `counted` tasks, where `there` are."""
+
+    queue: str
+    status: Status
+    priority: int
+    counted: int
+    there: int
+
+    def __str__(self) -> str:
+        where = f"queue '{self.queue}', priority {self.priority}"
+        return f"{where}: {self.counted} {self.status} are counted, and {self.there} are there"
+
+
 class Record(Struct, frozen=True):
     """All that a store keeps of a task and another one takes over: with its unsuccessful attempts, oldest first."""
 
@@ -277,6 +296,13 @@ class Storage(Protocol):
         """Delete up to `limit` tasks: done and cancelled ones finished before the one, failed before the other time.
 
         None keeps all of that kind. Answers how many were deleted.
+        """
+        ...
+
+    async def audit(self) -> list[Miscount]:
+        """Compare some of the kept counts with the rows, and make those true that cannot be; what they were.
+
+        A bounded look, at others each time: it never counts a whole store.
         """
         ...
 

@@ -24,6 +24,7 @@ from jobpipe.storage.base import (
     Extension,
     LostClaim,
     Matches,
+    Miscount,
     Page,
     QueueCounts,
     Record,
@@ -46,6 +47,7 @@ from jobpipe.storage.postgres import (
 )
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.address import Address, parse
+from jobpipe.storage.postgres.audit import Audit
 from jobpipe.storage.postgres.company import Company
 from jobpipe.storage.postgres.hosts import Hosts
 from jobpipe.storage.postgres.intake import Intake, Limits
@@ -87,6 +89,7 @@ class PostgresStorage:
         self._door = Intake(self._s, limits)
         self._steering, self._leases = Steering(self._s), Leases(self._s)
         self._pruning = Pruning(self._s, self._partitions)
+        self._audit = Audit()
         self._intake = self._lane(intake.LANE, counts=True)
         self._work = self._lane(runs.LANE, counts=True)
         self._questions = self._lane("questions")
@@ -189,6 +192,12 @@ class PostgresStorage:
         return await self._upkeep.call(
             "prune", lambda link: self._pruning.prune(link, finished_before, failed_before, limit)
         )
+
+    async def audit(self) -> list[Miscount]:
+        wrong = await self._upkeep.call("audit", self._audit.look)
+        if wrong:
+            self._hosts.leave()  # what memory holds of our own writers may be wrong too: others are made
+        return wrong
 
     async def next_prunable(self) -> tuple[int | None, int | None]:
         return await self._upkeep.call("next_prunable", self._pruning.next_prunable)

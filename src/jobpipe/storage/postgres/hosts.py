@@ -70,6 +70,11 @@ class Hosts:
         if found:
             self._put(found[0][0], 0)
 
+    def leave(self) -> None:
+        """End all links: whoever used one connects anew."""
+        for link in list(self._links):
+            link.cut()
+
     async def watch(self) -> None:
         """Now and then: leave a primary of before when another host was promoted; say so when two take writes."""
         seen, others = self._lineage.seen, self.order[1:]
@@ -81,8 +86,7 @@ class Hosts:
             if standing.age > seen.age and doubt(seen, standing) is None:
                 log.warning("%s was promoted while %s still takes writes: going there", host, self.order[0])
                 self._put(host, 0)
-                for link in list(self._links):
-                    link.cut()
+                self.leave()
                 return
             self._tell_apart(host, seen, standing)
 

@@ -217,8 +217,8 @@ def _ends_link(error: Exception) -> bool:
     return isinstance(error, gone)
 
 
-async def dial(address: Address, host: Host, *, bare: bool = False) -> Link:
-    """Open a link to a host that takes writes. Raises StorageError.
+async def dial(address: Address, host: Host, *, bare: bool = False, any_host: bool = False) -> Link:
+    """Open a link to a host that takes writes, or to `any_host`. Raises StorageError.
 
     A `bare` one has the server's settings, not ours.
     """
@@ -237,7 +237,7 @@ async def dial(address: Address, host: Host, *, bare: bool = False) -> Link:
                 statement_cache_size=0 if address.pooled else 200,
                 max_cacheable_statement_size=0,
                 server_settings=address.startup,
-                target_session_attrs=SessionAttribute.read_write,
+                target_session_attrs=SessionAttribute.any if any_host else SessionAttribute.read_write,
             )
             settings = session.BARE if bare else session.OURS
             link = Link(connection, address, settings=settings)

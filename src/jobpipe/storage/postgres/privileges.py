@@ -14,7 +14,7 @@ _MISSING = """
 SELECT what, missing FROM (
     SELECT 'schema ' || $1::text AS what, 'USAGE' AS missing, has_schema_privilege($1::text, 'USAGE') AS may
     UNION ALL
-    SELECT c.relname::text, r.name, CASE
+    SELECT c.relname::text, CASE c.relkind WHEN 'S' THEN 'USAGE' ELSE r.name END, CASE
            WHEN c.relispartition OR c.relname LIKE 'swept\\_%' OR (c.relname = 'version' AND r.n > 1) THEN true
            WHEN c.relkind IN ('r', 'p') THEN has_table_privilege(c.oid, r.name)
            WHEN c.relkind = 'S' AND r.n = 1 THEN has_sequence_privilege(c.oid, 'USAGE')

@@ -54,6 +54,14 @@ class Counts:
         """How many tasks of `queue` are queued, future ones included."""
         return self._queued.get(queue, 0)
 
+    def at(self, queue: str, status: Status, priority: int) -> int:
+        """How many tasks stand so."""
+        return self._n.get((queue, NUMBER[status], priority), 0)
+
+    def of(self, status: Status) -> dict[tuple[str, int], int]:
+        """How many tasks of this status each queue and priority has."""
+        return {(queue, priority): n for (queue, s, priority), n in self._n.items() if s == NUMBER[status]}
+
     @property
     def queues(self) -> dict[str, int]:
         """All queue names that hold tasks, with the number of their tasks of any status."""

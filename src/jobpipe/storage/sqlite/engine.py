@@ -36,6 +36,7 @@ from jobpipe.storage.base import (
     Extension,
     LostClaim,
     Matches,
+    Miscount,
     Page,
     QueueCounts,
     Record,
@@ -183,6 +184,9 @@ class SqliteStorage:
         return await self._writer.call(
             STEER, lambda store: store.steering.prune(finished_before, failed_before, limit)
         )
+
+    async def audit(self) -> list[Miscount]:
+        return await self._writer.call(STEER, lambda store: store.audit.look())
 
     async def next_prunable(self) -> tuple[int | None, int | None]:
         return await self._writer.ask(lambda store: store.next_prunable())

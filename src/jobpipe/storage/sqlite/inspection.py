@@ -10,6 +10,8 @@ import apsw
 from msgspec import Struct
 
 from jobpipe.core.errors import StorageBroken, StorageRefused
+from jobpipe.storage.base import Miscount
+from jobpipe.storage.sqlite.audit import compare
 from jobpipe.storage.sqlite.connection import judge, newest_schema, open_reader, open_still
 
 MOST_TOLD = 5
@@ -29,6 +31,8 @@ class Inspection(Struct, frozen=True):
     log_size: int
     newest: int | None
     damage: list[str]
+    miscounts: list[Miscount] = []
+    """Counts that are not what the rows say."""
 
 
 def inspect(path: str, *, whole: bool) -> Inspection:
@@ -73,6 +77,7 @@ def _look(connection: apsw.Connection, path: str, check: str) -> Inspection:
         # A damaged store may not be readable this far.
         newest=None if damage else connection.execute(_NEWEST).get,
         damage=damage,
+        miscounts=[] if damage else compare(connection),
     )
 
 

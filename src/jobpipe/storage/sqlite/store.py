@@ -17,6 +17,7 @@ from jobpipe.storage.base import CommitStats, LostClaim, QueueCounts, Summary
 from jobpipe.storage.calls import Call, T, grouped
 from jobpipe.storage.sqlite import history
 from jobpipe.storage.sqlite import statements as sql
+from jobpipe.storage.sqlite.audit import Audit
 from jobpipe.storage.sqlite.claimlog import ClaimLog
 from jobpipe.storage.sqlite.intake import Inserting, Intake, Limits
 from jobpipe.storage.sqlite.rows import NUMBER
@@ -43,6 +44,7 @@ class Store:
         self._s = State(connection, clock, log)
         self._commits = commits
         self.intake, self.runs, self.steering = Intake(self._s, limits), Runs(self._s), Steering(self._s)
+        self.audit = Audit(self._s)
 
     def insert(self, calls: Sequence[Inserting]) -> None:
         """See Intake.insert."""
