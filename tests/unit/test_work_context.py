@@ -54,7 +54,7 @@ def test_a_jump_of_the_wall_clock_takes_no_time_from_the_run() -> None:
 def test_cancelled_tells_that_the_run_should_stop() -> None:
     ctx = context()
     assert not ctx.cancelled
-    ctx.stop()
+    ctx.stop("cancel")
     assert ctx.cancelled
 
 

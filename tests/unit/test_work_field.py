@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import enum
 import functools
+import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from typing import Annotated, Any, NamedTuple, Optional
 import msgspec
 import numpy as np
 import pytest
-from test_work_executor import outcome_of
+from test_work_executor import begun, outcome_of
 
 from jobpipe import App, Context, Fail, Retry
 from jobpipe.client.values import encoded
@@ -396,3 +397,49 @@ async def test_context_variables_of_the_lifespan_are_there_in_a_test_and_embedde
             results.append(msgspec.json.decode(task.result or b"null"))
     assert results == ["set by the lifespan"] * 4
     assert variable.get() == "unset"
+
+
+# --- why a run stops, and policies by name ---
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "why"), [("cancel", "cancel"), ("time_out", "timeout"), ("release", "shutdown")]
+)
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_a_handler_can_tell_why_it_is_stopped(interrupt: str, why: str, in_thread: bool) -> None:
+    seen: list[str | None] = []
+    entered = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def sync(ctx: Context) -> None:
+        seen.append(ctx.stopping)
+        loop.call_soon_threadsafe(entered.set)
+        while not ctx.cancelled:
+            time.sleep(0.001)
+        seen.append(ctx.stopping)
+
+    async def async_(ctx: Context) -> None:
+        seen.append(ctx.stopping)
+        entered.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            seen.append(ctx.stopping)
+
+    run, watch = begun(sync if in_thread else async_)
+    await asyncio.wait_for(entered.wait(), 20)
+    getattr(run, interrupt)()
+    await watch.until(2)
+    assert seen == [None, why]
+
+
+def test_the_patient_policy_spans_minutes_to_a_day() -> None:
+    handler = App().handler("mail.send", retry="patient")(lambda: None)
+    assert handler.retry is not None
+    assert handler.max_retries == 12
+    delays = [handler.retry.delay(n, lambda: 0.0) for n in range(1, 13)]
+    assert (delays[0], delays[2], max(delays)) == (60, 240, 6 * 3600)
+    assert 86_400 <= sum(delays) <= 1.5 * 86_400
+    assert App().handler("few", retry="patient", max_retries=3)(lambda: None).max_retries == 3
+    with pytest.raises(BadHandler, match="patient"):
+        App().handler("h", retry="forever")(lambda: None)  # type: ignore[call-overload]

@@ -24,3 +24,9 @@ class RetryPolicy(Struct, frozen=True):
             raise ValueError(f"retries are counted from 1, not {retry}")
         exponent = min(retry - 1, 1000)  # 2.0**1024 overflows; any cap is reached long before
         return min(self.cap, self.base * 2.0**exponent) + random() * self.jitter
+
+
+PATIENT = RetryPolicy(base=60.0, jitter=30.0, cap=6 * 3600.0)
+"""For work that depends on the world outside: 1, 2, 4 ... minutes, at most six hours."""
+PATIENT_RETRIES = 12
+"""So many of these take a day."""

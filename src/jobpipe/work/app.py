@@ -11,13 +11,24 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.work.context import Context
 from jobpipe.work.enqueue import Connecting, Enqueuer, EnqueueRequest, Options, Route
 from jobpipe.work.errors import BadHandler
-from jobpipe.work.handler import Handler
+from jobpipe.work.handler import Handler, UnknownFields
 from jobpipe.work.lifespan import entered
 from jobpipe.work.middleware import CallNext, Middleware
 from jobpipe.work.payload import json_of
@@ -70,17 +81,31 @@ class App(Generic[Deps]):
 
     `lifespan` is an async context manager function that takes the app. It is entered in every process that runs
     handlers, before the first task, and left after the last; what it yields is `ctx.deps`.
+
+    A payload's field that a handler does not know fails the run as `unknown_field`, to be retried, because a newer
+    worker may know it; `unknown_fields="ignore"`, here or of one handler, runs it without, with a warning in the log.
     """
 
     @overload
-    def __init__(self: App[None], *, lifespan: None = None) -> None: ...
+    def __init__(
+        self: App[None], *, lifespan: None = None, unknown_fields: UnknownFields = "retry"
+    ) -> None: ...
 
     @overload
-    def __init__(self, *, lifespan: Callable[[App[Any]], AbstractAsyncContextManager[Deps]]) -> None: ...
+    def __init__(
+        self,
+        *,
+        lifespan: Callable[[App[Any]], AbstractAsyncContextManager[Deps]],
+        unknown_fields: UnknownFields = "retry",
+    ) -> None: ...
 
     def __init__(
-        self, *, lifespan: Callable[[App[Any]], AbstractAsyncContextManager[Any]] | None = None
+        self,
+        *,
+        lifespan: Callable[[App[Any]], AbstractAsyncContextManager[Any]] | None = None,
+        unknown_fields: UnknownFields = "retry",
     ) -> None:
+        self._unknown_fields = unknown_fields
         self._handlers: dict[str, Handler[..., Any]] = {}
         self._lifespan = lifespan
         self._running = False
@@ -111,24 +136,28 @@ class App(Generic[Deps]):
         /,
         *,
         timeout: float | None = None,
-        retry: RetryPolicy | None = None,
+        retry: RetryPolicy | Literal["patient"] | None = None,
         queue: str | None = None,
         max_retries: int | None = None,
+        unknown_fields: UnknownFields = ...,
     ) -> _Declare[Deps]: ...
 
     def handler(self, name: Callable[..., Any] | str | None = None, /, **own: Any) -> Any:
         """Declare a handler, named like its function or as said.
 
         `timeout` (seconds, `inf`: none) and `retry` are of its runs; without them the task's own and the server's
-        hold. `queue` and `max_retries` are of the tasks that it enqueues itself, with `handler.enqueue(...)`; whoever
-        enqueues over HTTP says them there. Raises BadHandler for a name that is taken or not allowed, and for a
-        function whose parameters no payload could fill.
+        hold; `retry="patient"` is for work that depends on others: 1, 2, 4 ... minutes, 12 times unless `max_retries`
+        says otherwise, which takes a day. `queue` and `max_retries` are of the tasks that it enqueues itself, with
+        `handler.enqueue(...)`; whoever enqueues over HTTP says them there. Raises BadHandler for a name that is taken
+        or not allowed, and for a function whose parameters no payload could fill.
 
         A type checker knows what `enqueue` takes; for a handler that takes a Context, where that is the first
         parameter.
         """
         if callable(name):
-            return self._add(Handler(_function(name), route=self.route))
+            return self._add(Handler(_function(name), unknown_fields=self._unknown_fields, route=self.route))
+
+        own.setdefault("unknown_fields", self._unknown_fields)
 
         def declare(function: Callable[..., Any]) -> Handler[..., Any]:
             return self._add(Handler(_function(function), name, route=self.route, **own))

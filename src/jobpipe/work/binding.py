@@ -7,8 +7,10 @@ The rule, by the number of parameters that are not a Context:
   the whole payload;
 - one of any other type, or without annotation: an object with the parameter's name as its only key gives the value;
   any other payload is the value itself, save that an object cannot be an `int`, a `str`, a list...;
-- several, or `**kwargs`: the payload is an object, and its keys are the parameters' names. An unknown key, and a
-  missing one without default, do not fit. `**kwargs` takes all other keys.
+- several, or `**kwargs`: the payload is an object, and its keys are the parameters' names. A missing one without
+  default does not fit. `**kwargs` takes all other keys.
+
+A field that nobody here knows, at any depth, raises UnknownField: a newer worker may know it.
 
 An empty object binds nothing by name, and null means the same wherever the parameters leave it a choice: the defaults
 apply. Conversion is strict: "3" is no int. What does not fit raises InvalidPayload.
@@ -29,7 +31,8 @@ import msgspec
 from jobpipe.work.context import Context
 from jobpipe.work.convert import Read, describes_object, fitting, mentions_pydantic, reader, unwrap_alias
 from jobpipe.work.declared import check_parameter, result_of
-from jobpipe.work.errors import BadHandler, InvalidPayload
+from jobpipe.work.errors import BadHandler, InvalidPayload, UnknownField
+from jobpipe.work.unknown import Find, fields_finder, finder
 
 Arguments = dict[str, Any]
 Bind = Callable[[bytes], Arguments]
@@ -82,8 +85,11 @@ def signature(function: Callable[..., Any]) -> inspect.Signature:
     return shape
 
 
-def binding_of(function: Callable[..., Any]) -> Binding:
-    """The binding of a handler's function. Raises BadHandler for annotations that name nothing known or no JSON."""
+def binding_of(function: Callable[..., Any], ignored: Callable[[str], None] | None = None) -> Binding:
+    """The binding of a handler's function. Raises BadHandler for annotations that name nothing known or no JSON.
+
+    A field that nobody here knows raises UnknownField, or is told to `ignored` and left out.
+    """
     parameters = signature(function).parameters.values()
     hints = _hints(function)
     contexts = tuple(p.name for p in parameters if _is_context(hints.get(p.name)))
@@ -96,7 +102,13 @@ def binding_of(function: Callable[..., Any]) -> Binding:
         check_parameter(field.name, field.type)
     rest = next((hints.get(p.name, Any) for p in parameters if p.kind is p.VAR_KEYWORD), None)
     try:
-        return Binding(_bind(fields, rest, contexts), contexts, fields, rest, _is_whole(fields, rest))
+        return Binding(
+            _known(_bind(fields, rest, contexts, ignored is not None), fields, rest, ignored),
+            contexts,
+            fields,
+            rest,
+            _is_whole(fields, rest),
+        )
     except (TypeError, NotImplementedError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise BadHandler(f"a parameter's type cannot be made from JSON: {reason}") from error
@@ -107,14 +119,47 @@ def declared_result(function: Callable[..., Any]) -> Any:
     return result_of(_plain(function))
 
 
-def _bind(fields: Sequence[Field], rest: Any, contexts: Sequence[str]) -> Bind:
+def _known(bind: Bind, fields: Sequence[Field], rest: Any, ignored: Callable[[str], None] | None) -> Bind:
+    """`bind`, which then looks for fields that were dropped."""
+    look = _looking(fields, rest, ignored is not None)
+    if look is None:
+        return bind
+
+    def bind_known(payload: bytes) -> Arguments:
+        arguments = bind(payload)
+        if (path := look(msgspec.json.decode(payload))) is not None:
+            if ignored is None:
+                raise UnknownField(f"the payload does not fit: Object contains unknown field `${path}`")
+            ignored(f"${path}")
+        return arguments
+
+    return bind_known
+
+
+def _looking(fields: Sequence[Field], rest: Any, always: bool) -> Find | None:
+    """What finds unknown fields in a payload; its own names are looked at where `bind` lets others pass (`always`)."""
+    if _is_whole(fields, rest):
+        return finder(fields[0].type)
+    if rest is not None or [f.type in (Any, object) for f in fields] == [True]:
+        return None
+    finds = {f.name: finder(f.type) for f in fields}
+    by_name = fields_finder({f.name: f.type for f in fields})
+    if not (always or any(finds.values())):
+        return None
+    if len(fields) != 1:
+        return by_name
+    only = finds[fields[0].name]
+    return lambda value: by_name(value) if isinstance(value, dict) else only and only(value)
+
+
+def _bind(fields: Sequence[Field], rest: Any, contexts: Sequence[str], others_allowed: bool) -> Bind:
     if rest is not None:
         return _by_name_with_rest(fields, rest, contexts)
     if len(fields) != 1:
-        return _by_name(fields)
+        return _by_name(fields, others_allowed=others_allowed)
     if fields[0].type in (Any, object):
         return _one_of_any_type(fields[0])
-    return _whole(fields[0]) if _is_whole(fields, rest) else _one(fields[0])
+    return _whole(fields[0]) if _is_whole(fields, rest) else _one(fields[0], others_allowed)
 
 
 def _is_whole(fields: Sequence[Field], rest: Any) -> bool:
@@ -130,7 +175,7 @@ def _by_name(fields: Sequence[Field], *, others_allowed: bool = False) -> Bind:
         kw_only=True,
         forbid_unknown_fields=not others_allowed,
     )
-    read = fitting(msgspec.json.Decoder(shape).decode)
+    read = _strictly(shape, others_allowed)
     all_required = all(f.required for f in fields)
 
     def bind(payload: bytes) -> Arguments:
@@ -142,6 +187,27 @@ def _by_name(fields: Sequence[Field], *, others_allowed: bool = False) -> Bind:
         return arguments
 
     return bind
+
+
+def _strictly(shape: type[msgspec.Struct], others_allowed: bool) -> Callable[[bytes], msgspec.Struct]:
+    """Reads `shape`; what alone is wrong with a payload is a field too many when it fits without that rule."""
+    strict = fitting(msgspec.json.Decoder(shape).decode)
+    if others_allowed:
+        return strict
+    lenient = msgspec.defstruct("Payload", [], bases=(shape,), forbid_unknown_fields=False, kw_only=True)
+    reads_others = msgspec.json.Decoder(lenient).decode
+
+    def read(payload: bytes) -> msgspec.Struct:
+        try:
+            return strict(payload)
+        except InvalidPayload as error:
+            try:
+                reads_others(payload)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                raise error from None
+            raise UnknownField(str(error)) from None
+
+    return read
 
 
 def _struct_field(field: Field, type_: Any) -> tuple[str, Any] | tuple[str, Any, Any]:
@@ -185,8 +251,8 @@ def _whole(field: Field) -> Bind:
     return bind
 
 
-def _one(field: Field) -> Bind:
-    by_name, whole = _by_name([field]), _whole(field)
+def _one(field: Field, others_allowed: bool) -> Bind:
+    by_name, whole = _by_name([field], others_allowed=others_allowed), _whole(field)
 
     def bind(payload: bytes) -> Arguments:
         return by_name(payload) if payload.lstrip()[:1] == b"{" else whole(payload)

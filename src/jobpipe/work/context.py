@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from jobpipe.clock import Clock
 from jobpipe.core.task import Task
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 else:
     _Adapter = logging.LoggerAdapter
     Deps_co = TypeVar("Deps_co", covariant=True)
+
+
+Stopping = Literal["cancel", "timeout", "shutdown"]
+"""Why a run should stop: its task was cancelled or given to another, it timed out, or its worker is leaving."""
 
 
 class TaskLog(_Adapter):
@@ -61,7 +65,7 @@ class Context(Generic[Deps_co]):
     take in seconds, None without limit. `Context[Deps]` says the type of `deps`, with a bare `Context` it is an object.
     """
 
-    __slots__ = ("_app", "_cancelled", "_clock", "_log", "_started", "_task", "timeout")
+    __slots__ = ("_app", "_clock", "_log", "_started", "_stopping", "_task", "timeout")
 
     def __init__(
         self,
@@ -76,7 +80,7 @@ class Context(Generic[Deps_co]):
         self._task = task
         self._started = started
         self._clock = clock
-        self._cancelled = False
+        self._stopping: Stopping | None = None
         self._log: TaskLog | None = None
         self.timeout = timeout
 
@@ -127,7 +131,12 @@ class Context(Generic[Deps_co]):
         An async handler gets asyncio's CancelledError as well; a handler in a thread has this alone, and should ask
         now and then.
         """
-        return self._cancelled
+        return self._stopping is not None
+
+    @property
+    def stopping(self) -> Stopping | None:
+        """Why this run should stop, the first reason that came; None while it should not."""
+        return self._stopping
 
     @property
     def log(self) -> TaskLog:
@@ -186,6 +195,6 @@ class Context(Generic[Deps_co]):
             raise RuntimeError("this Context belongs to no app")
         return self._app
 
-    def stop(self) -> None:
-        """Make `cancelled` true; for the one who runs the handler."""
-        self._cancelled = True
+    def stop(self, why: Stopping) -> None:
+        """Say that the run should stop; for the one who runs the handler."""
+        self._stopping = self._stopping or why

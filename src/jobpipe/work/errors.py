@@ -44,6 +44,14 @@ class InvalidPayload(RunRefused):
     sentence = "the payload does not fit the handler"
 
 
+class UnknownField(InvalidPayload):
+    """The payload has a field that this worker's handler does not know; a newer one may."""
+
+    code = "unknown_field"
+    sentence = "the payload has a field that the handler does not know"
+    retryable = True
+
+
 class InvalidResult(RunRefused):
     """The handler returned what cannot be written as JSON."""
 

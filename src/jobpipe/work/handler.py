@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack
 
 from msgspec import Raw
 
-from jobpipe.core.retry import RetryPolicy
+from jobpipe.core.retry import PATIENT, PATIENT_RETRIES, RetryPolicy
 from jobpipe.core.task import MAX_DELAY_S, MAX_RETRIES_LIMIT
 from jobpipe.work.binding import Binding, binding_of, declared_result, signature
 from jobpipe.work.declared import check_result
@@ -37,6 +38,11 @@ else:
 Q = ParamSpec("Q")
 R_co = TypeVar("R_co", covariant=True)
 
+UnknownFields = Literal["retry", "ignore"]
+"""What becomes of a task whose payload has a field that is not known here: a failure to retry, or a warning."""
+MOST_WARNINGS = 100
+logger = logging.getLogger("jobpipe.handlers")
+
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
@@ -45,7 +51,8 @@ class Handler(Generic[P, R_co, E]):
     """A named function that is called with P and gives R; E are the parameters that a task's payload fills.
 
     `timeout` (seconds) and `retry` are of its runs, `queue` and `max_retries` of the tasks that it enqueues itself;
-    None for the server's. Raises BadHandler for a name, a value or a function that no task could use.
+    None for the server's. `retry="patient"` retries in minutes and hours, for a day.
+    Raises BadHandler for a name, a value or a function that no task could use.
     """
 
     __wrapped__: Callable[P, R_co]
@@ -63,19 +70,22 @@ class Handler(Generic[P, R_co, E]):
         name: str | None = None,
         *,
         timeout: float | None = None,
-        retry: RetryPolicy | None = None,
+        retry: RetryPolicy | Literal["patient"] | None = None,
         queue: str | None = None,
         max_retries: int | None = None,
+        unknown_fields: UnknownFields = "retry",
         route: Route | None = None,
     ) -> None:
         functools.update_wrapper(self, function, updated=())
         self.function = function
         self.name = _name(function, name)
         self.timeout = timeout
-        self.retry = retry
+        self.retry = PATIENT if retry == "patient" else retry
         self.queue = queue
-        self.max_retries = max_retries
+        self.max_retries = PATIENT_RETRIES if retry == "patient" and max_retries is None else max_retries
         self.is_async = _is_async(function)
+        self.unknown_fields = unknown_fields
+        self._warned: set[str] = set()
         self._route = route
         _check(self)
 
@@ -143,7 +153,7 @@ class Handler(Generic[P, R_co, E]):
     def binding(self) -> Binding:
         """How the payload becomes arguments. Raises BadHandler when the annotations cannot be used."""
         try:
-            return binding_of(self.function)
+            return binding_of(self.function, self._ignored if self.unknown_fields == "ignore" else None)
         except BadHandler as error:
             raise BadHandler(f"handler '{self.name}': {error}") from error
 
@@ -153,6 +163,12 @@ class Handler(Generic[P, R_co, E]):
             check_result(declared_result(self.function))
         except BadHandler as error:
             raise BadHandler(f"handler '{self.name}': {error}") from error
+
+    def _ignored(self, path: str) -> None:
+        """Say once of each field that it is not known here."""
+        if path not in self._warned and len(self._warned) < MOST_WARNINGS:
+            self._warned.add(path)
+            logger.warning("handler '%s': a payload's field `%s` is not known here: ignored", self.name, path)
 
     @cached_property
     def _form(self) -> PayloadForm:
@@ -206,6 +222,10 @@ def _check_values(handler: Handler[..., Any]) -> None:
     who, timeout = f"handler '{handler.name}'", handler.timeout
     if timeout is not None and not (0 < timeout <= MAX_DELAY_S or timeout == float("inf")):
         raise BadHandler(f"{who}: its timeout must be above 0 seconds, not {timeout!r}")
+    if handler.unknown_fields not in ("retry", "ignore"):
+        raise BadHandler(f"{who}: unknown_fields must be retry or ignore, not {handler.unknown_fields!r}")
+    if isinstance(handler.retry, str):
+        raise BadHandler(f'{who}: its retry must be a RetryPolicy or "patient", not {handler.retry!r}')
     if handler.retry is not None and not _is_usable(handler.retry):
         raise BadHandler(f"{who}: its delays must be 0 seconds to ten years: {handler.retry}")
     if handler.queue is not None and not _QUEUE.fullmatch(handler.queue):

@@ -16,7 +16,7 @@ from jobpipe import tracing
 from jobpipe.core.errors import Draining
 from jobpipe.core.lifecycle import HANDLER_MISSING, RELEASED, Kind, Outcome
 from jobpipe.core.task import Claim
-from jobpipe.work.context import Context
+from jobpipe.work.context import Context, Stopping
 from jobpipe.work.groups import leaf_of
 from jobpipe.work.handler import Handler
 from jobpipe.work.middleware import around, start_in
@@ -183,7 +183,7 @@ class Run:
         # A thread may be here while the loop interrupts the run: the flags are read after the context is in place, and
         # the loop sets them before it looks for one, so one of the two sees the other.
         if self._timed_out or self._cancelled or self._released:
-            context.stop()
+            context.stop(self._stopping)
         return context
 
     def _end(self, outcome: Outcome) -> None:
@@ -244,7 +244,7 @@ class Run:
 
     def _interrupt(self) -> None:
         if self._context is not None:
-            self._context.stop()
+            self._context.stop(self._stopping)
         if self._asyncio_task is not None:
             if self._in_thread:
                 return
@@ -253,6 +253,12 @@ class Run:
             self._asyncio_task.cancel()
         elif self.started is None:
             self._end(_INTERRUPTED)
+
+    @property
+    def _stopping(self) -> Stopping:
+        if self._cancelled:
+            return "cancel"
+        return "timeout" if self._timed_out else "shutdown"
 
     @property
     def _stoppable(self) -> bool:
