@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import apsw
 
 from jobpipe.clock import SystemClock
+from jobpipe.core.admission import Limits
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
 from jobpipe.core.task import Claim, NewTask
 from jobpipe.storage.base import ClaimRequest, CommitStats, Settlement
 from jobpipe.storage.calls import CLAIM, INSERT, SETTLE, Call
 from jobpipe.storage.sqlite.claimlog import ClaimLog
 from jobpipe.storage.sqlite.connection import open_writer
-from jobpipe.storage.sqlite.intake import Limits
 from jobpipe.storage.sqlite.store import Store
 from jobpipe.wire.ids import new_id
 

@@ -192,6 +192,34 @@ async def test_a_claim_whose_answer_was_lost_is_given_back(
     assert await queue.counts() == dict.fromkeys(Status, 0) | {Status.RUNNING: 3}
 
 
+async def test_such_a_claim_that_was_cancelled_meanwhile_ends_and_is_asked_for_no_longer(
+    queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await queue.enqueue([NewTask("a", "h")])
+    store = queue._storage
+    link = store._work._link  # type: ignore[attr-defined]
+    rows = link.rows
+
+    async def written_and_cut(statement: str, *arguments: object, **more: object) -> object:
+        answer = await rows(statement, *arguments, **more)
+        if "SKIP LOCKED" not in statement:
+            return answer
+        link.cut()
+        return await rows(statement, *arguments, **more)
+
+    monkeypatch.setattr(link, "rows", written_and_cut)
+    assert await queue.claim("w", 1) == []
+    await queue.cancel(["a"])
+    await store._tidy()  # type: ignore[attr-defined] # what is done every few seconds
+    (task,) = await queue.get(["a"])
+    assert task is not None
+    assert task.status is Status.CANCELLED
+    assert await queue.attempts("a") == []
+    monkeypatch.setattr(store._runs, "_doubtful", {"long ago": float("-inf")})  # type: ignore[attr-defined]
+    await store._tidy()  # type: ignore[attr-defined]
+    assert store._runs._doubtful == {}  # type: ignore[attr-defined]
+
+
 async def test_a_settle_whose_answer_was_lost_is_told_as_the_first(
     queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -51,6 +52,9 @@ ALLOWED: dict[Event, frozenset[Status]] = {
     Event.RETRY: frozenset({Status.FAILED, Status.CANCELLED}),
     Event.DELETE: FINISHED,
 }
+
+FREED: dict[str, Any] = {"cancel_requested": False, "started_at": None, "worker": None}
+"""What a task that waits again knows no more of: its run."""
 
 _REFUSED: dict[Event, type[JobpipeError]] = {
     Event.CANCEL: AlreadyFinished,
@@ -112,11 +116,15 @@ class Policy(Struct, frozen=True):
     handler_wait: float = 3600.0
 
 
+class Effect(Struct, frozen=True):
+    """What the end of a run brings about beside its task's own change: base of successors, deliveries, freed keys."""
+
+
 class Transition(Struct, frozen=True, gc=False):
     """What to write for an outcome: the complete new state of everything that a settle may change.
 
     `error` None leaves the stored last error; `finished_at` and `result` None clear. `error_group` is the group of
-    `error` (core.shape), set whenever that is.
+    `error` (core.shape), set whenever that is. `effects` are what else the same commit brings about: nothing yet.
     """
 
     kind: Kind
@@ -129,6 +137,7 @@ class Transition(Struct, frozen=True, gc=False):
     result: bytes | None = None
     error: TaskError | None = None
     error_group: str | None = None
+    effects: tuple[Effect, ...] = ()
 
     @property
     def outcome(self) -> str:
@@ -156,10 +165,13 @@ class Transition(Struct, frozen=True, gc=False):
 # Members of an enum by bare names, here and wherever each task passes: in Python 3.11 the look-up in its class takes
 # ten times as long.
 _KIND_DONE, _STATUS_DONE, _RUNNING = Kind.DONE, Status.DONE, Status.RUNNING
+_CLAIMED_FROM, _SETTLED_FROM = ALLOWED[Event.CLAIM], ALLOWED[Event.SETTLE]
 
 
 def claimed(task: Task, now: int, worker: str | None) -> Task:
-    """The queued task as it is once `worker` has claimed it at `now`."""
+    """The queued task as it is once `worker` has claimed it at `now`. Raises ValueError for one that is not queued."""
+    if task.status not in _CLAIMED_FROM:
+        raise ValueError(f"task '{task.id}' is {task.status}: it does not wait")
     return replace(task, status=_RUNNING, attempts=task.attempts + 1, started_at=now, worker=worker)
 
 
@@ -169,7 +181,7 @@ def decide(task: Task, outcome: Outcome, now: int, policy: Policy, random: Calla
     Raises ValueError for a task that does not run, and for a cancelled run whose cancelling nobody asked for: an
     illegal move changes nothing.
     """
-    if task.status is not _RUNNING:
+    if task.status not in _SETTLED_FROM:
         raise ValueError(f"task '{task.id}' is {task.status}: it has no run to settle")
     if outcome.kind is _KIND_DONE:
         return Transition(

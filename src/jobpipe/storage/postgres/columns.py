@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from operator import attrgetter, itemgetter
-from typing import get_args
+from typing import Any, get_args
 
 from msgspec import Struct
 from msgspec.structs import fields
@@ -89,3 +89,19 @@ def nothing(columns: Mapping[str, str], **but: str) -> str:
 def unnest(columns: Mapping[str, str], first: int = 1) -> str:
     """Arguments from $first on, an array for each column, as rows."""
     return f"unnest({', '.join(f'${at}::{type_}[]' for at, type_ in enumerate(columns.values(), first))})"
+
+
+def literals(changes: Mapping[str, Any]) -> dict[str, str]:
+    """What a rule of core changes, as SQL has it."""
+    return {name: _literal(value) for name, value in changes.items()}
+
+
+def _literal(value: Status | bool | int | None) -> str:
+    if isinstance(value, Status):
+        return str(list(Status).index(value))
+    return "NULL" if value is None else str(value).lower()
+
+
+def assigned(changes: Mapping[str, Any]) -> str:
+    """The same for UPDATE."""
+    return ", ".join(f"{name} = {value}" for name, value in literals(changes).items())

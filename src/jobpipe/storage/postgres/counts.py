@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from jobpipe.core.steering import Standing
 from jobpipe.core.task import Status
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.link import Link
@@ -24,8 +25,6 @@ READS = 3
 _K = TypeVar("_K")
 Key = tuple[str, int, int]
 """Queue, status number, priority."""
-Standing = tuple[str, int, Status]
-"""Queue, priority and status of tasks that are counted together."""
 
 
 class Counts:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from jobpipe.clock import Clock
+from jobpipe.core.admission import Limits
 from jobpipe.core.errors import JobpipeError, LeaseLost, StorageBroken, StorageError, StorageRefused
 from jobpipe.core.task import Attempt, NewTask, Status, Task
 from jobpipe.storage.base import (
@@ -50,7 +51,7 @@ from jobpipe.storage.postgres.address import Address, parse
 from jobpipe.storage.postgres.audit import Audit
 from jobpipe.storage.postgres.company import Company
 from jobpipe.storage.postgres.hosts import Hosts
-from jobpipe.storage.postgres.intake import Intake, Limits
+from jobpipe.storage.postgres.intake import Intake
 from jobpipe.storage.postgres.lane import Lane, LaneCall, together
 from jobpipe.storage.postgres.leases import Leases
 from jobpipe.storage.postgres.lineage import Lineage

@@ -8,9 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from msgspec import Struct
-
-from jobpipe.core.errors import JobpipeError, QueueFull, StorageError, TaskExists, TooManyQueues
+from jobpipe.core.admission import Limits, fit_surely, merged, refusals
+from jobpipe.core.errors import JobpipeError, StorageError
 from jobpipe.core.task import NewTask, Status, Task, accepted
 from jobpipe.storage.base import Record
 from jobpipe.storage.calls import Call, hand_slices
@@ -26,13 +25,6 @@ from jobpipe.storage.postgres.shared import Shared
 LANE = "intake"
 RACES = 10
 """So often a batch is decided anew when ids of it were taken or freed by others in between."""
-
-
-class Limits(Struct, frozen=True):
-    """Queued tasks a queue, and queue names that hold tasks, at most."""
-
-    capacity: int
-    max_queues: int
 
 
 Inserting = Call[tuple[Sequence[NewTask], int], list[Task | JobpipeError]]
@@ -70,23 +62,17 @@ class Intake:
 
     async def _inserted(self, lane: Lane, items: Sequence[Item]) -> list[Task | JobpipeError]:
         await self._s.counts.freshen(await lane.link())
-        if self._fits_surely(items) and (tasks := await self._write(lane, items)) is not None:
+        wanted = [new for new, _ in items]
+        if (
+            fit_surely(wanted, self._limits, self._s.counts)
+            and (tasks := await self._write(lane, items)) is not None
+        ):
             return list(tasks)
         for _ in range(RACES):
             answers = await self._admitted(lane, items)
             if answers is not None:
                 return answers
         raise StorageError("the ids of this batch change too fast")
-
-    def _fits_surely(self, items: Sequence[Item]) -> bool:
-        """Whether all would be accepted if no id were taken: no bound is reached, and no id comes twice."""
-        counts, wanted = self._s.counts, Counter(new.queue for new, _ in items)
-        names = sum(queue not in counts.queues for queue in wanted)
-        return (
-            all(counts.queued(queue) + n <= self._limits.capacity for queue, n in wanted.items())
-            and len(counts.queues) + names <= self._limits.max_queues
-            and len({new.id for new, _ in items}) == len(items)
-        )
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -156,22 +142,10 @@ class Intake:
     async def _admitted(self, lane: Lane, items: Sequence[Item]) -> list[Task | JobpipeError] | None:
         """Decide each, in order, and write those accepted; None when somebody took or freed one of the ids."""
         taken = await self._taken(await lane.link(), [new.id for new, _ in items])
-        room: dict[str, int] = {}
-        refused: dict[int, JobpipeError] = {}
-        for i, (new, _) in enumerate(items):
-            if new.id in taken:
-                refused[i] = TaskExists(f"a task with id '{new.id}' exists ({taken[new.id]})", field="id")
-            elif (no := self._no_room(new.queue, room)) is not None:
-                refused[i] = no
-            else:
-                room[new.queue] -= 1
-                taken[new.id] = Status.QUEUED
-        chosen = [item for i, item in enumerate(items) if i not in refused]
+        refused = refusals([new for new, _ in items], taken, self._limits, self._s.counts)
+        chosen = [item for item, no in zip(items, refused, strict=True) if no is None]
         tasks = await self._write(lane, chosen) if chosen else []
-        if tasks is None:
-            return None
-        left = iter(tasks)
-        return [refused[i] if i in refused else next(left) for i in range(len(items))]
+        return None if tasks is None else merged(refused, iter(tasks))
 
     async def _taken(self, link: Link, ids: Sequence[str]) -> dict[str, Status]:
         """Which of the ids have a task; those that only seem to are made free."""
@@ -180,14 +154,3 @@ class Intake:
         if free:
             await link.rows(sql.FREE, [id_ for id_, _ in free], [seq for _, seq in free])
         return {row["id"]: STATUSES[row["status"]] for row in rows if row["status"] is not None}
-
-    def _no_room(self, queue: str, room: dict[str, int]) -> JobpipeError | None:
-        counts = self._s.counts
-        if queue not in room:
-            new_names = sum(name not in counts.queues for name in room)
-            if queue not in counts.queues and len(counts.queues) + new_names >= self._limits.max_queues:
-                return TooManyQueues(f"{self._limits.max_queues} queues hold tasks already")
-            room[queue] = self._limits.capacity - counts.queued(queue)
-        if room[queue] <= 0:
-            return QueueFull(f"queue '{queue}' holds {self._limits.capacity} waiting tasks")
-        return None

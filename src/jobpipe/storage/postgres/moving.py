@@ -6,10 +6,11 @@ import secrets
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from jobpipe.core.steering import Standing
 from jobpipe.core.task import Attempt
 from jobpipe.storage.base import Record
 from jobpipe.storage.postgres import statements as sql
-from jobpipe.storage.postgres.counts import Standing, columns
+from jobpipe.storage.postgres.counts import columns
 from jobpipe.storage.postgres.link import Link
 from jobpipe.storage.postgres.rows import attempt_of, imported, imported_attempts, task_of
 

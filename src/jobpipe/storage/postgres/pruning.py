@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import Counter
 
 from jobpipe.core.errors import StorageError
+from jobpipe.core.steering import Standing
 from jobpipe.core.task import Status
 from jobpipe.storage.postgres import statements as sql
-from jobpipe.storage.postgres.counts import Standing, columns
+from jobpipe.storage.postgres.counts import columns
 from jobpipe.storage.postgres.link import Gone, Link
 from jobpipe.storage.postgres.partitions import WIDTH_MS, Partitions
 from jobpipe.storage.postgres.rows import NUMBER, STATUSES

@@ -51,8 +51,8 @@ def delay(at: int | None, now: int) -> int:
     return 0 if at is None or at < now else at - now
 
 
-def settled(seq: int, settlement: Settlement, to: Transition, now: int) -> columns.Settled:
-    """A row of SETTLE."""
+def settled(seq: int, settlement: Settlement, to: Transition, now: int, *, told: bool) -> columns.Settled:
+    """A row of SETTLE; `told` in the history, when it was unsuccessful."""
     error = to.error
     return columns.Settled(
         at_seq=seq,

@@ -9,6 +9,8 @@ from itertools import accumulate
 from msgspec.structs import astuple
 
 from jobpipe.core.errors import LeaseLost, NotFound
+from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
+from jobpipe.core.steering import Standing
 from jobpipe.core.task import Claim, Status
 from jobpipe.storage.base import (
     MAX_CLAIM_BYTES,
@@ -21,11 +23,11 @@ from jobpipe.storage.base import (
 )
 from jobpipe.storage.calls import Call, hand_slices
 from jobpipe.storage.postgres import statements as sql
-from jobpipe.storage.postgres.counts import Standing
 from jobpipe.storage.postgres.lane import Lane
 from jobpipe.storage.postgres.leases import seq_of
 from jobpipe.storage.postgres.link import Gone, Link, Row, arrays
 from jobpipe.storage.postgres.rows import NUMBER, STATUSES, settled, task_of
+from jobpipe.storage.postgres.session import STATEMENT_S
 from jobpipe.storage.postgres.shared import Shared
 
 LANE = "runs"
@@ -45,8 +47,8 @@ class Runs:
     def __init__(self, shared: Shared) -> None:
         self._s = shared
         self._claims = 0
-        self.doubtful: list[str] = []
-        """What the lease ids of claims of unknown outcome begin with: nobody was given them."""
+        self._doubtful: dict[str, float] = {}
+        """What the lease ids of claims of unknown outcome begin with, and since when: nobody was given them."""
 
     # --- claiming -----------------------------------------------------------------------------------------------
 
@@ -117,7 +119,7 @@ class Runs:
                 MAX_CLAIM_BYTES,
             )  # fmt: skip
         except Gone:
-            self.doubtful.append(prefix)
+            self._doubtful[prefix] = self._s.clock.monotonic()
             self._s.levels.distrust()
             raise
 
@@ -137,10 +139,15 @@ class Runs:
         return cut
 
     async def give_back_doubtful(self, link: Link) -> None:
-        """Queue again what was claimed by statements whose answer never came."""
-        for prefix in self.doubtful[:]:
-            await link.rows(sql.UNCLAIM, self._s.server, prefix)
-            self._s.levels.forget()
+        """Release what was claimed by statements whose answer never came, as far as they can still be under way."""
+        for prefix, since in list(self._doubtful.items()):
+            rows = await link.rows(sql.DOUBTFUL, self._s.server, prefix)
+            ends = {fence: (end, row["now"]) for row in rows for fence, end in [_released(row)]}
+            await self._write(link, ends, told=False)
+            if ends:
+                self._s.levels.forget()
+            if self._s.clock.monotonic() - since > 2 * STATEMENT_S:
+                del self._doubtful[prefix]
 
     # --- settling -----------------------------------------------------------------------------------------------
 
@@ -176,10 +183,13 @@ class Runs:
         writes[fence] = (settlement, now)
         return fence
 
-    async def _write(self, link: Link, writes: Writes) -> dict[Fence, Settled]:
+    async def _write(self, link: Link, writes: Writes, *, told: bool = True) -> dict[Fence, Settled]:
+        """Write ends of runs, with their place in the history if they are `told`."""
+        if not writes:
+            return {}
         # By seq, as every lock of rows, so that no two servers wait for each other.
         rows = [
-            astuple(settled(fence[0], settlement, settlement.transition, now))
+            astuple(settled(fence[0], settlement, settlement.transition, now, told=told))
             for fence, (settlement, now) in sorted(writes.items(), key=lambda item: item[0])
             if settlement.transition is not None
         ]
@@ -237,3 +247,11 @@ def _earlier(settlement: Settlement, row: Row | None, doubted: bool) -> SettleAn
         if row["status"] == NUMBER[Status.RUNNING] and settlement.transition is not None:
             return CancelChanged()
     return LeaseLost(f"task '{settlement.id}' is no longer claimed with this lease")
+
+
+def _released(row: Row) -> tuple[Fence, Settlement]:
+    """The end of a claim that nobody was given: a run that never was."""
+    task, lease_id = task_of(row), str(row["lease_id"])
+    to = decide(task, Outcome(Kind.RELEASED), row["now"], Policy(), lambda: 0.0)
+    fence = task.seq, task.id, lease_id, task.cancel_requested
+    return fence, Settlement(task.id, lease_id, to, task.cancel_requested, rescue=True)

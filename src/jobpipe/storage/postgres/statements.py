@@ -7,6 +7,8 @@ plan made while the table was small would do to a large one. `(SELECT now FROM t
 
 from __future__ import annotations
 
+from jobpipe.core.lifecycle import FREED
+from jobpipe.core.steering import CANCELLED, MARKED, RETRIED
 from jobpipe.storage.postgres.columns import (
     AT_END,
     ATTEMPT,
@@ -15,6 +17,8 @@ from jobpipe.storage.postgres.columns import (
     IMPORTED,
     READ,
     Settled,
+    assigned,
+    literals,
     names,
     nothing,
     types,
@@ -198,17 +202,8 @@ SELECT -1, {nothing(READ, seq="(SELECT count(*) FROM locked)")}, now FROM t
 """
 
 # Claims that a lost connection left without a holder: $1 this server, $2 what their lease ids begin with.
-UNCLAIM = """
-WITH back AS (
-    UPDATE jobpipe.tasks SET status = 0, attempts = attempts - 1, started_at = NULL, worker = NULL, lease_id = NULL,
-           lease_until = NULL, server = NULL, local = false, cancel_requested = false
-     WHERE status = 1 AND server = $1::text AND starts_with(lease_id, $2::text) AND NOT cancel_requested
-    RETURNING queue, priority),
-counted AS (
-    INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
-    SELECT 0, queue, to_status, priority, count(*) * rise
-      FROM back, (VALUES (0, 1), (1, -1)) AS m(to_status, rise) GROUP BY queue, priority, to_status, rise)
-SELECT count(*) FROM back
+DOUBTFUL = f"""
+SELECT {_HOT}, jobpipe.now_ms() AS now FROM jobpipe.tasks WHERE status = 1 AND server = $1::text AND starts_with(lease_id, $2::text)
 """
 
 SETTLED = types(Settled)
@@ -244,7 +239,7 @@ again AS (
            failures = to_failures, lost = to_lost, last_error = coalesce(to_error, tasks.last_error),
            error_type = coalesce(to_type, tasks.error_type), error_group = coalesce(to_group, tasks.error_group),
            lease_id = CASE WHEN keeps THEN tasks.lease_id END, settled = CASE WHEN keeps THEN to_status END,
-           cancel_requested = false, started_at = NULL, worker = NULL, lease_until = NULL, server = NULL, local = false
+           {assigned(FREED)}, lease_until = NULL, server = NULL, local = false
       FROM held WHERE tasks.seq = held.seq AND held.to_status = 0),
 kept AS MATERIALIZED (
     SELECT seq, 1 + coalesce((SELECT max(n) FROM jobpipe.attempts a WHERE a.seq = held.seq), 0) AS n, attempt, outcome,
@@ -299,20 +294,11 @@ CANCEL_QUEUED = f"""
 WITH {_T},
 moved AS (DELETE FROM jobpipe.tasks WHERE seq = ANY($1::bigint[]) RETURNING *)
 INSERT INTO jobpipe.finished ({names(BOTH)}, finished_at)
-SELECT {names(BOTH, status="4")}, (SELECT now FROM t) FROM moved RETURNING finished_at AS at
+SELECT {names(BOTH, **literals(CANCELLED))}, (SELECT now FROM t) FROM moved RETURNING finished_at AS at
 """
-CANCEL_RUNNING = "UPDATE jobpipe.tasks SET cancel_requested = true WHERE seq = ANY($1::bigint[])"
+CANCEL_RUNNING = f"UPDATE jobpipe.tasks SET {assigned(MARKED)} WHERE seq = ANY($1::bigint[])"
 
-_AGAIN = {
-    "status": "0",
-    "attempts": "0",
-    "failures": "0",
-    "lost": "0",
-    "run_at": "(SELECT now FROM t)",
-    "started_at": "NULL",
-    "worker": "NULL",
-    "cancel_requested": "false",
-}
+_AGAIN = {**literals(RETRIED), "run_at": "(SELECT now FROM t)"}
 RETRY = f"""
 WITH {_T},
 moved AS (DELETE FROM jobpipe.finished WHERE seq = ANY($1::bigint[]) RETURNING *)

@@ -6,12 +6,13 @@ stores without another word in this engine. Rows that go in are values whose fie
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from operator import attrgetter
+from typing import Any
 
 from msgspec import Struct
 
-from jobpipe.core.task import Attempt, NewTask, Task
+from jobpipe.core.task import Attempt, NewTask, Status, Task
 
 TASK = Task.__struct_fields__
 READ = (*TASK, "lease_id", "settled")
@@ -105,3 +106,15 @@ def names(columns: Iterable[str]) -> str:
 def values(row: type[Struct]) -> str:
     """The fields of such a row, taken out of its JSON by their names."""
     return ", ".join(f"value->>{place} AS {name}" for place, name in enumerate(row.__struct_fields__))
+
+
+def literal(value: Status | bool | int | None) -> str:
+    """A constant of a rule, as SQL has it."""
+    if isinstance(value, Status):
+        return str(list(Status).index(value))
+    return "NULL" if value is None else str(int(value))
+
+
+def assigned(changes: Mapping[str, Any]) -> str:
+    """What a rule of core changes, for UPDATE."""
+    return ", ".join(f"{name} = {literal(value)}" for name, value in changes.items())

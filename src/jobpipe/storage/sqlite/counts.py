@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from jobpipe.core.steering import Standing
 from jobpipe.core.task import Status
 from jobpipe.storage.sqlite.rows import NUMBER, STATUSES, text
 
 _K = TypeVar("_K")
 Key = tuple[str, int, int]
 """Queue, status number, priority."""
-
-
-Standing = tuple[str, int, Status]
-"""Queue, priority and status of tasks that are counted together."""
 
 
 class Counts:

@@ -17,6 +17,7 @@ from shutil import disk_usage
 import apsw
 
 from jobpipe.clock import Clock
+from jobpipe.core.admission import Limits
 from jobpipe.core.errors import (
     JobpipeError,
     LeaseLost,
@@ -50,7 +51,6 @@ from jobpipe.storage.sqlite import history, listing, moving
 from jobpipe.storage.sqlite.claimlog import ClaimLog
 from jobpipe.storage.sqlite.connection import open_reader, open_writer, refuse_foreign_file, translate
 from jobpipe.storage.sqlite.files import LOOK_S, OpenFiles
-from jobpipe.storage.sqlite.intake import Limits
 from jobpipe.storage.sqlite.lock import FileLock
 from jobpipe.storage.sqlite.store import Store
 from jobpipe.storage.sqlite.writer import Writer

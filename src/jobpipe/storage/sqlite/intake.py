@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct
-
-from jobpipe.core.errors import JobpipeError, QueueFull, TaskExists, TooManyQueues
+from jobpipe.core.admission import Limits, exists, fit_surely, merged, refusals
+from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import NewTask, Status, Task
 from jobpipe.storage.base import Record
 from jobpipe.storage.calls import Call, hand_slices
@@ -34,13 +32,6 @@ Inserting = Call[tuple[Sequence[NewTask], int], list[Task | JobpipeError]]
 Shapes = Mapping[Shape, Sequence[Task]]
 
 
-class Limits(Struct, frozen=True):
-    """Queued tasks a queue, and queue names that hold tasks, at most."""
-
-    capacity: int
-    max_queues: int
-
-
 class Intake:
     """The door of the store. `first_seq` is where the order of acceptance goes on."""
 
@@ -64,7 +55,7 @@ class Intake:
 
     def _inserted(self, tasks: Sequence[NewTask], now: int) -> list[Task | JobpipeError]:
         first = self._next_seq
-        if not self._fits_surely(tasks):
+        if not fit_surely(tasks, self._limits, self._s):
             return self._admitted(tasks, now)
         accepted, shapes = numbered(tasks, first, now)
         written = self._write(accepted, shapes)
@@ -72,16 +63,6 @@ class Intake:
             self._count_new(shapes)
             return list(accepted)
         return self._without_taken(accepted, first)
-
-    def _fits_surely(self, tasks: Sequence[NewTask]) -> bool:
-        """Whether all would be accepted if no id were taken: no bound is reached, and no id comes twice."""
-        wanted = Counter([new.queue for new in tasks])
-        names = sum(queue not in self._s.counts.queues for queue in wanted)
-        return (
-            all(self._s.queued(queue) + n <= self._limits.capacity for queue, n in wanted.items())
-            and len(self._s.counts.queues) + names <= self._limits.max_queues
-            and len({new.id for new in tasks}) == len(tasks)
-        )
 
     def _write(self, tasks: Sequence[Task], shapes: Shapes) -> int:
         """Insert the tasks; how many of them had an id that was free."""
@@ -109,45 +90,19 @@ class Intake:
             if task.id not in taken:
                 self._s.due.add(task.queue, task.priority, task.run_at, task.seq)
                 self._s.counts.add(task.queue, Status.QUEUED, task.priority, 1)
-        return [_exists(task.id, taken[task.id]) if task.id in taken else task for task in accepted]
+        return [exists(task.id, taken[task.id]) if task.id in taken else task for task in accepted]
 
     def _admitted(self, tasks: Sequence[NewTask], now: int) -> list[Task | JobpipeError]:
         """The careful way, near a bound: decide item by item, in order, then write those accepted."""
         taken = self._taken([new.id for new in tasks], self._next_seq)
-        room: dict[str, int] = {}
-        refused: dict[int, JobpipeError] = {}
-        for i, new in enumerate(tasks):
-            if new.id in taken:
-                refused[i] = _exists(new.id, taken[new.id])
-            elif (no := self._no_room(new.queue, room)) is not None:
-                refused[i] = no
-            else:
-                room[new.queue] -= 1
-                taken[new.id] = Status.QUEUED
-        fitting = [new for i, new in enumerate(tasks) if i not in refused]
-        accepted, shapes = numbered(fitting, self._next_seq, now)
+        refused = refusals(tasks, taken, self._limits, self._s)
+        accepted, shapes = numbered(
+            [new for new, no in zip(tasks, refused, strict=True) if no is None], self._next_seq, now
+        )
         self._write(accepted, shapes)
         self._count_new(shapes)
-        left = iter(accepted)
-        return [refused[i] if i in refused else next(left) for i in range(len(tasks))]
-
-    def _no_room(self, queue: str, room: dict[str, int]) -> JobpipeError | None:
-        if queue not in room:
-            new_names = sum(name not in self._s.counts.queues for name in room)
-            if (
-                queue not in self._s.counts.queues
-                and len(self._s.counts.queues) + new_names >= self._limits.max_queues
-            ):
-                return TooManyQueues(f"{self._limits.max_queues} queues hold tasks already")
-            room[queue] = self._limits.capacity - self._s.queued(queue)
-        if room[queue] <= 0:
-            return QueueFull(f"queue '{queue}' holds {self._limits.capacity} waiting tasks")
-        return None
+        return merged(refused, iter(accepted))
 
     def _taken(self, ids: Sequence[str], before_seq: int) -> dict[str, Status]:
         rows = decode_json(self._s.one(sql.TAKEN, (text(ids), before_seq)))
         return {id_: STATUSES[status] for id_, status in rows}
-
-
-def _exists(task_id: str, status: Status) -> TaskExists:
-    return TaskExists(f"a task with id '{task_id}' exists ({status})", field="id")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import apsw
 
+from jobpipe.core.steering import Standing
 from jobpipe.core.task import Attempt, Task
 from jobpipe.storage.base import Record
 from jobpipe.storage.sqlite import statements as sql
-from jobpipe.storage.sqlite.counts import Standing
 from jobpipe.storage.sqlite.rows import attempt_of, decode_json, moved, moved_attempts, task_of, text
 from jobpipe.storage.sqlite.state import State
 

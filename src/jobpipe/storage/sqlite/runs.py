@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from jobpipe.core.errors import LeaseLost, NotFound, StorageBroken
 from jobpipe.core.lifecycle import Kind, claimed
+from jobpipe.core.steering import Standing
 from jobpipe.core.task import Claim, Status, Task
 from jobpipe.storage.base import (
     MAX_CLAIM_BYTES,
@@ -28,7 +29,6 @@ from jobpipe.storage.calls import Call
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.claimlog import DIGITS, note_of
 from jobpipe.storage.sqlite.columns import Attempted
-from jobpipe.storage.sqlite.counts import Standing
 from jobpipe.storage.sqlite.leases import Lease
 from jobpipe.storage.sqlite.line import Row
 from jobpipe.storage.sqlite.rows import (

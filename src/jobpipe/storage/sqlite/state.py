@@ -99,6 +99,11 @@ class State:
         """How many tasks of `queue` are queued, future ones included."""
         return self.counts.queued(queue) - self.unwritten.of(queue)
 
+    @property
+    def queues(self) -> dict[str, int]:
+        """All queue names that hold tasks, with the number of their tasks of any status."""
+        return self.counts.queues
+
     def one(self, statement: str, arguments: tuple[Any, ...] = ()) -> Any:
         """The value of a statement that hands out one."""
         return self.db.execute(statement, arguments).get

@@ -9,6 +9,8 @@ blob with offsets, because JSON inside SQLite would lose bytes (1.10 becomes 1.1
 
 from __future__ import annotations
 
+from jobpipe.core.lifecycle import FREED
+from jobpipe.core.steering import CANCELLED, MARKED, RETRIED
 from jobpipe.storage.sqlite.columns import (
     ALIKE,
     ATTEMPT,
@@ -21,6 +23,8 @@ from jobpipe.storage.sqlite.columns import (
     Finished,
     Settled,
     Succeeded,
+    assigned,
+    literal,
     names,
     values,
 )
@@ -103,9 +107,7 @@ UPDATE tasks SET status = v.status, run_at = v.run_at, attempts = v.attempts, fa
                  finished_at = v.finished_at, result = substr(?2, v.result_at, v.result_len),
                  last_error = coalesce(v.error, last_error),
                  error_group = coalesce(v.error_group, tasks.error_group), lease_id = v.keep_lease, settled = v.settled,
-                 cancel_requested = CASE WHEN v.status = 0 THEN 0 ELSE cancel_requested END,
-                 started_at = CASE WHEN v.status = 0 THEN NULL ELSE started_at END,
-                 worker = CASE WHEN v.status = 0 THEN NULL ELSE worker END
+                 {names(f"{name} = CASE WHEN v.status = 0 THEN {literal(no)} ELSE {name} END" for name, no in FREED.items())}
   FROM (SELECT {values(Settled)} FROM jsonb_each(?1)) AS v
  WHERE tasks.seq = v.seq AND tasks.status = 1 AND tasks.lease_id = v.lease_id AND tasks.cancel_requested = v.cancel
 """
@@ -146,14 +148,9 @@ SELECT json_group_array(json_array(seq, id, queue, priority, lease_id, lease_ms,
  WHERE status IN (1, 3, 4) AND status = 1
 """
 
-CANCEL_QUEUED = f"UPDATE tasks SET status = 4, finished_at = ?2 WHERE seq IN {_SEQS}"
-CANCEL_RUNNING = f"UPDATE tasks SET cancel_requested = 1 WHERE seq IN {_SEQS}"
-
-RETRY = f"""
-UPDATE tasks SET status = 0, attempts = 0, failures = 0, lost = 0, run_at = ?2, started_at = NULL,
-                 finished_at = NULL, cancel_requested = 0, worker = NULL, result = NULL
- WHERE seq IN {_SEQS}
-"""
+CANCEL_QUEUED = f"UPDATE tasks SET {assigned(CANCELLED)}, finished_at = ?2 WHERE seq IN {_SEQS}"
+CANCEL_RUNNING = f"UPDATE tasks SET {assigned(MARKED)} WHERE seq IN {_SEQS}"
+RETRY = f"UPDATE tasks SET {assigned(RETRIED)}, run_at = ?2 WHERE seq IN {_SEQS}"
 
 DELETE = f"DELETE FROM tasks WHERE seq IN {_SEQS}"
 FORGET_ATTEMPTS = f"DELETE FROM attempts WHERE task IN {_SEQS}"

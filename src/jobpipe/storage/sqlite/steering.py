@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from jobpipe.core.errors import JobpipeError, NotFound, StorageBroken
-from jobpipe.core.lifecycle import Event, refusal
+from jobpipe.core.errors import JobpipeError, StorageBroken
+from jobpipe.core.lifecycle import ALLOWED, Event
+from jobpipe.core.steering import Move, rises, steer
 from jobpipe.core.task import Status, Task
 from jobpipe.storage.base import Cancelled
 from jobpipe.storage.sqlite import statements as sql
@@ -16,38 +17,23 @@ from jobpipe.storage.sqlite.state import State
 
 
 class Steering:
-    """Each verb answers every id in order; an id that comes twice is met the second time as the first left it."""
+    """Writes what core.steering decides."""
 
     def __init__(self, state: State) -> None:
         self._s = state
 
     def cancel(self, ids: Sequence[str], now: int) -> list[Cancelled | JobpipeError]:
-        found = self._s.written(self._s.found(ids))
-        answers: list[Cancelled | JobpipeError] = []
-        queued: list[int] = []
-        running: list[int] = []
-        for id_ in ids:
-            task = found.get(id_)
-            if isinstance(no := _refused(Event.CANCEL, id_, task), JobpipeError):
-                answers.append(no)
-            elif no.status is Status.QUEUED:
-                queued.append(no.seq)
-                self._s.due.forget(no.queue, no.priority)
-                self._move(no, Status.CANCELLED)
-                found[id_] = replace(no, status=Status.CANCELLED, finished_at=now)
-                answers.append(Cancelled(found[id_]))
-            else:
-                running.append(no.seq)
-                answers.append(self._told(replace(no, cancel_requested=True)))
-        self._s.write_seqs(sql.CANCEL_QUEUED, queued, now)
-        self._s.write_seqs(sql.CANCEL_RUNNING, running)
-        return answers
-
-    def _move(self, task: Task, to: Status) -> None:
-        self._s.counts.add(task.queue, task.status, task.priority, -1)
-        self._s.counts.add(task.queue, to, task.priority, 1)
+        answers, moves = self._steer(Event.CANCEL, ids, now)
+        self._s.write_seqs(sql.CANCEL_QUEUED, _seqs(moves, Status.QUEUED), now)
+        self._s.write_seqs(sql.CANCEL_RUNNING, _seqs(moves, Status.RUNNING))
+        for before, _ in moves:
+            if before.status is Status.QUEUED:
+                self._s.due.forget(before.queue, before.priority)
+        return [answer if isinstance(answer, JobpipeError) else self._told(answer) for answer in answers]
 
     def _told(self, task: Task) -> Cancelled:
+        if task.status is not Status.RUNNING:
+            return Cancelled(task)
         lease = self._s.leases.holder(task.seq)
         if lease is None:
             raise StorageBroken("the running claims in memory and in the file disagree")
@@ -55,33 +41,23 @@ class Steering:
         return Cancelled(task, lease.lease_id)
 
     def retry(self, ids: Sequence[str], now: int) -> list[Task | JobpipeError]:
-        found = self._s.written(self._s.found(ids))
-        answers: list[Task | JobpipeError] = []
-        seqs: list[int] = []
-        for id_ in ids:
-            task = _refused(Event.RETRY, id_, found.get(id_))
-            if isinstance(task, Task):
-                seqs.append(task.seq)
-                self._move(task, Status.QUEUED)
-                self._s.due.add(task.queue, task.priority, now, task.seq)
-                task = found[id_] = _queued_again(task, now)
-            answers.append(task)
-        self._s.write_seqs(sql.RETRY, seqs, now)
+        answers, moves = self._steer(Event.RETRY, ids, now)
+        self._s.write_seqs(sql.RETRY, _seqs(moves, *ALLOWED[Event.RETRY]), now)
+        for task, _ in moves:
+            self._s.due.add(task.queue, task.priority, now, task.seq)
         return answers
 
     def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
-        found = self._s.written(self._s.found(ids))
-        answers: list[Task | JobpipeError] = []
-        seqs: list[int] = []
-        for id_ in ids:
-            task = _refused(Event.DELETE, id_, found.get(id_))
-            if isinstance(task, Task):
-                del found[id_]
-                seqs.append(task.seq)
-                self._s.counts.add(task.queue, task.status, task.priority, -1)
-            answers.append(task)
-        self._forget(seqs)
+        answers, moves = self._steer(Event.DELETE, ids, 0)
+        self._forget(_seqs(moves, *ALLOWED[Event.DELETE]))
         return answers
+
+    def _steer(
+        self, event: Event, ids: Sequence[str], now: int
+    ) -> tuple[list[Task | JobpipeError], list[Move]]:
+        answers, moves = steer(event, ids, self._s.written(self._s.found(ids)), now)
+        self._s.counts.add_all(rises(moves))
+        return answers, moves
 
     def prune(self, finished_before: int | None, failed_before: int | None, limit: int) -> int:
         pruned: list[int] = []
@@ -105,15 +81,6 @@ class Steering:
         self._s.db.execute(sql.SET_VERSION.format(version=int(version))).fetchall()
 
 
-def _refused(event: Event, task_id: str, task: Task | None) -> Task | JobpipeError:
-    """The task, when the event is allowed for it; else why not."""
-    if task is None:
-        return NotFound(f"no task has the id '{task_id}'")
-    return refusal(event, task_id, task.status) or task
-
-
-def _queued_again(task: Task, now: int) -> Task:
-    return replace(
-        task, status=Status.QUEUED, attempts=0, failures=0, lost=0, run_at=now, started_at=None,
-        finished_at=None, cancel_requested=False, worker=None, result=None,
-    )  # fmt: skip
+def _seqs(moves: Sequence[Move], *statuses: Status) -> list[int]:
+    """The tasks that had one of these."""
+    return [before.seq for before, _ in moves if before.status in statuses]

@@ -12,6 +12,7 @@ from contextlib import suppress
 import apsw
 
 from jobpipe.clock import Clock
+from jobpipe.core.admission import Limits
 from jobpipe.core.task import Attempt, Status, Task
 from jobpipe.storage.base import CommitStats, LostClaim, QueueCounts, Summary
 from jobpipe.storage.calls import Call, T, grouped
@@ -19,7 +20,7 @@ from jobpipe.storage.sqlite import history
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.audit import Audit
 from jobpipe.storage.sqlite.claimlog import ClaimLog
-from jobpipe.storage.sqlite.intake import Inserting, Intake, Limits
+from jobpipe.storage.sqlite.intake import Inserting, Intake
 from jobpipe.storage.sqlite.rows import NUMBER
 from jobpipe.storage.sqlite.runs import Runs, Settling
 from jobpipe.storage.sqlite.state import State
