@@ -353,6 +353,10 @@ class TaskQueue:
         """How many tasks have each status."""
         return await self._storage.counts()
 
+    def clock_step(self) -> float:
+        """The latest step of the database's clock, in seconds; 0 without one."""
+        return self._storage.clock_step()
+
     def commits(self) -> CommitStats:
         """What the commits of this server took, and held, since its start."""
         return self._storage.commits()

@@ -129,6 +129,11 @@ def _of_server(reading: Reading) -> Iterator[Metric]:
         "Lines of the log, of this server and its worker processes, that could not be written.",
         reading.log_lines_lost,
     )
+    yield GaugeMetricFamily(
+        "jobpipe_database_clock_step_seconds",
+        "The latest step of the database's clock against this server's monotonic one; 0: none.",
+        reading.clock_step,
+    )
     build = {"version": reading.version, "python": platform.python_version()}
     yield InfoMetricFamily("jobpipe_build", "What runs here.", build)
 

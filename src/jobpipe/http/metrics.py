@@ -45,6 +45,7 @@ class Reading(Struct, frozen=True):
     commit_tasks: Histogram
     answers: dict[tuple[str, int], int]
     log_lines_lost: int
+    clock_step: float
 
 
 def routes(api: Api) -> list[RawRoute]:
@@ -87,6 +88,7 @@ async def _read(api: Api) -> Reading:
         commit_tasks=_copy(commits.tasks),
         answers=dict(api.meter.answers),
         log_lines_lost=streams.lost.lines,
+        clock_step=queue.clock_step(),
     )
 
 

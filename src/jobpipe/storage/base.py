@@ -362,6 +362,10 @@ class Storage(Protocol):
         """
         ...
 
+    def clock_step(self) -> float:
+        """By how many seconds the clock that the store judges by has stepped last; 0 for none, or none of its own."""
+        ...
+
     def commits(self) -> CommitStats:
         """The commits of this server, counted since its start; to be read, from any thread."""
         ...

@@ -19,12 +19,11 @@ from jobpipe.core.errors import StorageError
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.link import Link, Refused, Unserved
 from jobpipe.storage.postgres.shared import Shared
+from jobpipe.storage.postgres.steps import keep_time
 
 log = logging.getLogger("jobpipe.storage")
 
 BEAT_S = 5.0
-ALIVE_S = 15.0
-"""Without a sign for so long, a server's own workers have lost their claims."""
 FORGOTTEN_S = 60.0
 """After so long its name is forgotten, and its share of the counts folded into the rest."""
 LEAVE_S = 5.0
@@ -108,9 +107,10 @@ class Company:
 
     async def beat(self, link: Link) -> None:
         """Prolong this server's life, with the writers it has now, and see who else is here."""
+        await keep_time(self._s, link)
         counts = self._s.counts
         row = await link.row(
-            sql.BEAT, self._s.server, counts.writers, round(ALIVE_S * 1000), round(FORGOTTEN_S * 1000)
+            sql.BEAT, self._s.server, counts.writers, self._s.alive_ms, round(FORGOTTEN_S * 1000)
         )
         self._s.others = row["others"]
 

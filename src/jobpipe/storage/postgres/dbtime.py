@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from jobpipe.clock import Clock
 
+APART_MS = 1000
+"""A step is more than that."""
+DRIFT_MS = 1.0
+"""In a second two clocks may go so far apart."""
+
 
 class DatabaseTime:
     """An estimate that is at most as old as the last answer, and never judges."""
@@ -15,6 +20,26 @@ class DatabaseTime:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._offset = 0.0
+        self._known: tuple[float, float, int] | None = None
+        self.step_s = 0.0
+        """The latest step of the database's clock, 0 while there was none."""
+
+    def measured(self, began: float, ended: float, now: int) -> int:
+        """The database said `now` between these two monotonic seconds; by how many ms its clock has stepped.
+
+        What a slow answer, or clocks that run a little apart, may explain is none.
+        """
+        known, self._known = self._known, (began, ended, now)
+        self.observe(now)
+        if known is None:
+            return 0
+        early, late, before = known
+        least, most = before + (began - late) * 1000, before + (ended - early) * 1000
+        some = APART_MS + (ended - early) * DRIFT_MS
+        step = now - most if now > most + some else now - least if now < least - some else 0.0
+        if step:
+            self.step_s = step / 1000
+        return round(step)
 
     def observe(self, now: int) -> None:
         """The database's time was told."""

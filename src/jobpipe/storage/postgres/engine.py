@@ -246,6 +246,9 @@ class PostgresStorage:
         )
         return [Cancelled(rows.task_of(row), row["lease_id"]) for row in found]
 
+    def clock_step(self) -> float:
+        return self._s.time.step_s
+
     def commits(self) -> CommitStats:
         return self._commits
 

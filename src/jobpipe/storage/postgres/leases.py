@@ -14,6 +14,7 @@ from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.link import Link, Row, arrays
 from jobpipe.storage.postgres.rows import task_of
 from jobpipe.storage.postgres.shared import Shared
+from jobpipe.storage.postgres.steps import keep_time
 
 
 class Leases:
@@ -29,6 +30,7 @@ class Leases:
             for asked in extensions
             if "\0" not in asked.id
         }
+        self._s.longest_lease_ms = max(self._s.longest_lease_ms, *wanted.values(), 0)
         rows = sorted((*key, ms) for key, ms in wanted.items() if key[0] >= 0)
         held = await link.rows(sql.EXTEND, *arrays(rows, 4)) if rows else []
         by_claim = {(row["id"], row["lease_id"]): row for row in held}
@@ -42,6 +44,7 @@ class Leases:
 
     async def lost(self, link: Link, limit: int) -> list[LostClaim]:
         """Claims whose holder is gone, the longest gone first."""
+        await keep_time(self._s, link)
         rows = await link.rows(sql.LOST, self._s.server, limit)
         return [LostClaim(task_of(row), row["lease_id"], row["orphaned"], row["ran"] / 1000) for row in rows]
 

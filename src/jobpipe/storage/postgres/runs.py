@@ -84,6 +84,7 @@ class Runs:
         """Numbered claims, up to which number each request gets them, and whether bytes ended it early."""
         upto = list(accumulate(max(0, request.limit) for request in requests))
         leases = [None if r.lease_s is None else round(r.lease_s * 1000) for r in requests]
+        self._s.longest_lease_ms = max(self._s.longest_lease_ms, *(ms or 0 for ms in leases), 0)
         due = self._s.levels.due(queues)
         if not due or not upto[-1]:
             return [], upto, False

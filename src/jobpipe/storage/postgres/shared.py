@@ -26,6 +26,10 @@ class Shared:
         self.news: Callable[[], None] = _nobody
         """Called when something was committed that another server may wait for."""
         self.refusals = Refusals()
+        self.alive_ms = 15_000
+        """Without a sign for so long, a server's own workers have lost their claims."""
+        self.longest_lease_ms = 60_000
+        """The longest lease that this server gave or prolonged, or a usual one."""
         self.others = 0
         """How many other servers share the database, as far as is known."""
 

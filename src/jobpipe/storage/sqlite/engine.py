@@ -223,6 +223,9 @@ class SqliteStorage:
         self._require_open()
         return []  # a file has one server, which was told
 
+    def clock_step(self) -> float:
+        return 0.0
+
     def commits(self) -> CommitStats:
         return self._commits
 
