@@ -13,15 +13,30 @@ Run it with `jobpipe serve module:app`, and post tasks to `POST /enqueue`, or `a
 
 from typing import TYPE_CHECKING, Any, Unpack
 
+from jobpipe.core.errors import (
+    Draining,
+    Forbidden,
+    Invalid,
+    JobpipeError,
+    NotFound,
+    QueueFull,
+    RateLimited,
+    StorageError,
+    TaskExists,
+    TooLarge,
+    TooManyQueues,
+    Unauthorized,
+)
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.work.app import App
 from jobpipe.work.context import Context
 from jobpipe.work.enqueue import AcceptedTask, Connecting, Enqueuer, connect_by
-from jobpipe.work.errors import Fail, Retry
+from jobpipe.work.errors import Fail, InvalidPayload, Retry
+from jobpipe.work.handle import Handle, TaskCancelled, TaskFailed
 from jobpipe.work.middleware import CallNext
 
 if TYPE_CHECKING:
-    from jobpipe.client import AsyncClient, Client
+    from jobpipe.client import AsyncClient, Client, ConnectionFailed, NewTask, Retries, ServerError, Task
     from jobpipe.embed import Jobpipe
 
 __all__ = [
@@ -30,14 +45,44 @@ __all__ = [
     "AsyncClient",
     "CallNext",
     "Client",
+    "ConnectionFailed",
     "Context",
+    "Draining",
     "Fail",
+    "Forbidden",
+    "Handle",
+    "Invalid",
+    "InvalidPayload",
     "Jobpipe",
+    "JobpipeError",
+    "NewTask",
+    "NotFound",
+    "QueueFull",
+    "RateLimited",
+    "Retries",
     "Retry",
     "RetryPolicy",
+    "ServerError",
+    "StorageError",
+    "Task",
+    "TaskCancelled",
+    "TaskExists",
+    "TaskFailed",
+    "TooLarge",
+    "TooManyQueues",
+    "Unauthorized",
 ]
 
-_LATER = {"AsyncClient": "jobpipe.client", "Client": "jobpipe.client", "Jobpipe": "jobpipe.embed"}
+_LATER = {
+    "AsyncClient": "jobpipe.client",
+    "Client": "jobpipe.client",
+    "ConnectionFailed": "jobpipe.client",
+    "Jobpipe": "jobpipe.embed",
+    "NewTask": "jobpipe.client",
+    "Retries": "jobpipe.client",
+    "ServerError": "jobpipe.client",
+    "Task": "jobpipe.client",
+}
 """Names whose modules cost time to import, and are not needed where handlers are declared."""
 
 

@@ -7,12 +7,14 @@ for worker processes, with the server they work for, and for code outside of Job
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from collections.abc import Coroutine, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
 import msgspec
 
 from jobpipe.clock import Clock, SystemClock
-from jobpipe.core.errors import Invalid, JobpipeError
+from jobpipe.core.errors import Invalid, JobpipeError, NotFound, QueueFull, TooManyQueues
 from jobpipe.tracing import sending, traceparent
 from jobpipe.wire import Defaults, encode_task, new_id, parse_object
 from jobpipe.work.enqueue import Connecting, EnqueueRequest
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
     from jobpipe.engine.queue import TaskQueue
 
 T = TypeVar("T")
+
+PATIENCE_S: Final = 60.0
+"""How long a full queue may have no room for a task of many."""
+
+CHUNK: Final = 1000
+LOOK_S: Final = 60.0
 
 
 class LocalEnqueuer:
@@ -49,16 +57,70 @@ class LocalEnqueuer:
 
     def enqueue_sync(self, request: EnqueueRequest) -> Task:
         """From any thread but the queue's own, which would wait for itself: RuntimeError."""
-        if _running_loop() is self._loop:
-            raise RuntimeError(
-                "enqueue_sync would block the event loop that it waits for: await enqueue(...)"
-            )
         with sending(request.queue, request.id):
-            enqueueing = self._enqueue(request, traceparent())
-            return asyncio.run_coroutine_threadsafe(enqueueing, self._loop).result()
+            return self._call("enqueue", self._enqueue(request, traceparent()))
+
+    async def enqueue_many(
+        self, requests: Iterable[EnqueueRequest | JobpipeError]
+    ) -> list[Task | JobpipeError]:
+        """Each as `enqueue`, together, batch by batch. What a full queue refused is sent again until it has room."""
+        answers: list[Task | JobpipeError] = []
+        requests = iter(requests)
+        while chunk := list(islice(requests, CHUNK)):
+            answers += await asyncio.gather(*map(self._enqueue_patiently, chunk))
+        return answers
+
+    def enqueue_many_sync(
+        self, requests: Iterable[EnqueueRequest | JobpipeError]
+    ) -> list[Task | JobpipeError]:
+        """`enqueue_many` from any thread but the queue's own."""
+        return self._call("enqueue_many", self.enqueue_many(requests))
+
+    async def wait(self, id: str, timeout: float | None) -> Task:
+        """The task when it is finished."""
+        waiting = self._wait(id, timeout)
+        if asyncio.get_running_loop() is self._loop:
+            return await waiting
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(waiting, self._loop))
+
+    def wait_sync(self, id: str, timeout: float | None) -> Task:
+        """`wait` from any thread but the queue's own."""
+        return self._call("result", self._wait(id, timeout))
 
     async def close(self) -> None:
         """Nothing to close: the queue belongs to others."""
+
+    def _call(self, verb: str, call: Coroutine[Any, Any, T]) -> T:
+        if _running_loop() is self._loop:
+            call.close()
+            raise RuntimeError(f"{verb}_sync would block the event loop that it waits for: await {verb}(...)")
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
+    async def _enqueue_patiently(self, request: EnqueueRequest | JobpipeError) -> Task | JobpipeError:
+        end = self._loop.time() + PATIENCE_S
+        while not isinstance(request, JobpipeError):
+            try:
+                return await self.enqueue(request)
+            except (QueueFull, TooManyQueues) as error:
+                if asyncio.get_running_loop().time() >= end:
+                    return error
+                await asyncio.sleep(error.retry_after)
+            except JobpipeError as error:
+                return error
+        return request
+
+    async def _wait(self, id: str, timeout: float | None) -> Task:
+        end = float("inf") if timeout is None else self._loop.time() + timeout
+        while True:
+            left = max(0.0, min(LOOK_S, end - self._loop.time()))
+            task = await self._queue.wait_finished(id, left)
+            if task is None:
+                raise NotFound(f"no task has the id '{id}'")
+            if task.finished:
+                return self._read(encode_task(task))
+            if self._loop.time() >= end:
+                raise TimeoutError(f"task {id} is {task.status} after {timeout:g} s")
+            await asyncio.sleep(0.1)  # a queue that drains answers at once
 
     async def _enqueue(self, request: EnqueueRequest, trace: str | None) -> Task:
         task = parse_object(_body(request), self._defaults, self._clock.now(), trace)
@@ -88,6 +150,28 @@ class RemoteEnqueuer:
         """Over connections for threads; blocks until the answer is there."""
         with sending(request.queue, request.id):
             return self._client().enqueue_item(_item(request))
+
+    async def enqueue_many(
+        self, requests: Iterable[EnqueueRequest | JobpipeError]
+    ) -> list[Task | JobpipeError]:
+        """In batches, over connections of the running event loop."""
+        with sending(None):
+            return await self._async_client().enqueue_items(list(map(_item_or_error, requests)))
+
+    def enqueue_many_sync(
+        self, requests: Iterable[EnqueueRequest | JobpipeError]
+    ) -> list[Task | JobpipeError]:
+        """The same over connections for threads."""
+        with sending(None):
+            return self._client().enqueue_items(list(map(_item_or_error, requests)))
+
+    async def wait(self, id: str, timeout: float | None) -> Task:
+        """The task when it is finished, also over a restart of the server."""
+        return await self._async_client().wait(id, timeout)
+
+    def wait_sync(self, id: str, timeout: float | None) -> Task:
+        """The same for threads."""
+        return self._client().wait(id, timeout)
 
     async def close(self) -> None:
         """Close the connections of threads and of the running event loop; others end with their loops."""
@@ -122,6 +206,13 @@ def _item(request: EnqueueRequest) -> Item:
     if id is None:
         request = msgspec.structs.replace(request, id=new_id(_clock.now()))
     return Item(request.id or "", id is None, _body(request), traceparent())
+
+
+def _item_or_error(request: EnqueueRequest | JobpipeError) -> Item | JobpipeError:
+    try:
+        return request if isinstance(request, JobpipeError) else _item(request)
+    except JobpipeError as error:
+        return error
 
 
 _clock = SystemClock()

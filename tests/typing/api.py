@@ -7,8 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, assert_type
 
-from jobpipe import App, Context
-from jobpipe.work.enqueue import AcceptedTask
+from jobpipe import App, Context, Handle, JobpipeError
 from jobpipe.work.middleware import CallNext
 
 
@@ -30,7 +29,9 @@ assert_type(App(), App[None])
 @app.handler
 async def resize(ctx: Context[Mailer], path: str, width: int = 100) -> str:
     assert_type(ctx.deps, Mailer)
-    assert_type(await ctx.enqueue(plain, 1), AcceptedTask)
+    assert_type(await ctx.enqueue(plain, 1), Handle[int])
+    assert_type(await ctx.enqueue(resize.options(delay=1), "a"), Handle[str])
+    assert_type(await ctx.enqueue("other"), Handle[Any])
     await ctx.enqueue(plain.options(delay=1), n=1)
     await ctx.enqueue("other", {"a": 1}, queue="mail")
     ctx.enqueue_sync(resize, path="a", width=1)
@@ -69,14 +70,21 @@ async def calls(ctx: Context[Mailer]) -> None:
     assert_type(await resize(ctx, "a", width=2), str)
     await resize("a")  # E: arg-type # E: call-arg
 
-    assert_type(await resize.enqueue(path="a.png", width=200), AcceptedTask)
+    handle = await resize.enqueue(path="a.png", width=200)
+    assert_type(handle, Handle[str])
+    assert_type(await handle.result(timeout=1), str)
+    assert_type(plain.enqueue_sync(1).result_sync(), int)
+    _: int = await handle.result()  # E: assignment
     await resize.enqueue("a.png")
-    await resize.enqueue(path=1)  # E: arg-type
-    await resize.enqueue("a", widht=1)  # E: call-arg
-    await resize.enqueue(ctx, "a")  # E: arg-type
-    await resize.enqueue()  # E: call-arg
+    await resize.enqueue(path=1)  # E: call-overload
+    await resize.enqueue("a", widht=1)  # E: call-overload
+    await resize.enqueue(ctx, "a")  # E: call-overload
+    await resize.enqueue()  # E: call-overload
+    many = await resize.enqueue_many([resize.call("a"), {"path": "b"}])
+    assert_type(many, list[Handle[str] | JobpipeError])
+    resize.call(path=1)  # E: arg-type
 
-    assert_type(plain.enqueue_sync(n=1), AcceptedTask)
+    assert_type(plain.enqueue_sync(n=1), Handle[int])
     plain.enqueue_sync(n="1")  # E: arg-type
     with_bare_context.enqueue_sync(1)
     with_bare_context.enqueue_sync(n=[])  # E: arg-type
@@ -90,7 +98,7 @@ async def calls(ctx: Context[Mailer]) -> None:
     later = resize.options(delay=60, queue="slow", priority=3)
     await later.enqueue(path="a.png")
     await later.options(id="x").enqueue(path=3)  # E: arg-type
-    resize.options(dellay=1)  # E: call-arg
+    resize.options(dellay=1)  # E: call-overload
 
 
 @app.middleware

@@ -90,6 +90,12 @@ class Client:
         """Enqueue a task that is JSON already."""
         return self._transport.run(enqueue.enqueue_item(self._caller, item))
 
+    def enqueue_items(
+        self, items: Collection[Item | JobpipeError], patience: float = PATIENCE_S
+    ) -> builtins.list[Task | JobpipeError]:
+        """As `enqueue_many`, of tasks that are JSON already, or errors in their place."""
+        return self._transport.run(enqueue.enqueue_items(self._caller, items, patience))
+
     @overload
     def enqueue_many(
         self, tasks: Collection[NewTask], *, patience: float = PATIENCE_S

@@ -50,13 +50,17 @@ class AsyncTransport:
         loop = asyncio.get_running_loop()
         here = self._here.get(loop)
         if here is None:
-            for other, left in list(self._here.items()):
-                if other.is_closed():  # by somebody who did not let its generators end
-                    left.forget()
-                    del self._here[other]
+            self._drop_closed()
             here = self._here[loop] = _OnLoop(self._servers, self._timeout)
             await here.end_with(self._here)
         return await here.run(flow)
+
+    def _drop_closed(self) -> None:
+        """Let go of event loops that were closed by somebody who did not let their generators end."""
+        for reference in self._here.keyrefs():  # a copy: other threads have loops too
+            loop = reference()
+            if loop is not None and loop.is_closed() and (left := self._here.pop(loop, None)) is not None:
+                left.forget()
 
 
 class _OnLoop:

@@ -76,9 +76,19 @@ def enqueue_many(
     max_bytes: int = MAX_BATCH_BYTES,
 ) -> Flow[list[Task | JobpipeError]]:
     """Each task's answer, in order. Raises what refused the first batch whole; later it stands for each task left."""
+    return enqueue_items(caller, _items(caller, tasks), patience, max_bytes)
+
+
+def enqueue_items(
+    caller: Caller,
+    items: Iterable[Item | JobpipeError],
+    patience: float = PATIENCE_S,
+    max_bytes: int = MAX_BATCH_BYTES,
+) -> Flow[list[Task | JobpipeError]]:
+    """The same for tasks that are JSON already; an error stands for itself."""
     answers: list[Task | JobpipeError] = []
     fatal: JobpipeError | None = None
-    for chunk in _chunks(_items(caller, tasks), max_bytes):
+    for chunk in _chunks(items, max_bytes):
         if fatal is None:
             try:
                 answers += yield from _send_chunk(caller, chunk, patience)

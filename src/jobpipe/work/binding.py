@@ -24,6 +24,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
@@ -327,3 +328,14 @@ def _as_written() -> dict[str, Any]:
 
         return {"annotation_format": annotationlib.Format.FORWARDREF}
     return {}
+
+
+def result_reader(function: Callable[..., Any]) -> Read | None:
+    """A function from a result's JSON to a value of the type that the function says to return.
+
+    None where it says none that can be made of JSON: then the JSON is the value.
+    """
+    annotation = declared_result(function)
+    with suppress(TypeError):
+        return None if annotation is Any else reader(annotation)
+    return None

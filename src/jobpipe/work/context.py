@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from jobpipe.clock import Clock
 from jobpipe.core.task import Task
-from jobpipe.work.enqueue import AcceptedTask, EnqueueRequest, Options
+from jobpipe.work.enqueue import EnqueueRequest, Options
+from jobpipe.work.handle import Handle
 
 logger = logging.getLogger("jobpipe.task")
 
@@ -21,6 +22,7 @@ logger = logging.getLogger("jobpipe.task")
 # (PEP 696), by which a bare Context is a Context[object], exist from Python 3.13 on. With Any for a default mypy could
 # not tell the overloads of `App.handler` apart.
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from typing import ParamSpec, Unpack
 
     from typing_extensions import TypeVar as TypeVarWithDefault
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     _Adapter = logging.LoggerAdapter[logging.Logger]
     Deps_co = TypeVarWithDefault("Deps_co", covariant=True, default=object)
     E = ParamSpec("E")
+    T = TypeVar("T")
 else:
     _Adapter = logging.LoggerAdapter
     Deps_co = TypeVar("Deps_co", covariant=True)
@@ -152,36 +155,55 @@ class Context(Generic[Deps_co]):
 
     @overload
     async def enqueue(
-        self, handler: Handler[..., Any, E] | WithOptions[E], /, *args: E.args, **kwargs: E.kwargs
-    ) -> AcceptedTask: ...
+        self,
+        handler: Handler[..., Coroutine[Any, Any, T], E] | WithOptions[E, T],
+        /,
+        *args: E.args,
+        **kwargs: E.kwargs,
+    ) -> Handle[T]: ...
+
+    @overload
+    async def enqueue(
+        self, handler: Handler[..., T, E], /, *args: E.args, **kwargs: E.kwargs
+    ) -> Handle[T]: ...
 
     @overload
     async def enqueue(
         self, handler: str, /, payload: Any = None, **options: Unpack[Options]
-    ) -> AcceptedTask: ...
+    ) -> Handle[Any]: ...
 
-    async def enqueue(self, handler: Any, /, *args: Any, **kwargs: Any) -> AcceptedTask:
+    async def enqueue(self, handler: Any, /, *args: Any, **kwargs: Any) -> Handle[Any]:
         """Enqueue a task from here: of a handler, called as it would be; or by name, with its payload and options.
 
         A name that this app has is treated as its handler: its queue and max_retries hold, and its payload is
         checked. Raises as `Handler.enqueue`.
         """
-        request = self._request(handler, args, kwargs)
-        return await self._home.enqueuer.enqueue(request)
+        request, enqueuer = self._request(handler, args, kwargs), self._home.enqueuer
+        return Handle(await enqueuer.enqueue(request), enqueuer, getattr(handler, "read_result", None))
 
     @overload
     def enqueue_sync(
-        self, handler: Handler[..., Any, E] | WithOptions[E], /, *args: E.args, **kwargs: E.kwargs
-    ) -> AcceptedTask: ...
+        self,
+        handler: Handler[..., Coroutine[Any, Any, T], E] | WithOptions[E, T],
+        /,
+        *args: E.args,
+        **kwargs: E.kwargs,
+    ) -> Handle[T]: ...
+
+    @overload
+    def enqueue_sync(
+        self, handler: Handler[..., T, E], /, *args: E.args, **kwargs: E.kwargs
+    ) -> Handle[T]: ...
 
     @overload
     def enqueue_sync(
         self, handler: str, /, payload: Any = None, **options: Unpack[Options]
-    ) -> AcceptedTask: ...
+    ) -> Handle[Any]: ...
 
-    def enqueue_sync(self, handler: Any, /, *args: Any, **kwargs: Any) -> AcceptedTask:
+    def enqueue_sync(self, handler: Any, /, *args: Any, **kwargs: Any) -> Handle[Any]:
         """`enqueue` for handlers that are ordinary functions."""
-        return self._home.enqueuer.enqueue_sync(self._request(handler, args, kwargs))
+        request, enqueuer = self._request(handler, args, kwargs), self._home.enqueuer
+        return Handle(enqueuer.enqueue_sync(request), enqueuer, getattr(handler, "read_result", None))
 
     def _request(self, handler: Any, args: Any, kwargs: Any) -> EnqueueRequest:
         if isinstance(handler, str):

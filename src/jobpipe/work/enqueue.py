@@ -6,13 +6,14 @@ TaskQueue, in a worker process to the server over HTTP; outside of any, to the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final, Protocol, TypedDict, Unpack
 
 from msgspec import Raw, Struct
 
+from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import Status
 
 
@@ -81,6 +82,25 @@ class Enqueuer(Protocol):
 
     def enqueue_sync(self, request: EnqueueRequest) -> AcceptedTask:
         """Enqueue from a thread that may block."""
+        ...
+
+    async def enqueue_many(self, requests: Iterable[EnqueueRequest | JobpipeError]) -> Sequence[Any]:
+        """Enqueue them in batches, and wait for room where a queue is full; each one's task or error, in order.
+
+        What is an error already stays where it is.
+        """
+        ...
+
+    def enqueue_many_sync(self, requests: Iterable[EnqueueRequest | JobpipeError]) -> Sequence[Any]:
+        """`enqueue_many` from a thread that may block."""
+        ...
+
+    async def wait(self, id: str, timeout: float | None) -> Any:
+        """The task when it is finished. Raises TimeoutError after `timeout` seconds (None: wait on), NotFound."""
+        ...
+
+    def wait_sync(self, id: str, timeout: float | None) -> Any:
+        """`wait` from a thread that may block."""
         ...
 
     async def close(self) -> None:

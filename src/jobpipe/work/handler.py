@@ -10,19 +10,22 @@ import functools
 import inspect
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
 
 from msgspec import Raw
 
+from jobpipe.core.errors import JobpipeError
 from jobpipe.core.retry import PATIENT, PATIENT_RETRIES, RetryPolicy
 from jobpipe.core.task import MAX_DELAY_S, MAX_RETRIES_LIMIT
-from jobpipe.work.binding import Binding, binding_of, declared_result, signature
+from jobpipe.work.binding import Binding, binding_of, declared_result, result_reader, signature
+from jobpipe.work.convert import Read
 from jobpipe.work.declared import check_result
-from jobpipe.work.enqueue import AcceptedTask, Enqueuer, EnqueueRequest, Options, Route
+from jobpipe.work.enqueue import Enqueuer, EnqueueRequest, Options, Route
 from jobpipe.work.errors import BadHandler, InvalidPayload
-from jobpipe.work.payload import PayloadForm
+from jobpipe.work.handle import Handle
+from jobpipe.work.payload import PayloadForm, json_of
 
 # Defaults of type parameters (PEP 696) are for type checkers alone; at run time Python has them from 3.13 on.
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ else:
 
 Q = ParamSpec("Q")
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 UnknownFields = Literal["retry", "ignore"]
 """What becomes of a task whose payload has a field that is not known here: a failure to retry, or a warning."""
@@ -95,19 +100,82 @@ class Handler(Generic[P, R_co, E]):
     def __repr__(self) -> str:
         return f"<Handler {self.name}>"
 
-    async def enqueue(self, *args: E.args, **kwargs: E.kwargs) -> AcceptedTask:
-        """Enqueue a task that calls the handler like this; its Context is left out.
+    @overload
+    async def enqueue(
+        self: Handler[..., Coroutine[Any, Any, T], E], *args: E.args, **kwargs: E.kwargs
+    ) -> Handle[T]: ...
+
+    @overload
+    async def enqueue(self: Handler[..., T, E], *args: E.args, **kwargs: E.kwargs) -> Handle[T]: ...
+
+    async def enqueue(self, *args: Any, **kwargs: Any) -> Handle[Any]:
+        """Enqueue a task that calls the handler like this; its Context is left out. Its handle gives the result.
 
         Raises InvalidPayload, before anything is sent, for arguments that the run would refuse, and what the queue
         refuses: QueueFull, TaskExists, Draining, StorageError...
         """
-        return await self.enqueuer.enqueue(self.request(args, kwargs))
+        return await self.send(self.request(args, kwargs))
 
-    def enqueue_sync(self, *args: E.args, **kwargs: E.kwargs) -> AcceptedTask:
+    @overload
+    def enqueue_sync(
+        self: Handler[..., Coroutine[Any, Any, T], E], *args: E.args, **kwargs: E.kwargs
+    ) -> Handle[T]: ...
+
+    @overload
+    def enqueue_sync(self: Handler[..., T, E], *args: E.args, **kwargs: E.kwargs) -> Handle[T]: ...
+
+    def enqueue_sync(self, *args: Any, **kwargs: Any) -> Handle[Any]:
         """`enqueue` for threads that may block: handlers that are ordinary functions, scripts."""
-        return self.enqueuer.enqueue_sync(self.request(args, kwargs))
+        return self.send_sync(self.request(args, kwargs))
 
-    def options(self, **options: Unpack[Options]) -> WithOptions[E]:
+    @overload
+    async def enqueue_many(
+        self: Handler[..., Coroutine[Any, Any, T], E], calls: Iterable[EnqueueRequest | Any]
+    ) -> list[Handle[T] | JobpipeError]: ...
+
+    @overload
+    async def enqueue_many(
+        self: Handler[..., T, E], calls: Iterable[EnqueueRequest | Any]
+    ) -> list[Handle[T] | JobpipeError]: ...
+
+    async def enqueue_many(self, calls: Iterable[Any]) -> list[Any]:
+        """Enqueue many calls, each made by `call(...)` or a payload that the run would take; in batches, waiting for
+        room where the queue is full.
+
+        Each item of the answer is the handle, or the error in its place: one bad call stops no other. For a number
+        that memory does not hold use `Client.enqueue_many` with an iterator.
+        """
+        enqueuer = self.enqueuer
+        return self._handles(enqueuer, await enqueuer.enqueue_many(map(self._request_of, calls)))
+
+    def enqueue_many_sync(self, calls: Iterable[Any]) -> list[Any]:
+        """`enqueue_many` for threads that may block."""
+        enqueuer = self.enqueuer
+        return self._handles(enqueuer, enqueuer.enqueue_many_sync(map(self._request_of, calls)))
+
+    def call(self, *args: E.args, **kwargs: E.kwargs) -> EnqueueRequest:
+        """The task for such a call, for `enqueue_many`. Raises InvalidPayload."""
+        return self.request(args, kwargs)
+
+    async def send(self, request: EnqueueRequest) -> Handle[Any]:
+        """Enqueue a task of this handler."""
+        enqueuer = self.enqueuer
+        return Handle(await enqueuer.enqueue(request), enqueuer, self.read_result)
+
+    def send_sync(self, request: EnqueueRequest) -> Handle[Any]:
+        """`send` for threads that may block."""
+        enqueuer = self.enqueuer
+        return Handle(enqueuer.enqueue_sync(request), enqueuer, self.read_result)
+
+    @overload
+    def options(
+        self: Handler[..., Coroutine[Any, Any, T], E], **options: Unpack[Options]
+    ) -> WithOptions[E, T]: ...
+
+    @overload
+    def options(self: Handler[..., T, E], **options: Unpack[Options]) -> WithOptions[E, T]: ...
+
+    def options(self, **options: Unpack[Options]) -> WithOptions[Any, Any]:
         """The handler with options for the tasks to enqueue: `resize.options(delay=60).enqueue(path="a.png")`."""
         return WithOptions(self, options)
 
@@ -170,27 +238,55 @@ class Handler(Generic[P, R_co, E]):
             self._warned.add(path)
             logger.warning("handler '%s': a payload's field `%s` is not known here: ignored", self.name, path)
 
+    def _request_of(self, call: Any) -> EnqueueRequest | JobpipeError:
+        if isinstance(call, EnqueueRequest):
+            return call
+        try:
+            payload = json_of(call)
+            self.check(payload)
+        except JobpipeError as error:
+            return error
+        return self.request_of(payload, {})
+
+    def _handles(self, enqueuer: Enqueuer, answers: Sequence[Any]) -> list[Any]:
+        read = self.read_result
+        return [one if isinstance(one, JobpipeError) else Handle(one, enqueuer, read) for one in answers]
+
+    @cached_property
+    def read_result(self) -> Read | None:
+        """From a result's JSON to a value of the handler's return type; None where it needs none."""
+        return result_reader(self.function)
+
     @cached_property
     def _form(self) -> PayloadForm:
         return PayloadForm(self.function, self.binding)
 
 
-class WithOptions(Generic[Q]):
+class WithOptions(Generic[Q, T_co]):
     """A handler together with options for the tasks to enqueue; may be kept and used again."""
 
     def __init__(self, handler: Handler[..., Any, Q], options: Options) -> None:
         self.handler = handler
         self._options = options
 
-    async def enqueue(self, *args: Q.args, **kwargs: Q.kwargs) -> AcceptedTask:
+    @property
+    def read_result(self) -> Read | None:
+        """As `Handler.read_result`."""
+        return self.handler.read_result
+
+    async def enqueue(self, *args: Q.args, **kwargs: Q.kwargs) -> Handle[T_co]:
         """As `Handler.enqueue`."""
-        return await self.handler.enqueuer.enqueue(self.request(args, kwargs))
+        return await self.handler.send(self.request(args, kwargs))
 
-    def enqueue_sync(self, *args: Q.args, **kwargs: Q.kwargs) -> AcceptedTask:
+    def enqueue_sync(self, *args: Q.args, **kwargs: Q.kwargs) -> Handle[T_co]:
         """As `Handler.enqueue_sync`."""
-        return self.handler.enqueuer.enqueue_sync(self.request(args, kwargs))
+        return self.handler.send_sync(self.request(args, kwargs))
 
-    def options(self, **options: Unpack[Options]) -> WithOptions[Q]:
+    def call(self, *args: Q.args, **kwargs: Q.kwargs) -> EnqueueRequest:
+        """As `Handler.call`, with these options."""
+        return self.request(args, kwargs)
+
+    def options(self, **options: Unpack[Options]) -> WithOptions[Q, T_co]:
         """The same with more options; one that is given again counts."""
         return WithOptions(self.handler, {**self._options, **options})
 
