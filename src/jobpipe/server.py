@@ -64,7 +64,9 @@ def run(settings: Settings, app_name: str | None) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         app = _in_process(app_name) if app_name is not None and settings.processes == 0 else app_name
-        with _bound(settings) as sockets, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        # The server's own loop is its own affair, unless handlers run on it.
+        factory = loop_factory(settings.loop) if isinstance(app, App) else loop_factory()
+        with _bound(settings) as sockets, asyncio.Runner(loop_factory=factory) as runner:
             server = Server(settings, app)
             if not isinstance(app, App):
                 reap_orphans()

@@ -15,6 +15,7 @@ from cyclopts import Parameter
 
 from jobpipe.core.keys import MAX_RATE, BadKeys, parse_entries
 from jobpipe.core.task import LEASE_S, MAX_DELAY_S, MAX_RETRIES_LIMIT
+from jobpipe.loop import AUTO, LOOPS
 from jobpipe.settings_kinds import (
     Auto,
     Choice,
@@ -81,6 +82,7 @@ KINDS: dict[str, Kind] = {
     "max_batch_body": Size(),
     "enqueue_status": Choice((202, 200, 201)),
     "fast_lane": Switch(),
+    "loop": Choice(LOOPS),
     "log_level": Choice(("DEBUG", "INFO", "WARNING", "ERROR")),
     "log_format": Choice(("text", "json")),
     "otel": Switch(),
@@ -230,6 +232,9 @@ class Settings:
     fast_lane: Annotated[
         bool, parameter("fast_lane", "Answer the hot routes by the short way; off only to compare.")
     ] = True
+    loop: Annotated[
+        str, parameter("loop", "Event loop of handlers: auto (uvloop where it is installed) or asyncio.")
+    ] = AUTO
     log_level: Annotated[str, parameter("log_level", "DEBUG, INFO, WARNING or ERROR.")] = "INFO"
     log_format: Annotated[str, parameter("log_format", "text or json.")] = "text"
     otel: Annotated[bool, parameter("otel", "Export spans by OpenTelemetry, as its variables say.")] = False

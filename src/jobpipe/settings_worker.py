@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from jobpipe.client.address import DEFAULT_URL
 from jobpipe.core.task import LEASE_S
+from jobpipe.loop import AUTO
 from jobpipe.settings import KINDS, BadSetting, parameter
 
 
@@ -63,6 +64,9 @@ class WorkerSettings:
             "max_rss", "Memory of one process before it is killed, like 512MiB; 0: any; auto: half of all."
         ),
     ] = None
+    loop: Annotated[
+        str, parameter("loop", "Event loop of handlers: auto (uvloop where it is installed) or asyncio.")
+    ] = AUTO
     log_level: Annotated[str, parameter("log_level", "DEBUG, INFO, WARNING or ERROR.")] = "INFO"
     log_format: Annotated[str, parameter("log_format", "text or json.")] = "text"
     otel: Annotated[bool, parameter("otel", "Export spans by OpenTelemetry, as its variables say.")] = False

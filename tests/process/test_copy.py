@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import subprocess
 import sys
@@ -71,13 +72,13 @@ async def _counts(store: Storage) -> dict[Status, int]:
     return await store.counts()
 
 
-def command(source: str, destination: str) -> list[str]:
-    return [sys.executable, "-m", "jobpipe", "copy", source, destination]
+def command(source: str, destination: str, *args: str) -> list[str]:
+    return [sys.executable, "-m", "jobpipe", "copy", source, destination, *args]
 
 
-def copy(source: str, destination: str) -> subprocess.CompletedProcess[str]:
+def copy(source: str, destination: str, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(source, destination), capture_output=True, text=True, timeout=100, check=False
+        command(source, destination, *args), capture_output=True, text=True, timeout=100, check=False
     )
 
 
@@ -148,6 +149,31 @@ def test_a_postgresql_store_that_a_server_uses_is_not_copied(tmp_path: Path) -> 
         server.stop()
     assert refused.returncode == 4
     assert "other servers use the store" in refused.stderr
+
+
+def test_a_killed_server_is_waited_for_and_until_when_is_said(tmp_path: Path) -> None:
+    url, other = postgres.empty_store("real"), f"sqlite:///{tmp_path / 'b.db'}"
+    server = Server(tmp_path, "--store", url, "--processes", "0").up()
+    server.enqueue({"id": "a", "delay": 3600})
+    server.kill()
+    refused = copy(url, other)
+    assert refused.returncode == 4
+    assert (told := re.search(r"for (\d+) s more \(--wait \1 waits", refused.stderr)), refused.stderr
+    assert 60 < int(told[1]) <= 75
+    # A minute is long: the server was heard of for the last time that long ago.
+    postgres.shared_cluster().run("UPDATE jobpipe.servers SET alive_until = alive_until - 70000", "real")
+    waited = copy(url, other, "--wait", "20")
+    assert waited.returncode == 0, waited.stderr
+    assert "1 task copied" in waited.stderr
+
+
+def test_a_server_that_stops_soon_is_waited_for(tmp_path: Path, file: str) -> None:
+    server = Server(tmp_path, "--store", file, "--processes", "0").up()
+    copying = subprocess.Popen(command(file, f"sqlite:///{tmp_path / 'b.db'}", "--wait", "30"))
+    time.sleep(1.5)
+    assert copying.poll() is None
+    assert server.stop() == 0
+    assert copying.wait(30) == 0
 
 
 def test_an_id_that_another_task_has_is_named_and_the_rest_is_copied(tmp_path: Path, file: str) -> None:

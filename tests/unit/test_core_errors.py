@@ -26,7 +26,7 @@ def test_each_code_means_one_thing() -> None:
         if error.__module__ == errors.__name__:
             codes.setdefault(error.code, set()).add(error.__name__)
     shared = {code: names for code, names in codes.items() if len(names) > 1}
-    assert shared == {"storage_down": {"StorageError", "StorageBroken", "StorageRefused"}}
+    assert shared == {"storage_down": {"StorageError", "StorageBroken", "StorageRefused", "StorageInUse"}}
 
 
 def test_storage_errors_can_be_caught_as_one() -> None:

@@ -256,8 +256,131 @@ async def test_a_thread_that_outlives_its_timeout_is_settled_at_once_and_its_mid
     executor.close()
 
 
-def test_a_middleware_is_a_coroutine_function() -> None:
-    with pytest.raises(BadHandler, match="async def"):
+def connected(app: App) -> list[Any]:
+    """Middleware of both kinds around everything of `app`, and what it saw, in order."""
+    seen: list[Any] = []
 
-        @App().middleware  # type: ignore[arg-type]
-        def sync(ctx: Context, call_next: CallNext) -> None: ...
+    @app.middleware
+    def connection(ctx: Context, call_next: Callable[[], Any]) -> Any:
+        thread = threading.current_thread()
+        seen.append(("connect", ctx.id, thread is threading.main_thread()))
+        try:
+            return call_next() * 10
+        finally:
+            seen.append("close")
+            assert threading.current_thread() is thread
+
+    @app.middleware
+    async def outermost(ctx: Context, call_next: CallNext) -> Any:
+        seen.append("async")
+        return await call_next()
+
+    @app.middleware
+    def inner(ctx: Context, call_next: Callable[[], Any]) -> Any:
+        seen.append("inner")
+        return call_next()
+
+    return seen
+
+
+async def test_a_def_middleware_stands_around_ordinary_functions_in_their_thread() -> None:
+    app = App()
+    seen = connected(app)
+
+    @app.handler("h")
+    def handler(ctx: Context, n: int) -> int:
+        seen.append((n, threading.current_thread() is threading.main_thread()))
+        return n + 1
+
+    assert (await outcome_of(app, b'{"n": 1}')).result == b"20"
+    assert seen == ["async", ("connect", "t1", False), "inner", (1, False), "close"]
+
+
+async def test_a_def_middleware_alone_needs_no_task_on_the_loop() -> None:
+    app = App()
+    threads = []
+
+    @app.middleware
+    def around(ctx: Context, call_next: Callable[[], Any]) -> Any:
+        threads.append(threading.current_thread())
+        return call_next()
+
+    @app.handler("h")
+    def handler() -> str:
+        threads.append(threading.current_thread())
+        return "done"
+
+    assert (await outcome_of(app)).result == b'"done"'
+    assert threads[0] is threads[1] is not threading.main_thread()
+
+
+async def test_a_def_middleware_leaves_coroutines_alone() -> None:
+    app = App()
+    seen = connected(app)
+
+    @app.handler("h")
+    async def handler(n: int) -> int:
+        return n + 1
+
+    assert (await outcome_of(app, b'{"n": 1}')).result == b"2"
+    assert seen == ["async"]
+
+
+async def test_what_a_handler_raises_passes_through_a_def_middleware_and_what_that_raises_is_the_outcome() -> (
+    None
+):
+    app = App()
+    seen = connected(app)
+
+    @app.handler("h")
+    def handler() -> None:
+        raise Fail("account closed")
+
+    outcome = await outcome_of(app)
+    assert (outcome.kind, outcome.retryable, outcome.message) == (Kind.FAILED, False, "account closed")
+    assert seen[-1] == "close"
+    app.around_functions.insert(0, lambda ctx, call_next: 1 / 0)
+    assert (await outcome_of(app)).error_type == "ZeroDivisionError"
+
+
+async def test_a_def_middleware_that_gives_a_coroutine_is_told() -> None:
+    app = App()
+
+    async def really(ctx: Context, call_next: CallNext) -> None: ...
+
+    def wrapped(ctx: Context, call_next: CallNext) -> Any:
+        return really(ctx, call_next)
+
+    app.middleware(wrapped)
+    app.handler("h")(lambda: None)
+    outcome = await outcome_of(app)
+    assert outcome.kind is Kind.FAILED
+    assert "make it an `async def`" in (outcome.message or "")
+
+
+def test_a_middleware_that_yields_is_refused() -> None:
+    def yields(ctx: Context, call_next: CallNext) -> Any:
+        yield
+
+    class Yields:
+        async def __call__(self, ctx: Context, call_next: CallNext) -> Any:
+            yield
+
+    for wrong in (yields, Yields()):
+        with pytest.raises(BadHandler, match="does not yield"):
+            App().middleware(wrong)  # type: ignore[call-overload]
+
+
+async def test_an_object_whose_call_is_a_coroutine_stands_around_every_run() -> None:
+    class Counted:
+        n = 0
+
+        async def __call__(self, ctx: Context, call_next: CallNext) -> Any:
+            self.n += 1
+            return await call_next()
+
+    app, counted = App(), Counted()
+    app.middleware(counted)
+    app.handler("h")(lambda: 1)
+    assert (await outcome_of(app)).result == b"1"
+    assert counted.n == 1

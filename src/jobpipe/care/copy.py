@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -18,7 +19,7 @@ from msgspec.structs import replace
 
 from jobpipe import randomness
 from jobpipe.clock import SystemClock
-from jobpipe.core.errors import StorageRefused
+from jobpipe.core.errors import StorageInUse, StorageRefused
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
 from jobpipe.core.task import Status, Task
 from jobpipe.storage import open_storage
@@ -26,6 +27,8 @@ from jobpipe.storage.base import Record, Storage
 
 BATCH = 2_000
 BATCH_BYTES = 8 * 1024 * 1024
+LOOK_S = 1.0
+"""How often a store that is in use is tried again."""
 END = 1 << 40
 """Minutes since the epoch, beyond all."""
 
@@ -45,15 +48,18 @@ class Copied(Struct):
     """What the counts of the two stores say against it, in words."""
 
 
-def copy(source: str, destination: str, *, progress: Progress) -> Copied:
-    """Copy all tasks, their history and the figures of the charts. Raises StorageError."""
+def copy(source: str, destination: str, *, progress: Progress, wait: float = 0.0) -> Copied:
+    """Copy all tasks, their history and the figures of the charts. Raises StorageError.
+
+    For `wait` seconds a store that servers use is tried again: those that were killed are forgotten after a while.
+    """
     if source == destination:
         raise StorageRefused("source and destination are the same store")
     if source.startswith("sqlite:///") and not Path(source.removeprefix("sqlite:///")).is_file():
         raise StorageRefused(f"there is no store at {source}")
     if "memory:" in (source, destination):
         raise StorageRefused("memory: lives in its server alone and cannot be copied")
-    return asyncio.run(_copy(open_storage(source), open_storage(destination), destination, progress))
+    return asyncio.run(_copy(source, destination, progress, time.monotonic() + wait))
 
 
 def _make_private(destination: str) -> None:
@@ -65,15 +71,35 @@ def _make_private(destination: str) -> None:
             )
 
 
-async def _copy(source: Storage, destination: Storage, into: str, progress: Progress) -> Copied:
+async def _copy(source: str, destination: str, progress: Progress, until: float) -> Copied:
+    async with _opened(source, until, alone=True) as from_:
+        _make_private(destination)
+        async with _opened(destination, until, alone=False) as to:
+            return await _copied(from_, to, progress)
+
+
+@contextlib.asynccontextmanager
+async def _opened(url: str, until: float, *, alone: bool) -> AsyncIterator[Storage]:
+    """The store, once it can be opened; `alone`: and read as a whole, because nobody else uses it."""
+    while True:
+        store = open_storage(url)
+        try:
+            await store.open()
+            if alone:
+                await store.export(0, 1, 1)
+            break
+        except StorageInUse:
+            await store.close()
+            if time.monotonic() >= until:
+                raise
+            await asyncio.sleep(LOOK_S)
+        except BaseException:
+            await store.close()
+            raise
     try:
-        await source.open()
-        _make_private(into)
-        await destination.open()
-        return await _copied(source, destination, progress)
+        yield store
     finally:
-        await destination.close()
-        await source.close()
+        await store.close()
 
 
 async def _copied(source: Storage, destination: Storage, progress: Progress) -> Copied:

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from jobpipe.cli import exits
+from jobpipe.cli.arguments import Seconds
 from jobpipe.cli.output import many, say
 from jobpipe.core.errors import StorageError
 from jobpipe.settings import masked
@@ -21,13 +22,18 @@ def copy_command(
     source: Annotated[str, Parameter(help="The store to copy from: sqlite:///file.db or postgresql://...")],
     destination: Annotated[str, Parameter(help="The store to copy to.")],
     /,
+    *,
+    wait: Annotated[
+        Seconds,
+        Parameter(help="Seconds to wait for servers that use a store still, or were killed just now."),
+    ] = 0.0,
 ) -> int:
     """Copy all tasks, their history and the charts while no server uses the stores; checked, and may be run again."""
     from jobpipe.care.copy import copy
 
     try:
         with Bar() as bar:
-            copied = copy(source, destination, progress=bar.show)
+            copied = copy(source, destination, progress=bar.show, wait=wait)
     except StorageError as error:
         say(f"jobpipe: error: {error}")
         return exits.STORE

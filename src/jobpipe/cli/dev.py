@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +11,11 @@ from cyclopts import Parameter
 
 from jobpipe.cli.apps import check_spec
 from jobpipe.cli.invocation import current
+from jobpipe.interpreter import python
 from jobpipe.settings import Settings
 from jobpipe.settings_sources import DEFAULT
 
-SERVER = (sys.executable, "-P", "-m", "jobpipe.cli.reloaded")
+SERVER = python("jobpipe.cli.reloaded")
 
 
 def dev_command(

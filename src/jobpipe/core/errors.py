@@ -177,3 +177,7 @@ class StorageBroken(StorageError):
 
 class StorageRefused(StorageError):
     """The storage cannot be opened as it stands; the message says why, and nothing was touched."""
+
+
+class StorageInUse(StorageRefused):
+    """Another server uses the storage, or did a moment ago."""

@@ -141,6 +141,7 @@ class ProcessWorkers:
             log_level=settings.log_level,
             log_format=settings.log_format,
             otel=asked(settings.otel),
+            loop=settings.loop,
         )
 
     def trouble(self) -> str | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 from msgspec import Struct
 
 from jobpipe import streams
+from jobpipe.interpreter import python
 from jobpipe.supervisor.orders import (
     BEGIN,
     CANCEL,
@@ -40,8 +41,7 @@ if TYPE_CHECKING:
 LAST_WORDS_S = 0.5
 """How long after the exit the pipe is still read. A subprocess of a handler may hold it open for ever."""
 
-COMMAND = (sys.executable, "-P", "-m", "jobpipe.worker")
-"""Without -P the working folder would come first: a user's `queue.py` would hide Python's own from Jobpipe."""
+COMMAND = python("jobpipe.worker")
 
 
 STARTED: set[int] = set()

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from jobpipe.core.task import LEASE_S
+from jobpipe.loop import AUTO
 
 EXIT_APP: Final = 3
 """The app does not import."""
@@ -67,6 +68,7 @@ class Orders(Struct, frozen=True):
     log_level: str = "INFO"
     log_format: str = "text"
     otel: bool = False
+    loop: str = AUTO
 
     def line(self) -> bytes:
         """The Orders as the first line of the child's stdin."""

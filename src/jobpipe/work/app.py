@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
 from typing import (
@@ -30,7 +30,7 @@ from jobpipe.work.enqueue import Connecting, Enqueuer, EnqueueRequest, Options, 
 from jobpipe.work.errors import BadHandler
 from jobpipe.work.handler import Handler, UnknownFields
 from jobpipe.work.lifespan import entered
-from jobpipe.work.middleware import CallNext, Middleware
+from jobpipe.work.middleware import CallFunction, CallNext, FunctionMiddleware, Middleware
 from jobpipe.work.payload import json_of
 
 # Defaults of type parameters (PEP 696) are for type checkers alone; at run time Python has them from 3.13 on.
@@ -114,7 +114,9 @@ class App(Generic[Deps]):
         self.route = Route()
         """The way of its handlers' tasks to a queue, for those who lead it elsewhere."""
         self.around: list[Middleware] = []
-        """The middleware, the outermost first."""
+        """The middleware around every run, the outermost first."""
+        self.around_functions: list[FunctionMiddleware] = []
+        """The middleware around ordinary functions, in their threads, the outermost first; inside of the other."""
 
     # --- declaring ---
 
@@ -164,19 +166,33 @@ class App(Generic[Deps]):
 
         return declare
 
+    @overload
     def middleware(
-        self, function: Callable[[Context[Deps], CallNext], Awaitable[R]]
-    ) -> Callable[[Context[Deps], CallNext], Awaitable[R]]:
+        self, function: Callable[[Context[Deps], CallNext], Coroutine[Any, Any, R]], /
+    ) -> Callable[[Context[Deps], CallNext], Coroutine[Any, Any, R]]: ...
+
+    @overload
+    def middleware(
+        self, function: Callable[[Context[Deps], CallFunction], R], /
+    ) -> Callable[[Context[Deps], CallFunction], R]: ...
+
+    def middleware(self, function: Callable[..., Any], /) -> Callable[..., Any]:
         """Run `async def function(ctx, call_next)` around every run, the first that was added outermost.
 
         `await call_next()` runs the handler and gives what it returned; what `function` returns is the result. What
-        the handler raises passes through. The run's timeout and a cancel cover the whole. Raises BadHandler when it
-        is no coroutine function.
+        the handler raises passes through. The run's timeout and a cancel cover the whole.
+
+        A plain `def function(ctx, call_next)` stands around handlers that are ordinary functions, and only these, in
+        their thread, where connections and the like are at home; inside of all `async def` ones. `call_next()` is the
+        call there. Raises BadHandler for a generator.
         """
-        is_async: bool = inspect.iscoroutinefunction(function)
-        if not is_async:
-            raise BadHandler("a middleware is an `async def` that takes the context and call_next")
-        self.around.append(function)
+        call = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+        if inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
+            raise BadHandler("a middleware calls call_next and returns; it does not yield")
+        if inspect.iscoroutinefunction(call):
+            self.around.append(function)
+        else:
+            self.around_functions.append(function)
         return function
 
     def _add(self, handler: Handler[..., Any]) -> Handler[..., Any]:

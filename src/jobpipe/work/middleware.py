@@ -9,16 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from jobpipe.work.context import Context
+from jobpipe.work.errors import BadHandler
 from jobpipe.work.threads import Threads
 
 CallNext: TypeAlias = Callable[[], Awaitable[Any]]
 """Runs what stands further inside, at last the handler, and gives what it returned."""
 
+CallFunction: TypeAlias = Callable[[], Any]
+"""The same inside of the thread of an ordinary function."""
+
 Middleware: TypeAlias = Callable[[Context[Any], CallNext], Awaitable[Any]]
+FunctionMiddleware: TypeAlias = Callable[[Context[Any], CallFunction], Any]
 
 
 def around(middleware: Sequence[Middleware], ctx: Context[Any], run: CallNext) -> Awaitable[Any]:
@@ -30,6 +37,17 @@ def around(middleware: Sequence[Middleware], ctx: Context[Any], run: CallNext) -
 
 def _inside(outer: Middleware, ctx: Context[Any], run: CallNext) -> CallNext:
     return lambda: outer(ctx, run)
+
+
+def around_function(middleware: Sequence[FunctionMiddleware], ctx: Context[Any], call: CallFunction) -> Any:
+    """The call of an ordinary function with all of `middleware` around it, in the thread that this is called in."""
+    for outer in reversed(middleware):
+        call = partial(outer, ctx, call)
+    value = call()
+    if inspect.iscoroutine(value):
+        value.close()
+        raise BadHandler("a `def` middleware gave a coroutine: make it an `async def`, or call what it wraps")
+    return value
 
 
 def start_in(threads: Threads, function: Callable[[], Any]) -> asyncio.Future[Callable[[], Any]]:

@@ -19,7 +19,7 @@ from jobpipe.core.task import Claim
 from jobpipe.work.context import Context, Stopping
 from jobpipe.work.groups import leaf_of
 from jobpipe.work.handler import Handler
-from jobpipe.work.middleware import around, start_in
+from jobpipe.work.middleware import around, around_function, start_in
 from jobpipe.work.outcomes import hung, raised, returned, timed_out
 
 if TYPE_CHECKING:
@@ -130,9 +130,7 @@ class Run:
             return await handler.function(**self._arguments(handler))
         self._in_thread = True
         try:
-            called = await start_in(
-                self._executor.threads, lambda: handler.function(**self._arguments(handler))
-            )
+            called = await start_in(self._executor.threads, lambda: self._function(handler))
         finally:
             self._in_thread = False
             if self.reported and self._asyncio_task is not None:
@@ -157,10 +155,16 @@ class Run:
 
     def _call(self, handler: Handler[..., Any]) -> Outcome:
         try:
-            value = handler.function(**self._arguments(handler))
-            return returned(value, self._executor.max_result)
+            return returned(self._function(handler), self._executor.max_result)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its run's outcome
             return self._raised(error)
+
+    def _function(self, handler: Handler[..., Any]) -> Any:
+        """Call an ordinary function, in its thread."""
+        if middleware := self._executor.app.around_functions:
+            ctx = self._context or self._new_context()
+            return around_function(middleware, ctx, lambda: handler.function(**self._arguments(handler)))
+        return handler.function(**self._arguments(handler))
 
     def _raised(self, error: BaseException) -> Outcome:
         if self._executor.leaving and isinstance(leaf_of(error), Draining):

@@ -108,4 +108,5 @@ def _orders(settings: WorkerSettings, app: str, workers: int) -> Orders:
         log_level=settings.log_level,
         log_format=settings.log_format,
         otel=asked(settings.otel),
+        loop=settings.loop,
     )

@@ -85,7 +85,7 @@ def main() -> int:
         if orders.otel:
             tracing.start("jobpipe-worker")
         spare_the_start()  # how often to look is left to those whose handlers run here
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory(orders.loop)) as runner:
             code = runner.run(_work(orders, app, pipes))
     except (AppNotFound, LifespanFailed) as error:
         pipes.send(order(ERROR, *str(error).split()))

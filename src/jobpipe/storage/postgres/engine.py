@@ -7,12 +7,20 @@ and upkeep (listing and pruning), so that a long one holds up only its like.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from jobpipe.clock import Clock
 from jobpipe.core.admission import Limits
-from jobpipe.core.errors import JobpipeError, LeaseLost, StorageBroken, StorageError, StorageRefused
+from jobpipe.core.errors import (
+    JobpipeError,
+    LeaseLost,
+    StorageBroken,
+    StorageError,
+    StorageInUse,
+    StorageRefused,
+)
 from jobpipe.core.task import Attempt, NewTask, Status, Task
 from jobpipe.storage.base import (
     ANNOUNCED_S,
@@ -49,7 +57,7 @@ from jobpipe.storage.postgres import (
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.address import Address, parse
 from jobpipe.storage.postgres.audit import Audit
-from jobpipe.storage.postgres.company import Company
+from jobpipe.storage.postgres.company import FORGOTTEN_S, Company
 from jobpipe.storage.postgres.hosts import Hosts
 from jobpipe.storage.postgres.intake import Intake
 from jobpipe.storage.postgres.lane import Lane, LaneCall, together
@@ -216,8 +224,20 @@ class PostgresStorage:
 
     async def export(self, after_seq: int, limit: int, max_bytes: int) -> list[Record]:
         if self._s.others:
-            raise StorageError("other servers use the store: stop them first")
+            await self._refuse_others()
         return await self._upkeep.ask("export", lambda link: moving.export(link, after_seq, limit, max_bytes))
+
+    async def _refuse_others(self) -> None:
+        forgotten = round(FORGOTTEN_S * 1000)
+        (row,) = await self._upkeep.ask(
+            "alone_in", lambda link: link.rows(sql.ALONE_IN, self._s.server, forgotten)
+        )
+        if row["ms"] is not None:
+            seconds = max(1, math.ceil(row["ms"] / 1000))
+            raise StorageInUse(
+                "other servers use the store: stop them first; one that was killed is forgotten when it was not heard "
+                f"of for {seconds} s more (--wait {seconds} waits for that)"
+            )
 
     async def import_(self, records: Sequence[Record]) -> list[str]:
         return await self._intake.call("import", lambda link: self._door.import_(link, records))

@@ -389,6 +389,10 @@ mine AS (
 SELECT count(*) FILTER (WHERE server <> $1::text) AS others, bool_or(server = $1::text) AS known
   FROM jobpipe.servers
 """
+# In how many ms all others are forgotten as they stand now; NULL when there are none. $1 server, $2 ms of silence.
+ALONE_IN = f"""
+WITH {_T} SELECT max(alive_until) + $2::bigint - (SELECT now FROM t) AS ms FROM jobpipe.servers WHERE server <> $1::text
+"""
 LEAVE = "DELETE FROM jobpipe.servers WHERE server = $1::text"
 NEW_WRITER = "SELECT nextval('jobpipe.writers')"
 

@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from jobpipe.core.errors import StorageRefused
+from jobpipe.core.errors import StorageInUse
 from jobpipe.storage.sqlite.beside import open_beside
 from jobpipe.storage.sqlite.files import is_at
 
@@ -70,7 +70,7 @@ class FileLock:
         try:
             _try_lock(self._database)
         except BlockingIOError:
-            raise StorageRefused(f"cannot open {self._path}: another server is using it") from None
+            raise StorageInUse(f"cannot open {self._path}: another server is using it") from None
         except OSError:  # a file system without such locks: the lock file has to do
             return
 
@@ -109,7 +109,7 @@ class FileLock:
                 os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() if os.name == "posix" else "?"
             )
             os.close(descriptor)
-            raise StorageRefused(
+            raise StorageInUse(
                 f"cannot open {self._path}: another server (pid {holder or 'unknown'}) is using it"
             ) from error
 
