@@ -6,11 +6,12 @@ the order `prepare`, `open`, `start`, `drain`, `close`; the last may come after 
 
 from __future__ import annotations
 
+import contextlib
 from importlib.metadata import version
 from pathlib import Path
 
 from jobpipe.clock import Clock, SystemClock
-from jobpipe.core.errors import StorageBroken
+from jobpipe.core.errors import StorageBroken, StorageFull
 from jobpipe.core.keys import BadKeys, parse_entries
 from jobpipe.core.lifecycle import Policy
 from jobpipe.core.retry import RetryPolicy
@@ -93,6 +94,12 @@ class Parts:
     async def wait_broken(self) -> StorageBroken:
         """Sleep until the store must not be trusted any more, and say why; for ever while all is well."""
         return await self._storage.wait_broken()
+
+    async def look_at_store(self) -> None:
+        """Raise StorageBroken when the store is not there any more, or not to be trusted."""
+        if not self._storage.shared:
+            with contextlib.suppress(StorageFull):
+                await self._storage.check()
 
     async def drain(self, seconds: float) -> None:
         """Take nothing new, finish what runs within `seconds`, release the rest, end the streams of live changes.

@@ -152,10 +152,19 @@ class Server:
                 log.critical("%s; stopping, so that a new start reads the file anew", broken.result())
                 return EXIT_BROKEN
             await self._drain(signals, broken)
-            return EXIT_OK
+            return await self._end()
         finally:
             broken.cancel()
             first.cancel()
+
+    async def _end(self) -> int:
+        """The exit code of a stop in order: not 0 when the next start will not find what was acknowledged."""
+        try:
+            await self._parts.look_at_store()
+        except StorageBroken as error:
+            log.critical("%s", error)
+            return EXIT_BROKEN
+        return EXIT_OK
 
     async def _drain(self, signals: Signals, broken: asyncio.Future[StorageBroken]) -> None:
         """Take nothing new, finish what runs within the grace, release the rest. A second signal ends the grace."""

@@ -126,7 +126,7 @@ def env_names(name: str) -> list[str]:
     return [*filter(None, [_SHORT_NAMES.get(name)]), f"JOBPIPE_{name.upper()}"]
 
 
-def _whole(_hint: object, value: str, *, delimiter: str | None = None) -> list[str]:
+def whole(_hint: object, value: str, *, delimiter: str | None = None) -> list[str]:
     """A variable is one token: cyclopts would split lists at blanks, but the kind knows its own separator."""
     return [value]
 
@@ -136,7 +136,7 @@ def parameter(name: str, help: str) -> Parameter:
     kind = KINDS[name]
     return Parameter(
         env_var=env_names(name),
-        env_var_split=_whole,
+        env_var_split=whole,
         converter=kind.convert,
         negative=None if isinstance(kind, Switch) else (),
         n_tokens=None if isinstance(kind, Switch) else 1,

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from jobpipe.client.address import DEFAULT_URL
 from jobpipe.core.task import LEASE_S
 from jobpipe.loop import AUTO
-from jobpipe.settings import KINDS, BadSetting, parameter
+from jobpipe.settings import KINDS, BadSetting, parameter, whole
 
 
 @Parameter(name="*")
@@ -26,7 +26,7 @@ class WorkerSettings:
         tuple[str, ...],
         Parameter(
             env_var="JOBPIPE_URL",
-            env_var_split=lambda _, text: [text],
+            env_var_split=whole,
             negative=(),
             help="The server: http://host:port, https://..., or unix:/path. Several, that share a database, are tried "
             "in turn: repeat it, or put commas between.",

@@ -88,6 +88,11 @@ def test_a_store_that_is_gone_ends_its_server_and_nothing_more_is_acknowledged(
     assert "Traceback" not in server.said
 
 
+def test_a_stop_right_after_the_loss_is_not_told_as_a_good_one(server: Server, store: Path) -> None:
+    HARM["all removed"](store)
+    assert server.stop() == EXIT_BROKEN
+
+
 @pytest.mark.parametrize("harm", ["all removed", "moved", "log removed"])
 def test_readyz_says_so_at_once(server: Server, store: Path, harm: str) -> None:
     HARM[harm](store)

@@ -84,6 +84,13 @@ def jobpipe(*args: str, **variables: str) -> tuple[int, str]:
     return run.returncode, run.stdout + run.stderr
 
 
+def test_commands_go_to_their_server_and_through_no_proxy_of_the_environment(start: Start) -> None:
+    server = start("--no-pool")
+    proxy = "http://127.0.0.1:9"  # nobody is there
+    code, said = jobpipe("stats", JOBPIPE_URL=server.url, HTTP_PROXY=proxy, http_proxy=proxy, ALL_PROXY=proxy)
+    assert code == 0, said
+
+
 @pytest.mark.parametrize("link", ["tcp://10.96.12.34:8080", "udp://[fd00::1]:53"])
 def test_the_address_of_a_service_called_jobpipe_is_no_setting(link: str) -> None:
     code, said = jobpipe("config", JOBPIPE_PORT=link)

@@ -8,7 +8,9 @@ import os
 import socket
 import subprocess
 import sys
+import termios
 import threading
+import tty
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,6 +143,24 @@ def test_a_socket_without_a_reader_does_not_block() -> None:
             got += other.recv(65536)
         assert got == (b"y" * 9999 + b"\n") * 100
         outlet._socket.close()  # type: ignore[attr-defined]
+
+
+def test_a_terminal_that_was_stopped_does_not_block_and_goes_on_when_it_is_let() -> None:
+    """As by Ctrl+S."""
+    master, terminal = os.openpty()
+    try:
+        tty.setraw(terminal)
+        stream = Stream(terminal)
+        termios.tcflow(terminal, termios.TCOOFF)
+        stream.write(b"".join(b"%06d\n" % n for n in range(20_000)))
+        termios.tcflow(terminal, termios.TCOON)
+        got = b""
+        while len(got) < 140_000:
+            got += os.read(master, 65536)
+        assert got == b"".join(b"%06d\n" % n for n in range(20_000))
+    finally:
+        os.close(master)
+        os.close(terminal)
 
 
 def test_a_file_is_written_where_others_left_off(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from jobpipe.core.errors import StorageRefused
 from jobpipe.core.lifecycle import claimed
 from jobpipe.core.task import Claim, Task
 from jobpipe.storage.sqlite.beside import open_beside
@@ -83,7 +82,7 @@ class ClaimLog:
         """Begin a new log; what the one before says, the latest claim last. Raises StorageRefused and OSError."""
         if self._path is None:
             return []
-        self._fd = open_beside(self._path, self._path, 0o600)
+        self._fd = _open(self._path)
         return _read(self._fd)
 
     def clear(self) -> None:
@@ -110,7 +109,9 @@ class ClaimLog:
         return self._fd is not None and self._path is not None and not is_at(self._fd, self._path)
 
     def renew(self, lines: Iterable[bytes]) -> None:
-        """Make the file again, with the lines that still count. Raises OSError; then the log is as it was."""
+        """Make the file again, with the lines that still count. Raises StorageRefused and OSError;
+        then the log is as it was.
+        """
         if not self.gone or self._path is None or self._fd is None:
             return
         fd, data = _open(self._path), b"".join(lines)
@@ -149,10 +150,7 @@ def unwritten_claims(
 
 
 def _open(path: str) -> int:
-    try:
-        return open_beside(path, path, 0o600)
-    except StorageRefused as error:
-        raise OSError(str(error)) from error
+    return open_beside(path.removesuffix("-claims"), path, 0o600)
 
 
 def _write_at(fd: int, data: bytes, at: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -69,6 +70,8 @@ class SqliteStorage:
 
     def __init__(self, path: str | None, *, capacity: int, max_queues: int, clock: Clock) -> None:
         self._path = path
+        # A handler may change the folder; messages name the path as it was given.
+        self._absolute = None if path is None else os.path.abspath(path)
         self._limits = Limits(capacity, max_queues)
         self._clock = clock
         self._lock = None if path is None else FileLock(path)
@@ -117,7 +120,7 @@ class SqliteStorage:
         try:
             if self._lock is not None:
                 self._lock.acquire_database()
-            claims = self._log = ClaimLog(None if self._path is None else f"{self._path}-claims")
+            claims = self._log = ClaimLog(None if self._absolute is None else f"{self._absolute}-claims")
             connection = open_writer(self._path)
             store = self._store = Store(connection, self._limits, self._clock, self._commits, claims)
             if self._path is not None and self._lock is not None:
@@ -233,7 +236,7 @@ class SqliteStorage:
         self._look()
         if self._writer.broken is not None and self._writer.broken.done():
             raise self._writer.broken.result()
-        if self._path is not None and disk_usage(Path(self._path).parent).free < LEAST_FREE:
+        if self._absolute is not None and disk_usage(Path(self._absolute).parent).free < LEAST_FREE:
             raise StorageFull(f"less than {LEAST_FREE} bytes are free for the store")
         if self._writer.failing or not self._writer.is_open:
             # The last commit failed: see whether one succeeds now.

@@ -13,6 +13,7 @@ import apsw
 
 from jobpipe.clock import Clock
 from jobpipe.core.admission import Limits
+from jobpipe.core.errors import StorageRefused
 from jobpipe.core.task import Attempt, Status, Task
 from jobpipe.storage.base import CommitStats, LostClaim, QueueCounts, Summary
 from jobpipe.storage.calls import Call, T, grouped
@@ -144,7 +145,8 @@ class Store:
 
     def renew_log(self) -> None:
         """Begin the log of claims anew, in a file of its own."""
-        self._s.log.renew(self._s.unwritten.lines())
+        with suppress(OSError, StorageRefused):  # tried again at the next look
+            self._s.log.renew(self._s.unwritten.lines())
 
     def queues(self, now: int) -> list[QueueCounts]:
         """The counts of each queue that holds tasks."""
