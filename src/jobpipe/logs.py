@@ -25,6 +25,7 @@ from jobpipe import streams
 from jobpipe.tracing import running, traceparent
 
 _UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
+_CLIENTS = ("httpx2", "httpcore2")
 _OFTEN = "jobpipe.tasks"
 """The logger with a line for each task that ends."""
 _RECORD_SIZE = len(logging.makeLogRecord({}).__dict__)
@@ -183,6 +184,19 @@ def configure(level: str, format: str) -> None:
         logger.propagate = True
         # Its start and stop are told by the server's own lines.
         logger.setLevel(logging.DEBUG if level == "DEBUG" else logging.WARNING)
+    for name in _CLIENTS:
+        # A line for each task that a handler enqueues tells nobody anything.
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "DEBUG" else logging.WARNING)
+
+
+def enable_ours() -> None:
+    """Speak again after `logging.config.dictConfig`, whose default disables all loggers that are there already.
+
+    The loggers of handlers (`ctx.log`) and our own errors are not what an app means to silence by configuring its own.
+    """
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] == "jobpipe":
+            logger.disabled = False
 
 
 def often(logger: logging.Logger, said: Iterable[Said]) -> None:

@@ -97,7 +97,7 @@ async def test_a_refusal_says_what_is_missing_and_not_who_exists(locked: Server)
     assert_problem(response, 401, "unauthorized")
     assert response.headers["www-authenticate"] == "Bearer"
     wrong = await locked.get("/tasks", authorization="Bearer read")
-    assert wrong.json() == response.json()
+    assert "does not know the key" in assert_problem(wrong, 401, "unauthorized")["detail"]
     response = await locked.get("/tasks", **bearer("enqueue"))
     assert "read" in assert_problem(response, 403, "forbidden")["detail"]
     assert "www-authenticate" not in response.headers

@@ -129,6 +129,15 @@ def test_a_payload_is_json_or_text_from_the_arguments_or_stdin(
     assert server.task(ran.out.strip())["payload"] == payload
 
 
+def test_a_task_that_is_there_already_is_as_good_as_a_new_one_if_one_says_so(run: Run, queue: str) -> None:
+    again = ("enqueue", "simulate", "--id", f"{queue}/1", "--queue", queue, "--delay", "1h")
+    assert run(*again).code == 0
+    assert run(*again).code == 1
+    assert run(*again, "--if-absent") == Ran(0, f"{queue}/1\n", "")
+    assert run(*again, "--if-absent", "-o", "json").json["queue"] == queue
+    assert run("enqueue", "simulate", "--if-absent").code == 2
+
+
 def test_numbers_of_a_payload_stay_as_they_were_written(run: Run) -> None:
     ran = run("enqueue", "simulate", "[1.10, 1e999, 12345678901234567890123]", "-o", "ndjson")
     assert '"payload":[1.10,1e999,12345678901234567890123]' in ran.out

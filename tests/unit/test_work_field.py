@@ -6,10 +6,13 @@ import asyncio
 import contextvars
 import enum
 import functools
+import logging
+import logging.config
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Optional
 
 import msgspec
@@ -23,7 +26,8 @@ from jobpipe.core.errors import Invalid
 from jobpipe.core.lifecycle import Kind
 from jobpipe.embed import Jobpipe, Settings
 from jobpipe.testing import TestQueue
-from jobpipe.work.errors import BadHandler, InvalidPayload
+from jobpipe.work.errors import AppNotFound, BadHandler, InvalidPayload
+from jobpipe.work.loading import load_app
 
 # --- errors in groups ---
 
@@ -443,3 +447,53 @@ def test_the_patient_policy_spans_minutes_to_a_day() -> None:
     assert App().handler("few", retry="patient", max_retries=3)(lambda: None).max_retries == 3
     with pytest.raises(BadHandler, match="patient"):
         App().handler("h", retry="forever")(lambda: None)  # type: ignore[call-overload]
+
+
+# --- what an app does to its process ---
+
+SILENCING = """
+import logging.config
+logging.config.dictConfig({"version": 1})
+from jobpipe import App
+app = App()
+"""
+
+
+@pytest.fixture
+def loggers_restored() -> Iterator[None]:
+    known = [x for x in logging.root.manager.loggerDict.values() if isinstance(x, logging.Logger)]
+    before = [(logger, logger.disabled) for logger in known]
+    yield
+    for logger, disabled in before:
+        logger.disabled = disabled
+
+
+@pytest.mark.usefixtures("loggers_restored")
+async def test_an_app_that_configures_logging_does_not_silence_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "silencing.py").write_text(SILENCING)
+    monkeypatch.syspath_prepend(tmp_path)
+    load_app("silencing:app")
+    assert not any(
+        logging.getLogger(name).disabled for name in ("jobpipe.task", "jobpipe.tasks", "jobpipe.work.run")
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: App[Any]) -> AsyncIterator[None]:
+        logging.config.dictConfig({"version": 1})
+        assert logging.getLogger("jobpipe.task").disabled
+        yield
+
+    async with App(lifespan=lifespan).running():
+        assert not logging.getLogger("jobpipe.task").disabled
+
+
+def test_an_import_error_names_the_users_line_and_not_pythons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "import os\n\nos.environ['NOT_THERE_AT_ALL']\n"
+    (tmp_path / "lacking.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(AppNotFound, match=r"KeyError: 'NOT_THERE_AT_ALL' \(.*lacking\.py:3\)"):
+        load_app("lacking:app")

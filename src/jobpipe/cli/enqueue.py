@@ -10,6 +10,7 @@ import re
 import sys
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+from urllib.parse import quote
 
 from cyclopts import Parameter
 
@@ -86,6 +87,9 @@ def enqueue_command(
     *,
     task: TaskFlags = TaskFlags(),
     source: InputFlags = InputFlags(),
+    if_absent: Annotated[
+        bool, Parameter(negative=(), help="With --id: a task that is there already is as good as a new one.")
+    ] = False,
     wait: Annotated[
         bool | float, Parameter(negative=(), help="Wait for its end, at most so many seconds if given.")
     ] = False,
@@ -97,6 +101,8 @@ def enqueue_command(
     Prints the task's id, or with --wait its result.
     """
     _check(handler, payload, source, task, wait)
+    if if_absent and task.id is None:
+        raise BadSetting("--if-absent needs --id")
     given = task.given() | ({} if handler is None else {"handler": handler})
     if source.lines:
         from jobpipe.cli.lines import enqueue_lines
@@ -105,7 +111,7 @@ def enqueue_command(
             return enqueue_lines(remote, given, source.patience, output, whole=source.tasks, text=source.text)
     given |= {"payload": _payload(payload, text=source.text)}
     with target.open() as remote:
-        return _enqueue(remote, cast("NewTask", given), wait, output)
+        return _enqueue(remote, cast("NewTask", given), wait, output, if_absent)
 
 
 def _check(
@@ -142,10 +148,16 @@ def _payload(payload: str | None, *, text: bool) -> Any:
         raise BadSetting(f"the payload is {error}; for a string say --text") from None
 
 
-def _enqueue(remote: Remote, task: NewTask, wait: bool | float, output: Output) -> int:
+def _enqueue(remote: Remote, task: NewTask, wait: bool | float, output: Output, if_absent: bool) -> int:
     from jobpipe.client.enqueue import enqueue_for_answer
+    from jobpipe.core.errors import TaskExists
 
-    body = remote.client.run(enqueue_for_answer(remote.caller, task)).body
+    try:
+        body = remote.client.run(enqueue_for_answer(remote.caller, task)).body
+    except TaskExists:
+        if not if_absent:
+            raise
+        body = remote.get(f"/tasks/{quote(str(task.get('id')), safe='')}")
     id = fields_of(body, "payload", "result")["id"]
     if wait is not False:
         return _wait(remote, id, None if wait is True else wait, output)

@@ -100,7 +100,9 @@ class Keyring:
             return None
         key = self.owner(authorization)
         if key is None:
-            return Unauthorized("a key is needed: Authorization: Bearer ...")
+            if authorization is None:
+                return Unauthorized("a key is needed: Authorization: Bearer ...")
+            return Unauthorized("this server does not know the key that was sent in Authorization")
         scope = needed_scope(method, path)
         if scope is not None and not key.reaches(scope):
             return Forbidden(f"the key {key.name!r} lacks the scope {scope}")

@@ -24,6 +24,7 @@ from typing import (
     overload,
 )
 
+from jobpipe import logs
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.work.context import Context
 from jobpipe.work.enqueue import Connecting, Enqueuer, EnqueueRequest, Options, Route
@@ -241,6 +242,7 @@ class App(Generic[Deps]):
                 else:
                     before = contextvars.copy_context()
                     async with entered(self._lifespan, self) as self._deps:
+                        logs.enable_ours()
                         self._variables = _changed(before, contextvars.copy_context())
                         yield self._deps
         finally:

@@ -12,6 +12,7 @@ import sys
 import traceback
 from typing import Any
 
+from jobpipe import logs
 from jobpipe.work.app import App
 from jobpipe.work.errors import AppNotFound, BadHandler
 
@@ -26,6 +27,7 @@ def load_app(name: str) -> App:
     if not module_name or module_name.startswith("."):
         raise AppNotFound(f"'{name}' names no app: it should look like package.module:app")
     app = _attribute(_module(module_name), module_name, attribute)
+    logs.enable_ours()
     if not isinstance(app, App):
         raise AppNotFound(f"'{module_name}:{attribute}' is no jobpipe App but {type(app).__name__}")
     try:
@@ -58,10 +60,14 @@ def _raised_inside(name: str, error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """File and line where it happened: of the syntax error itself, else of the innermost frame."""
+    """File and line where it happened: of the syntax error itself, else of the innermost frame that has a file.
+
+    Python's own frozen modules (os, importlib) have none: who called them is what people can mend.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((f for f in reversed(frames) if not f.filename.startswith("<")), frames[-1])
     return f"{frame.filename}:{frame.lineno}"
 
 
