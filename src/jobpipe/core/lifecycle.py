@@ -151,6 +151,32 @@ class Transition(Struct, frozen=True, gc=False):
             return self.error.attempt
         return self.attempts + (self.kind is Kind.RELEASED and self.status is Status.QUEUED)
 
+    # What everybody who counts goes by: metrics, charts, rates and history cannot disagree.
+
+    @property
+    def finished_as(self) -> str | None:
+        """As what the task came to its end: done, cancelled, or how its last run ended; None when it waits again."""
+        if self.status is Status.QUEUED:
+            return None
+        if self.status is Status.FAILED and self.kind is not Kind.RELEASED:
+            return self.kind.value
+        return self.status.value
+
+    @property
+    def retried(self) -> bool:
+        """Whether an unsuccessful run is tried again, a lost one too; one that was released did not end."""
+        return self.status is Status.QUEUED and self.ran
+
+    @property
+    def ran(self) -> bool:
+        """Whether this is the end of a run, whose time counts."""
+        return self.kind is not Kind.RELEASED
+
+    @property
+    def rescued(self) -> bool:
+        """Whether the worker was lost."""
+        return self.kind is Kind.LOST
+
     @property
     def keeps_place(self) -> bool:
         """Whether the task goes back to the place that it had in its queue."""

@@ -24,7 +24,7 @@ TYPE_LIMIT = 200
 COUNTS = ("enqueued", "done", "failed", "cancelled", "retried", "rescued")
 
 _MS = tuple(round(bound * 1000) for bound in SECONDS)
-_DONE, _LOST, _RELEASED = Kind.DONE, Kind.LOST, Kind.RELEASED
+_DONE = Kind.DONE
 _CANCELLED, _FAILED, _QUEUED = Status.CANCELLED, Status.FAILED, Status.QUEUED
 
 
@@ -104,15 +104,11 @@ class Minute:
         self.done += done
 
     def _unsuccessful(self, task: Task, to: Transition, now: int) -> None:
-        if to.status is _CANCELLED:
-            self.cancelled += 1
-        elif to.status is _FAILED:
-            self.failed += 1
-        elif to.kind is not _LOST and to.kind is not _RELEASED:
-            self.retried += 1
-        if to.kind is _LOST:
-            self.rescued += 1
-        elif to.kind is not _RELEASED:
+        self.cancelled += to.status is _CANCELLED
+        self.failed += to.status is _FAILED
+        self.retried += to.retried
+        self.rescued += to.rescued
+        if to.ran:
             self.runs.add(now - (task.started_at or now))
         if to.error_group is not None:
             self._failed_as(to.error_group, task, to, now)
@@ -128,11 +124,8 @@ class Minute:
 
     def steered(self, tasks: Sequence[Task]) -> None:
         """Tasks were cancelled before they ran, or queued again by hand; a mark on a running one is no end yet."""
-        for task in tasks:
-            if task.status is _CANCELLED:
-                self.cancelled += 1
-            elif task.status is _QUEUED:
-                self.retried += 1
+        self.cancelled += sum(task.status is _CANCELLED for task in tasks)
+        self.retried += sum(task.status is _QUEUED for task in tasks)
 
     # --- keeping ---
 

@@ -23,7 +23,7 @@ MOST_PAIRS = 2000
 
 K = TypeVar("K")
 
-_DONE, _RELEASED = Kind.DONE, Kind.RELEASED
+_DONE = Kind.DONE
 
 Ended = tuple[str, str, str]
 """Queue, handler and outcome."""
@@ -42,7 +42,7 @@ class Tally:
         self.finished: Counter[Ended] = Counter()
         """Tasks that came to their end: `done` or `cancelled`, or how the last run of a failed one ended."""
         self.retried = 0
-        """Unsuccessful runs after which the task was queued again."""
+        """Tasks that were queued again, after an unsuccessful run or by hand."""
         self.rescued = 0
         """Runs whose worker was lost."""
         self.leases_lost = 0
@@ -72,30 +72,28 @@ class Tally:
         runs: dict[str, list[float]] = {}
         done: dict[tuple[str, str], int] = {}
         for task, transition in ends:
-            kind = transition.kind
-            if kind is not _RELEASED and task.started_at is not None:
+            succeeded = transition.kind is _DONE
+            if (succeeded or transition.ran) and task.started_at is not None:
                 runs.setdefault(task.handler, []).append(_seconds(task.started_at, now))
-            if kind is _DONE:
+            if succeeded:
                 pair = task.queue, task.handler
                 done[pair] = done.get(pair, 0) + 1
-            elif kind is not _RELEASED:
+            else:
                 self._unsuccessful(task, transition)
         for pair, n in done.items():
             self._end(pair, Status.DONE, n)
         self._add(self.runs, runs)
 
-    def _unsuccessful(self, task: Task, transition: Transition) -> None:
-        kind = transition.kind
-        self.rescued += kind is Kind.LOST
-        if transition.status is Status.QUEUED:
-            self.retried += 1
-        else:
-            outcome = kind if transition.status is Status.FAILED else transition.status
+    def _unsuccessful(self, task: Task, to: Transition) -> None:
+        self.rescued += to.rescued
+        self.retried += to.retried
+        if (outcome := to.finished_as) is not None:
             self._end((task.queue, task.handler), outcome, 1)
 
     def steered(self, tasks: Sequence[Task]) -> None:
         """See Observer."""
         for task in tasks:
+            self.retried += task.status is Status.QUEUED
             if task.status is Status.CANCELLED:
                 self._end((task.queue, task.handler), Status.CANCELLED, 1)
 

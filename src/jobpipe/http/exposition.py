@@ -85,7 +85,9 @@ def _of_tasks(reading: Reading) -> Iterator[Metric]:
         finished.add_metric(ended, n)
     yield finished
     yield CounterMetricFamily(
-        "jobpipe_tasks_retried", "Unsuccessful runs after which the task was queued again.", reading.retried
+        "jobpipe_tasks_retried",
+        "Tasks that were queued again, after an unsuccessful run or by hand.",
+        reading.retried,
     )
     yield CounterMetricFamily("jobpipe_tasks_rescued", "Runs whose worker was lost.", reading.rescued)
     yield CounterMetricFamily(

@@ -71,8 +71,8 @@ def settled(seq: int, settlement: Settlement, to: Transition, now: int, *, told:
         to_type=None if error is None else searchable(error.type),
         to_group=to.error_group,
         keeps=not settlement.rescue,  # a rescued claim leaves no lease id behind: its holder must find that it lost
-        outcome=to.outcome if to.is_attempt else None,
-        attempt=to.attempt if to.is_attempt else None,
+        outcome=to.outcome if told and to.is_attempt else None,
+        attempt=to.attempt if told and to.is_attempt else None,
     )
 
 
