@@ -10,7 +10,7 @@ from desk import DONE, Desk, OpenDesk, ids_of, new, settlement
 
 import postgres
 from jobpipe.storage.postgres import statements as sql
-from jobpipe.storage.postgres.levels import LATE_MS
+from jobpipe.storage.postgres.levels import _END, LATE_MS, NEW
 
 CHURN = 3_000
 
@@ -34,7 +34,8 @@ async def blocks(floors: dict[str, int]) -> int:
     connection = await asyncpg.connect(postgres.shared_cluster().url("manual"))
     try:
         await connection.execute("SET enable_seqscan = off")
-        plan = await connection.fetchval(text, list(floors), [0] * len(floors), list(floors.values()))
+        queues, times = ["", *floors], [0, *floors.values()]
+        plan = await connection.fetchval(text, queues, [0] * len(queues), times, *_END, NEW)
     finally:
         await connection.close()
     top = json.loads(plan)[0]["Plan"]
@@ -42,13 +43,20 @@ async def blocks(floors: dict[str, int]) -> int:
 
 
 async def test_a_look_does_not_walk_again_over_what_a_snapshot_keeps_from_vacuum(desk: Desk) -> None:
+    # Dead rows of other tests' queues lie between; the first look that comes by walks over them.
+    await postgres.shared_cluster().ask("VACUUM jobpipe.tasks", "manual")
     holder = await asyncpg.connect(postgres.shared_cluster().url("manual"))
     await holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM jobpipe.tasks")
     try:
+        await desk.accept("first")
+        before = await blocks({"default": desk.now})
+        await desk.claim(1)
         await churn(desk, CHURN)
         desk.clock.advance(1)
         await desk.accept("last")
-        assert await blocks({"default": desk.now}) * 3 < await blocks({})
+        # The seeks read a block more each where the index has grown a level, however little is walked over.
+        assert await blocks({"default": desk.now}) <= 2 * before
+        assert await blocks({}) > before + 30
     finally:
         await holder.close()
 

@@ -15,6 +15,7 @@ import postgres
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import ClaimRequest
 from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres.levels import _END, NEW
 from jobpipe.storage.postgres.session import OURS
 
 WHOLE = "JOBPIPE_WHOLE_PLANS" in os.environ
@@ -96,6 +97,7 @@ async def test_a_claim_looks_at_a_few_rows_more_than_it_takes(url: str) -> None:
         "s.1.",
         "s",
         1 << 23,
+        *(None, None, None),
     )
     assert scans(nodes) <= {"Index Scan", "Index Only Scan"}
     assert walked(nodes) <= 6 * (LIMIT + 1) + 3 * LIMIT
@@ -105,7 +107,8 @@ async def test_a_claim_looks_at_a_few_rows_more_than_it_takes(url: str) -> None:
 @pytest.mark.timeout(200)
 async def test_levels_are_found_by_a_seek_or_two_each(url: str) -> None:
     for known in ([], ["q0"], ["q0", "q1", "q2"]):
-        nodes = await explained(url, sql.LEVELS, known, [0] * len(known), [0] * len(known))
+        queues = ["", *known]
+        nodes = await explained(url, sql.LEVELS, queues, [0] * len(queues), [0] * len(queues), *_END, NEW)
         assert scans(nodes) <= {"Index Scan", "Index Only Scan"}
         assert walked(nodes) <= 8 + 2 * len(known), nodes  # the last of each row of seeks finds nothing
 

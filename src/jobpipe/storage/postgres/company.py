@@ -127,7 +127,7 @@ class Company:
             link.cut()
             raise StorageError(str(error)) from error
         self._link = link
-        self._look_again()  # what was said while nobody listened
+        self.look_again()  # what was said while nobody listened
         return link
 
     def _heard(self, pid: int, payload: str) -> None:
@@ -136,7 +136,7 @@ class Company:
         if payload in ("", "!"):
             if payload:
                 self._s.others = max(1, self._s.others)
-            self._look_again()
+            self.look_again()
             return
         try:
             data = zlib.decompress(base64.b85decode(payload))
@@ -146,7 +146,8 @@ class Company:
         for tell in self._tells:
             tell(data)
 
-    def _look_again(self) -> None:
+    def look_again(self) -> None:
+        """Something may have happened that this server was not told of."""
         self._s.levels.distrust()
         for tell in self._tells:
             tell(None)
@@ -185,7 +186,7 @@ class Company:
                     await self._tidy()
                 await self._fold()
                 if self._s.others:
-                    self._look_again()
+                    self.look_again()
             except (StorageError, Refused) as error:
                 log.debug("the other servers cannot be reached: %s", error)
                 if isinstance(error, Unserved | Refused):

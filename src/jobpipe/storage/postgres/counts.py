@@ -1,4 +1,4 @@
-"""The kept counts over all servers: how many tasks each queue, status and priority has, without ever counting rows.
+"""The kept counts over all servers: how many tasks each queue and status has, without ever counting rows.
 
 Each writing connection is a writer of its own, whose share it knows exactly; the others' shares are read when they are
 older than a tenth of a second. A connection that is lost takes its writer along: what that wrote, and whether, is read
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from jobpipe.core.steering import Standing
 from jobpipe.core.task import Status
@@ -23,18 +23,18 @@ READS = 3
 """A connection that is made anew meanwhile makes what was read useless; another read follows, so many at most."""
 
 _K = TypeVar("_K")
-Key = tuple[str, int, int]
-"""Queue, status number, priority."""
+Kept = tuple[str, Status]
+"""Queue and status of tasks that are counted together here."""
 
 
 class Counts:
     """The sums, and what of them each writer of this server added."""
 
     def __init__(self) -> None:
-        self._mine: dict[int, dict[Key, int]] = {}
+        self._mine: dict[int, dict[Kept, int]] = {}
         self._lanes: dict[str, int] = {}
         self._read_at = float("-inf")
-        self._n: dict[Key, int] = {}
+        self._n: dict[Kept, int] = {}
         self._queued: dict[str, int] = {}
         self._total: dict[str, int] = {}
         self.written = 0
@@ -66,19 +66,17 @@ class Counts:
             rows = await link.rows(sql.OTHERS, writers)
             if writers == self.writers:
                 self._read_at = now
-                return self._load(
-                    [((row["queue"], row["status"], row["priority"]), row["n"]) for row in rows]
-                )
+                return self._load([((row["queue"], STATUSES[row["status"]]), row["n"]) for row in rows])
         return None
 
     def add_all(self, lane: str, rises: Mapping[Standing, int]) -> None:
         """A commit of this lane changed so many tasks."""
         mine = self._mine[self._lanes[lane]]
-        for (queue, priority, status), n in rises.items():
-            key = (queue, NUMBER[status], priority)
-            _bump(mine, key, n)
-            self._add(key, n)
-        self.written += len(rises)
+        summed = by_queue(rises)
+        for standing, n in summed.items():
+            _bump(mine, standing, n)
+            self._add(standing, n)
+        self.written += len(summed)
 
     def queued(self, queue: str) -> int:
         """How many tasks of `queue` are queued, future ones included."""
@@ -89,50 +87,49 @@ class Counts:
         """All queue names that hold tasks, with the number of their tasks of any status."""
         return self._total
 
-    def waiting(self) -> list[tuple[str, int]]:
-        """Each queue and priority that has queued tasks, whichever server accepted them."""
-        return [
-            (queue, priority) for (queue, status, priority), n in self._n.items() if status == 0 and n > 0
-        ]
-
     def by_status(self) -> dict[Status, int]:
         """The sums by status, over all queues."""
-        sums = [0] * len(STATUSES)
-        for (_, status, _), n in self._n.items():
+        sums = dict.fromkeys(STATUSES, 0)
+        for (_, status), n in self._n.items():
             sums[status] += n
-        return dict(zip(STATUSES, sums, strict=True))
+        return sums
 
     def by_queue(self) -> dict[str, dict[Status, int]]:
         """The sums by status of every queue."""
         sums = {queue: dict.fromkeys(STATUSES, 0) for queue in sorted(self._total)}
-        for (queue, status, _), n in self._n.items():
+        for (queue, status), n in self._n.items():
             if queue in sums:
-                sums[queue][STATUSES[status]] += n
+                sums[queue][status] += n
         return sums
 
-    def _load(self, others: Iterable[tuple[Key, int]]) -> None:
+    def _load(self, others: Iterable[tuple[Kept, int]]) -> None:
         self._n, self._queued, self._total = {}, {}, {}
-        for key, n in others:
-            self._add(key, n)
+        for standing, n in others:
+            self._add(standing, n)
         for mine in self._mine.values():
-            for key, n in mine.items():
-                self._add(key, n)
+            for standing, n in mine.items():
+                self._add(standing, n)
 
-    def _add(self, key: Key, n: int) -> None:
-        _bump(self._n, key, n)
-        _bump(self._total, key[0], n)
-        if key[1] == 0:
-            _bump(self._queued, key[0], n)
+    def _add(self, standing: Kept, n: int) -> None:
+        queue, status = standing
+        _bump(self._n, standing, n)
+        _bump(self._total, queue, n)
+        if status is Status.QUEUED:
+            _bump(self._queued, queue, n)
 
 
-def columns(rises: Mapping[Standing, int]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+def by_queue(rises: Mapping[Standing, int]) -> dict[Kept, int]:
+    """Rises without regard to priority: of those there may be as many as tasks."""
+    summed: dict[Kept, int] = {}
+    for (queue, _, status), n in rises.items():
+        summed[queue, status] = summed.get((queue, status), 0) + n
+    return summed
+
+
+def columns(rises: Mapping[Standing, int]) -> tuple[list[str], list[int], list[int]]:
     """Rises as the arguments of KEEP_COUNTS."""
-    return (
-        [queue for queue, _, _ in rises],
-        [NUMBER[status] for _, _, status in rises],
-        [priority for _, priority, _ in rises],
-        list(rises.values()),
-    )
+    summed = by_queue(rises)
+    return [queue for queue, _ in summed], [NUMBER[status] for _, status in summed], list(summed.values())
 
 
 def _bump(counter: dict[_K, int], key: _K, n: int) -> None:

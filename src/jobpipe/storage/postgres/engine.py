@@ -63,7 +63,7 @@ from jobpipe.storage.postgres.intake import Intake
 from jobpipe.storage.postgres.lane import Lane, LaneCall, together
 from jobpipe.storage.postgres.leases import Leases
 from jobpipe.storage.postgres.lineage import Lineage
-from jobpipe.storage.postgres.link import Link, Refused, arrays
+from jobpipe.storage.postgres.link import Link, Refused
 from jobpipe.storage.postgres.partitions import Partitions
 from jobpipe.storage.postgres.pruning import Pruning
 from jobpipe.storage.postgres.runs import Runs
@@ -72,6 +72,8 @@ from jobpipe.storage.postgres.steering import Steering
 
 CHECK_S = 10.0
 """Within so long all that serves must have answered."""
+PRIORITIES = 100
+"""Of so many of a queue, the highest, it is asked since when a task of it is due."""
 
 
 class PostgresStorage:
@@ -91,7 +93,7 @@ class PostgresStorage:
         self._partitions = Partitions()
         self._make_lanes(Limits(capacity, max_queues))
         self._company = Company(self._s, self._address.channel, self._direct.connect, self._fold, self._tidy)
-        self._s.news = self._company.news
+        self._s.news, self._s.look_again = self._company.news, self._company.look_again
 
     def _make_lanes(self, limits: Limits) -> None:
         """The connections, and what is asked over each: what waits for one of them does not wait for another."""
@@ -195,7 +197,7 @@ class PostgresStorage:
         return self._s.counts.by_status()
 
     async def queues(self, now: int) -> list[QueueCounts]:
-        return await self._questions.ask("queues", self._queues)
+        return await self._upkeep.ask("queues", self._queues)
 
     async def prune(self, finished_before: int | None, failed_before: int | None, limit: int) -> int:
         return await self._upkeep.call(
@@ -327,12 +329,13 @@ class PostgresStorage:
 
     async def _queues(self, link: Link) -> list[QueueCounts]:
         await self._s.counts.freshen(link)
-        waiting = self._s.counts.waiting()
-        found = await link.rows(sql.OLDEST_READY, *arrays(waiting, 2)) if waiting else []
+        counts = self._s.counts.by_queue()
+        waiting = [queue for queue, n in counts.items() if n[Status.QUEUED]]
+        found = await link.rows(sql.OLDEST_READY, waiting, PRIORITIES) if waiting else []
         oldest = {row["queue"]: row["run_at"] for row in found}
         return [
-            QueueCounts(queue, counts, self._s.time.here(oldest.get(queue)))
-            for queue, counts in self._s.counts.by_queue().items()
+            QueueCounts(queue, by_status, self._s.time.here(oldest.get(queue)))
+            for queue, by_status in counts.items()
         ]
 
 

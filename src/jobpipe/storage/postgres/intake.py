@@ -89,7 +89,7 @@ class Intake:
     async def _put(self, link: Link, items: Sequence[Item], accept: int) -> list[Task] | None:
         shaped = [(late, *given(new)) for new, late in items]
         shapes = {shape: new for shape, (new, _) in zip(shaped, items, strict=True)}
-        rises = Counter([(new.queue, new.priority, Status.QUEUED) for new, _ in items])
+        rises = Counter((new.queue, 0, Status.QUEUED) for new, _ in items)
         alike = len(shapes) == 1
         row = await link.row(
             sql.INSERT_ALIKE if alike else sql.INSERT,
@@ -97,7 +97,6 @@ class Intake:
             [new.payload for new, _ in items],
             accept,
             [queue for queue, _, _ in rises],
-            [priority for _, priority, _ in rises],
             list(rises.values()),
             self._s.counts.writer(LANE),
             *(shaped[0] if alike else map(list, zip(*shaped, strict=True))),
@@ -111,7 +110,7 @@ class Intake:
             accepted(new, seq, now + late, now) for (new, late), seq in zip(items, row["seqs"], strict=True)
         ]
         for (late, *_), new in shapes.items():
-            self._s.levels.add(new.queue, new.priority, now + late)
+            self._s.levels.add(new.queue, new.priority, now + late, row["seqs"][0])
         return tasks
 
     async def _written(

@@ -80,7 +80,7 @@ class Pruning:
             async with link.transaction():
                 rows = await self._partitions.take_out(link, before)
                 for row in rows or ():
-                    moved[(row["queue"], row["priority"], STATUSES[row["status"]])] -= row["n"]
+                    moved[(row["queue"], 0, STATUSES[row["status"]])] -= row["n"]
                 if moved:
                     await link.rows(sql.KEEP_COUNTS, self._s.counts.writer(LANE), *columns(moved))
         except Gone:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
-from jobpipe.core.errors import LeaseLost, NotFound
+from jobpipe.core.errors import LeaseLost, NotFound, StorageError
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
 from jobpipe.core.steering import Standing
 from jobpipe.core.task import Claim, Status
@@ -25,7 +27,8 @@ from jobpipe.storage.calls import Call, hand_slices
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.lane import Lane
 from jobpipe.storage.postgres.leases import seq_of
-from jobpipe.storage.postgres.link import Gone, Link, Row, arrays
+from jobpipe.storage.postgres.levels import SLACK_MS, Place, Seen
+from jobpipe.storage.postgres.link import Gone, Link, Refused, Row, arrays
 from jobpipe.storage.postgres.rows import NUMBER, STATUSES, settled, task_of
 from jobpipe.storage.postgres.session import STATEMENT_S
 from jobpipe.storage.postgres.shared import Shared
@@ -35,6 +38,8 @@ LANE = "runs"
 Claiming = Call[ClaimRequest, ClaimAnswer]
 Settling = Call[tuple[Sequence[Settlement], int], list[SettleAnswer]]
 """Ends of runs to be written, and the time."""
+_NOWHERE: Place = (-(1 << 63), 0, 0)
+"""Behind all tasks."""
 Fence = tuple[int, str, str, bool]
 """Seq, id, lease and cancel flag that a settlement was decided with: of all for one task, at most one is the row's."""
 Writes = dict[Fence, tuple[Settlement, int]]
@@ -53,89 +58,102 @@ class Runs:
     # --- claiming -----------------------------------------------------------------------------------------------
 
     async def claim(self, lane: Lane, calls: Sequence[Claiming]) -> None:
-        """Serve all calls that ask for the same queues by one statement, in the order of the calls."""
+        """Serve all calls that ask for the same queues together, in the order of the calls."""
         await self._s.levels.look(await lane.link(), shared=self._s.others > 0)
         groups: dict[frozenset[str] | None, list[Claiming]] = {}
         for call in calls:
+            call.answer = ClaimAnswer([], None)
             groups.setdefault(call.argument.queues, []).append(call)
         for queues, group in groups.items():
             await self._claim_group(lane, queues, group)
 
     async def _claim_group(self, lane: Lane, queues: frozenset[str] | None, calls: list[Claiming]) -> None:
-        left = calls
-        while left:
-            claims, upto, cut = await self._claimed(lane, queues, [call.argument for call in left])
-            again: list[Claiming] = []
-            at = 0
-            for call, end in zip(left, upto, strict=True):
-                mine = [claim for n, claim in claims if at < n <= end]
-                at = end
-                if cut and not mine and claims and call.argument.limit > 0:
-                    again.append(call)  # the bytes of one claim were used up before it: it gets its own
-                else:
-                    call.answer = ClaimAnswer(mine, None)
-            left = again
+        """Round after round, until each call has what it may have, or nothing is left that is due."""
+        open_, slack_ms = [call for call in calls if call.argument.limit > 0], SLACK_MS
+        while open_:
+            wishes = [_rest(call) for call in open_]
+            due, beyond = self._s.levels.due(queues, sum(wish.limit for wish in wishes), slack_ms)
+            cut = False
+            try:
+                if due:
+                    cut = await self._round(lane, due, beyond, open_, wishes)
+                    slack_ms = 0  # the time was told just now
+                goes_on = cut or (due and beyond) or await self._s.levels.look_on(await lane.link())
+            except (StorageError, Refused):
+                if not any(call.answer.claims for call in calls):
+                    raise
+                break  # what was claimed before is handed out
+            # Where bytes ended a round, those who got something have it, and the others their own.
+            open_ = [c for c in open_ if goes_on and _rest(c).limit > 0 and not (cut and c.answer.claims)]
+        next_due = self._s.time.here(self._s.levels.next_due(queues))
         for call in calls:
-            call.answer = ClaimAnswer(call.answer.claims, self._s.time.here(self._s.levels.next_due(queues)))
+            call.answer = ClaimAnswer(call.answer.claims, next_due)
 
-    async def _claimed(
-        self, lane: Lane, queues: frozenset[str] | None, requests: Sequence[ClaimRequest]
-    ) -> tuple[list[tuple[int, Claim]], list[int], bool]:
-        """Numbered claims, up to which number each request gets them, and whether bytes ended it early."""
-        upto = list(accumulate(max(0, request.limit) for request in requests))
-        leases = [None if r.lease_s is None else round(r.lease_s * 1000) for r in requests]
-        self._s.longest_lease_ms = max(self._s.longest_lease_ms, *(ms or 0 for ms in leases), 0)
-        due = self._s.levels.due(queues)
-        if not due or not upto[-1]:
-            return [], upto, False
+    async def _round(
+        self,
+        lane: Lane,
+        due: list[Seen],
+        beyond: Place | None,
+        calls: Sequence[Claiming],
+        wishes: Sequence[ClaimRequest],
+    ) -> bool:
+        """Claim for the calls, in order, what of these levels comes before `beyond`; whether bytes ended it early."""
+        upto = _ends(wishes)
+        leases = [None if wish.lease_s is None else round(wish.lease_s * 1000) for wish in wishes]
+        self._s.longest_lease_ms = max(self._s.longest_lease_ms, *(ms or 0 for ms in leases))
+        arguments = (
+            *arrays(due, 3), upto[-1], upto, [wish.worker for wish in wishes], leases,
+            [wish.local for wish in wishes],
+        )  # fmt: skip
         try:
-            rows = await self._take(await lane.link(), due, upto, leases, requests)
+            rows = await self._take(await lane.link(), arguments, beyond)
         except Gone:
-            rows = await self._take(await lane.link(), due, upto, leases, requests)
+            rows = await self._take(await lane.link(), arguments, beyond)
         # RETURNING gives rows as the plan comes upon them, which changes with the statistics of the table.
         taken = sorted((row for row in rows if row["n"] > 0), key=lambda row: int(row["n"]))
         here = self._s.clock.now()
-        claims = []
         for row in taken:
-            lease_ms = next(ms for end, ms in zip(upto, leases, strict=True) if row["n"] <= end)
+            number = bisect_left(upto, row["n"])
+            lease_ms = leases[number]
             until = None if lease_ms is None else here + lease_ms
-            claims.append((row["n"], Claim(task_of(row), row["lease_id"], until)))
-        return claims, upto, self._learn(due, rows, len(taken), upto[-1])
+            calls[number].answer.claims.append(Claim(task_of(row), row["lease_id"], until))
+        return self._learn(due, beyond, rows, taken, upto[-1])
 
-    async def _take(
-        self,
-        link: Link,
-        due: list[tuple[str, int, int]],
-        upto: list[int],
-        leases: list[int | None],
-        requests: Sequence[ClaimRequest],
-    ) -> list[Row]:
+    async def _take(self, link: Link, arguments: tuple[Any, ...], beyond: Place | None) -> list[Row]:
         self._claims += 1
         prefix = f"{self._s.server}.{self._claims}."
         self._s.levels.watch()
         try:
             return await link.rows(
-                sql.CLAIM, *arrays(due, 3), upto[-1], upto, [request.worker for request in requests], leases,
-                [request.local for request in requests], self._s.counts.writer(LANE), prefix, self._s.server,
-                MAX_CLAIM_BYTES,
+                sql.CLAIM, *arguments, self._s.counts.writer(LANE), prefix, self._s.server, MAX_CLAIM_BYTES,
+                *(beyond or (None, None, None)),
             )  # fmt: skip
         except Gone:
             self._doubtful[prefix] = self._s.clock.monotonic()
             self._s.levels.distrust()
             raise
 
-    def _learn(self, due: list[tuple[str, int, int]], rows: list[Row], taken: int, limit: int) -> bool:
+    def _learn(
+        self, due: list[Seen], beyond: Place | None, rows: list[Row], taken: list[Row], limit: int
+    ) -> bool:
         """Take over what a claim saw of counts, levels and time; whether bytes ended it before the limit."""
         end = next(row for row in rows if row["n"] < 0)
-        cut = bool(end["seq"] > taken)
+        locked, wanted = end["seq"], end["priority"] or 0
+        cut = bool(locked > len(taken))
         self._s.time.observe(end["now"])
         heads = [row for row in rows if row["n"] == 0]
-        self._s.levels.correct(due, heads, end["now"], left_locked=taken < limit and not cut)
+        left_behind = (
+            None
+            if cut or locked == wanted
+            else _last(taken)
+            if wanted == limit and taken
+            else beyond or _NOWHERE
+        )
+        self._s.levels.correct(due, heads, end["now"], left_behind)
         moved: Counter[Standing] = Counter()
-        for row in rows:
-            if row["n"] > 0:
-                moved[(row["queue"], row["priority"], Status.QUEUED)] -= 1
-                moved[(row["queue"], row["priority"], Status.RUNNING)] += 1
+        for row in taken:
+            moved[(row["queue"], row["priority"], Status.QUEUED)] -= 1
+            moved[(row["queue"], row["priority"], Status.RUNNING)] += 1
         self._s.counts.add_all(LANE, moved)
         return cut
 
@@ -209,7 +227,7 @@ class Runs:
             moved[(queue, priority, to.status)] += 1
             if to.status is Status.QUEUED:
                 due = row["now"] + max(0, to.run_at - now)
-                self._s.levels.add(queue, priority, to.run_at if to.keeps_place else due)
+                self._s.levels.add(queue, priority, to.run_at if to.keeps_place else due, row["seq"])
         if held:
             self._s.time.observe(held[0]["now"])
             self._s.counts.add_all(LANE, moved)
@@ -234,6 +252,21 @@ class Runs:
             else:
                 answers.append(_earlier(settlement, rows.get(settlement.id), doubted))
         return answers
+
+
+def _rest(call: Claiming) -> ClaimRequest:
+    """What a call still wants."""
+    return replace(call.argument, limit=call.argument.limit - len(call.answer.claims))
+
+
+def _ends(wishes: Sequence[ClaimRequest]) -> list[int]:
+    """Up to which number of a round each wish gets its claims."""
+    return list(accumulate(wish.limit for wish in wishes))
+
+
+def _last(taken: Sequence[Row]) -> Place:
+    """The place of what was taken last."""
+    return taken[-1]["priority"], taken[-1]["run_at"], taken[-1]["seq"]
 
 
 def _earlier(settlement: Settlement, row: Row | None, doubted: bool) -> SettleAnswer:

@@ -25,6 +25,8 @@ class Shared:
         self.levels = Levels(self.time)
         self.news: Callable[[], None] = _nobody
         """Called when something was committed that another server may wait for."""
+        self.look_again: Callable[[], None] = _nobody
+        """Called when something may be claimed, or must be ended, that this server was not told of."""
         self.refusals = Refusals()
         self.alive_ms = 15_000
         """Without a sign for so long, a server's own workers have lost their claims."""

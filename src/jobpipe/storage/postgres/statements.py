@@ -31,8 +31,8 @@ ROLLBACK = "ROLLBACK"
 
 _T = "t AS MATERIALIZED (SELECT jobpipe.now_ms() AS now)"
 
-# $1-$2 ids and payloads in the order of acceptance; $3 the accept id of this writing; $4-$6 rises of queued tasks by queue
-# and priority, $7 the writer of counts. Either all are stored or, when an id is taken, none: then `seqs` is NULL, and
+# $1-$2 ids and payloads in the order of acceptance; $3 the accept id of this writing; $4-$5 rises of queued tasks by
+# queue, $6 the writer of counts. Either all are stored or, when an id is taken, none: then `seqs` is NULL, and
 # what `ids` got is free for whoever asks, since no task stands behind it. Sorted by id, so that two servers that write
 # the same ids wait for each other in one direction.
 _INSERT = f"""
@@ -49,15 +49,15 @@ put AS (
       FROM new, t WHERE (SELECT whole FROM judged)),
 counted AS (
     INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
-    SELECT $7::bigint, c.queue, 0, c.priority, c.n
-      FROM unnest($4::text[], $5::bigint[], $6::bigint[]) AS c(queue, priority, n) WHERE (SELECT whole FROM judged))
+    SELECT $6::bigint, c.queue, 0, 0, c.n
+      FROM unnest($4::text[], $5::bigint[]) AS c(queue, n) WHERE (SELECT whole FROM judged))
 SELECT CASE WHEN (SELECT whole FROM judged) THEN (SELECT array_agg(seq ORDER BY n) FROM new) END AS seqs,
        (SELECT now FROM t) AS now
 """
 _ID, _PAYLOAD = "$1::text[]", "$2::bytea[]"
 _VARIED = {"delay": "bigint", **GIVEN}
-_BOUND = {name: f"${at}::{type_}" for at, (name, type_) in enumerate(_VARIED.items(), 8)}
-# $8 and on, what else there is to each task: an array each, or one value each where all tasks share them, which takes a
+_BOUND = {name: f"${at}::{type_}" for at, (name, type_) in enumerate(_VARIED.items(), 7)}
+# $7 and on, what else there is to each task: an array each, or one value each where all tasks share them, which takes a
 # quarter less of the database's time and half of the server's.
 INSERT = _INSERT.format(
     arrays=names([_ID, _PAYLOAD, *(f"{place}[]" for place in _BOUND.values())]),
@@ -102,33 +102,42 @@ SELECT CASE WHEN pid = $1::int AND backend_start = $2::timestamptz THEN pg_termi
 
 # The first waiting task of each queue and priority that has one, future ones too: two seeks each. $1-$3 levels that are
 # known, each with a time before which none of its tasks is due: rows that are gone but cannot be vacuumed yet are not
-# walked again. Between two neighbours of them others are looked for, from one to the next. The last
-# character of Unicode comes after all that a queue's name may hold; `chr` would make it in UTF8 only.
+# walked again. (A comparison of rows would walk through the whole level that it ends before: only its first column
+# ends a scan.) Between two neighbours of them others are looked for, from one to the next, and behind the last as far
+# as the level $4-$5; $6 of them at most.
 LEVELS = """
 WITH RECURSIVE known AS MATERIALIZED (
-    SELECT queue, priority, floor, lead(queue, 1, '\U0010ffff') OVER w AS next_queue,
-           lead(priority, 1, 0::bigint) OVER w AS next_priority
+    SELECT queue, priority, floor, lead(queue, 1, $4::text) OVER w AS next_queue,
+           lead(priority, 1, $5::bigint) OVER w AS next_priority
       FROM (SELECT queue COLLATE "C" AS queue, priority, floor
-              FROM unnest(''::text || $1::text[], 0::bigint || $2::bigint[], 0::bigint || $3::bigint[])
-                AS k(queue, priority, floor)) k
+              FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS k(queue, priority, floor)) k
     WINDOW w AS (ORDER BY queue, priority)),
 level AS (
-    SELECT queue, priority, NULL::bigint AS run_at, next_queue, next_priority FROM known
+    SELECT queue, priority, NULL::bigint AS run_at, NULL::bigint AS seq, next_queue, next_priority FROM known
     UNION ALL
     SELECT next.*, level.next_queue, level.next_priority FROM level CROSS JOIN LATERAL (
-        SELECT queue, priority, run_at FROM jobpipe.tasks
-         WHERE status = 0 AND (queue, priority) > (level.queue, level.priority)
-           AND (queue, priority) < (level.next_queue, level.next_priority)
-         ORDER BY queue, priority, run_at, seq LIMIT 1) next),
+        (SELECT queue, priority, run_at, seq FROM jobpipe.tasks
+          WHERE status = 0 AND queue = level.queue AND priority > level.priority
+            AND priority <= CASE WHEN level.queue = next_queue THEN next_priority - 1 ELSE 9223372036854775807 END
+          ORDER BY queue, priority, run_at, seq LIMIT 1)
+        UNION ALL
+        (SELECT queue, priority, run_at, seq FROM jobpipe.tasks
+          WHERE status = 0 AND queue > level.queue AND queue < next_queue
+          ORDER BY queue, priority, run_at, seq LIMIT 1)
+        UNION ALL
+        (SELECT queue, priority, run_at, seq FROM jobpipe.tasks
+          WHERE status = 0 AND level.queue < next_queue AND queue = next_queue AND priority < next_priority
+          ORDER BY queue, priority, run_at, seq LIMIT 1)
+         LIMIT 1) next),
 head AS (
-    SELECT queue, priority, run_at FROM level WHERE run_at IS NOT NULL
+    (SELECT queue, priority, run_at, seq FROM level WHERE run_at IS NOT NULL LIMIT $6::bigint)
     UNION ALL
     SELECT first.* FROM known CROSS JOIN LATERAL (
-        SELECT queue, priority, run_at FROM jobpipe.tasks k
+        SELECT queue, priority, run_at, seq FROM jobpipe.tasks k
          WHERE k.status = 0 AND k.queue = known.queue AND k.priority = known.priority AND k.run_at >= known.floor
          ORDER BY k.run_at, k.seq LIMIT 1) first)
 SELECT array_agg(queue) AS queues, array_agg(priority) AS priorities, array_agg(run_at) AS heads,
-       jobpipe.now_ms() AS now FROM head
+       array_agg(seq) AS seqs, jobpipe.now_ms() AS now FROM head
 """
 
 # Whole tasks, and what is kept of their latest claim.
@@ -150,24 +159,30 @@ SELECT {_COLD} FROM jobpipe.finished WHERE seq = ANY(ARRAY(SELECT seq FROM jobpi
  ORDER BY seq FOR UPDATE
 """
 
-# $1-$3 the levels that may be due, each with a time before which none of its tasks is due: rows that are gone but
+# $1-$3 the levels that come first of those that may be due, in the order of claims, each with a time before which none of its tasks is due: rows that are gone but
 # cannot be vacuumed yet are not walked again. $4 how many in all; $5-$9 the calls, in order: up to which number each
 # takes, worker, lease in ms (NULL: as long as the server lives), local; $10 what the lease ids begin with, $11 this
-# server, $12 bytes at most, $13 the writer of counts.
+# server, $12 bytes at most; $13-$15 priority, run_at and seq of the place where other levels begin (NULL: there are
+# none), behind which nothing is taken.
 #
 # `seen` decides without locks how many each level gives; `locked` takes that many of those nobody else has locked.
-# Answers what was claimed (n > 0), the next row of each level (n = 0), and how many were locked for it (n = -1).
+# Answers what was claimed (n > 0), the next row of each level (n = 0), and how many were locked for it of how many that were
+# wanted (n = -1).
 CLAIM = f"""
 WITH {_T},
-level AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS l(queue, priority, floor)),
+level AS MATERIALIZED (
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS l(queue, priority, floor, place)),
 seen AS MATERIALIZED (
     SELECT s.*, l.floor FROM level l CROSS JOIN LATERAL (
         SELECT seq, queue, priority, run_at FROM jobpipe.tasks k
          WHERE k.status = 0 AND k.queue = l.queue AND k.priority = l.priority AND k.run_at >= l.floor
-         ORDER BY k.run_at, k.seq LIMIT $4::bigint + 1) s),
+         ORDER BY k.run_at, k.seq LIMIT $4::bigint + 2 - l.place) s),
 wanted AS MATERIALIZED (
     SELECT queue, priority, floor, count(*) AS n FROM (
-        SELECT queue, priority, floor FROM seen WHERE run_at <= (SELECT now FROM t)
+        SELECT queue, priority, floor FROM seen
+         WHERE run_at <= (SELECT now FROM t)
+           AND ($13::bigint IS NULL OR priority > $13::bigint
+                OR (priority = $13::bigint AND (run_at, seq) <= ($14::bigint, $15::bigint)))
          ORDER BY priority DESC, run_at, seq LIMIT $4::bigint) w
      GROUP BY queue, priority, floor),
 locked AS MATERIALIZED (
@@ -190,15 +205,15 @@ claimed AS (
     RETURNING p.n, tasks.*),
 counted AS (
     INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
-    SELECT $9::bigint, queue, to_status, priority, count(*) * rise
-      FROM claimed, (VALUES (0, -1), (1, 1)) AS m(to_status, rise) GROUP BY queue, priority, to_status, rise)
+    SELECT $9::bigint, queue, to_status, 0, count(*) * rise
+      FROM claimed, (VALUES (0, -1), (1, 1)) AS m(to_status, rise) GROUP BY queue, to_status, rise)
 SELECT n, {_HOT}, (SELECT now FROM t) AS now FROM claimed
 UNION ALL
-SELECT 0, {nothing(READ, queue="h.queue", priority="h.priority", run_at="h.run_at")}, (SELECT now FROM t)
-  FROM (SELECT DISTINCT ON (queue, priority) queue, priority, run_at FROM seen
+SELECT 0, {nothing(READ, seq="h.seq", queue="h.queue", priority="h.priority", run_at="h.run_at")}, (SELECT now FROM t)
+  FROM (SELECT DISTINCT ON (queue, priority) queue, priority, run_at, seq FROM seen
          WHERE seq NOT IN (SELECT seq FROM claimed) ORDER BY queue, priority, run_at, seq) h
 UNION ALL
-SELECT -1, {nothing(READ, seq="(SELECT count(*) FROM locked)")}, now FROM t
+SELECT -1, {nothing(READ, seq="(SELECT count(*) FROM locked)", priority="(SELECT sum(n)::bigint FROM wanted)")}, now FROM t
 """
 
 # Claims that a lost connection left without a holder: $1 this server, $2 what their lease ids begin with.
@@ -249,8 +264,8 @@ told AS (
 bounded AS (DELETE FROM jobpipe.attempts a USING kept WHERE a.seq = kept.seq AND a.n <= kept.n - 1000),
 counted AS (
     INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
-    SELECT ${len(SETTLED) + 1}::bigint, queue, s, priority, sum(rise)
-      FROM held, LATERAL (VALUES (1::smallint, -1), (to_status, 1)) AS m(s, rise) GROUP BY queue, priority, s)
+    SELECT ${len(SETTLED) + 1}::bigint, queue, s, 0, sum(rise)
+      FROM held, LATERAL (VALUES (1::smallint, -1), (to_status, 1)) AS m(s, rise) GROUP BY queue, s)
 SELECT seq, id, lease_id, cancel_requested, queue, priority, (SELECT now FROM t) AS now FROM held
 """
 
@@ -329,9 +344,7 @@ PARTITIONS = """
 SELECT c.relname::text AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
  WHERE i.inhparent = 'jobpipe.finished_ended'::regclass AND c.relname LIKE 'ended\\_%'
 """
-COUNT_PARTITION = (
-    "SELECT queue, status, priority, count(*) AS n FROM jobpipe.{name} GROUP BY queue, status, priority"
-)
+COUNT_PARTITION = "SELECT queue, status, count(*) AS n FROM jobpipe.{name} GROUP BY queue, status"
 # Partitions that were taken out, and their size.
 SWEPT = """
 SELECT relname::text AS name, pg_relation_size(oid) / current_setting('block_size')::bigint AS blocks FROM pg_class
@@ -355,28 +368,28 @@ SELECT i.seq, {names(f"a.{name}" for name in ATTEMPT)}
  WHERE i.id = $1::text ORDER BY a.n
 """
 
-# $1 writer, $2-$5 rises.
+# By queue and status: the column `priority` is of earlier versions, and 0. $1 writer, $2-$4 rises.
 KEEP_COUNTS = """
 INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
-SELECT $1::bigint, v.* FROM unnest($2::text[], $3::smallint[], $4::bigint[], $5::bigint[]) AS v
+SELECT $1::bigint, v.queue, v.status, 0, v.n FROM unnest($2::text[], $3::smallint[], $4::bigint[]) AS v(queue, status, n)
 """
 # What all but the writers $1 have counted.
 OTHERS = """
-SELECT queue, status, priority, sum(n)::bigint AS n FROM jobpipe.counts WHERE writer <> ALL($1::bigint[])
- GROUP BY queue, status, priority HAVING sum(n) <> 0
+SELECT queue, status, sum(n)::bigint AS n FROM jobpipe.counts WHERE writer <> ALL($1::bigint[])
+ GROUP BY queue, status HAVING sum(n) <> 0
 """
 # Folds the rows of the writers $1 into one a count, and those of writers that no living server has into writer 0.
 FOLD = """
 WITH old AS (DELETE FROM jobpipe.counts WHERE writer = ANY($1::bigint[]) RETURNING *)
 INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
-SELECT writer, queue, status, priority, sum(n) FROM old GROUP BY writer, queue, status, priority HAVING sum(n) <> 0
+SELECT writer, queue, status, 0, sum(n) FROM old GROUP BY writer, queue, status HAVING sum(n) <> 0
 """
 FOLD_GONE = """
 WITH old AS (
     DELETE FROM jobpipe.counts c WHERE NOT EXISTS (SELECT FROM jobpipe.servers s WHERE c.writer = ANY(s.writers))
     RETURNING *)
 INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
-SELECT 0, queue, status, priority, sum(n) FROM old GROUP BY queue, status, priority HAVING sum(n) <> 0
+SELECT 0, queue, status, 0, sum(n) FROM old GROUP BY queue, status HAVING sum(n) <> 0
 """
 
 # $1 server, $2 its writers, $3 ms that it is alive without another sign, $4 ms after which a silent one is forgotten.
@@ -425,12 +438,21 @@ SELECT {_HOT} FROM jobpipe.tasks WHERE seq = ANY($1::bigint[])
 UNION ALL SELECT {_COLD} FROM jobpipe.finished WHERE seq = ANY($1::bigint[])
 """
 
-# Since when the first task of each queue is due: $1 queues, $2 priorities.
+# Since when the first task of each of the queues $1 is due, of its first $2 priorities.
 OLDEST_READY = """
-SELECT l.queue, min(k.run_at) AS run_at FROM unnest($1::text[], $2::bigint[]) AS l(queue, priority)
- CROSS JOIN LATERAL (SELECT run_at FROM jobpipe.tasks t WHERE status = 0 AND t.queue = l.queue AND t.priority = l.priority
-                      ORDER BY run_at, seq LIMIT 1) k
- WHERE k.run_at <= jobpipe.now_ms() GROUP BY l.queue
+SELECT q.queue, min(found.run_at) AS run_at FROM unnest($1::text[]) AS q(queue) CROSS JOIN LATERAL (
+    WITH RECURSIVE level AS (
+        (SELECT priority, run_at FROM jobpipe.tasks WHERE status = 0 AND queue = q.queue
+          ORDER BY queue, priority DESC, run_at DESC, seq DESC LIMIT 1)
+        UNION ALL
+        SELECT next.* FROM level CROSS JOIN LATERAL (
+            SELECT priority, run_at FROM jobpipe.tasks
+             WHERE status = 0 AND queue = q.queue AND priority < level.priority
+             ORDER BY queue, priority DESC, run_at DESC, seq DESC LIMIT 1) next)
+    SELECT first.run_at FROM (SELECT priority FROM level LIMIT $2::bigint) l CROSS JOIN LATERAL (
+        SELECT run_at FROM jobpipe.tasks t WHERE status = 0 AND t.queue = q.queue AND t.priority = l.priority
+         ORDER BY t.run_at, t.seq LIMIT 1) first) found
+ WHERE found.run_at <= jobpipe.now_ms() GROUP BY q.queue
 """
 
 KEEP_SUMMARY = """

@@ -51,7 +51,7 @@ class Steering:
         self._changed(moved)
         for answer in answers:
             if isinstance(answer, Task):
-                self._s.levels.add(answer.queue, answer.priority, answer.run_at)
+                self._s.levels.add(answer.queue, answer.priority, answer.run_at, answer.seq)
         return answers
 
     async def delete(self, link: Link, ids: Sequence[str]) -> list[Task | JobpipeError]:

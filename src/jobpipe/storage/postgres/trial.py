@@ -21,12 +21,12 @@ def _nothing(arrays: int) -> tuple[list[object], ...]:
 BY_LANE: dict[str, tuple[Trial, ...]] = {
     "intake": (
         (sql.OTHERS, _nothing(1)),
-        (sql.INSERT, (*_nothing(2), 0, *_nothing(3), 0, *_nothing(1 + len(GIVEN)))),
+        (sql.INSERT, (*_nothing(2), 0, *_nothing(2), 0, *_nothing(1 + len(GIVEN)))),
         (sql.TAKEN, _nothing(1)),
         (sql.FREE, _nothing(2)),
     ),
     "runs": (
-        (sql.CLAIM, (*_nothing(3), 0, *_nothing(4), 0, "", "", 0)),
+        (sql.CLAIM, (*_nothing(3), 0, *_nothing(4), 0, "", "", 0, None, None, None)),
         (sql.SETTLE, (*_nothing(len(Settled.__struct_fields__)), 0)),
         (sql.SETTLED_AS, _nothing(1)),
     ),
