@@ -32,6 +32,7 @@ from jobpipe.work.app import App
 from jobpipe.work.errors import AppNotFound
 from jobpipe.work.lifespan import LifespanFailed
 from jobpipe.work.loading import load_app
+from jobpipe.work.threads import lend
 
 log = logging.getLogger("jobpipe.server")
 
@@ -131,6 +132,8 @@ class Server:
         return True
 
     async def _open(self) -> None:
+        if isinstance(self._app, App):
+            lend(asyncio.get_running_loop(), self._settings.workers)
         try:
             await self._parts.open()
         except StorageRefused as error:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -100,3 +101,10 @@ def starts_an_eater(ctx: Context, mebibytes: int) -> None:
     run(ctx)
     code = f"import time; eaten = b'x' * ({mebibytes} << 20); time.sleep(60)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@app.handler
+def blocks(ctx: Context) -> None:
+    """A thread that nothing ends."""
+    run(ctx)
+    threading.Event().wait()

@@ -208,3 +208,135 @@ def test_a_working_folder_that_a_deploy_removed_is_told_as_it_is(tmp_path: Path,
     assert "the working folder, in which 'field' is looked for, is gone" in problem["detail"]
     assert "Traceback" not in server.said
     assert server.stop() == 0
+
+
+# --- what timed out is over ---
+
+
+@pytest.mark.parametrize("handler", ["runs_a_program", "awaits_a_program"])
+def test_a_program_of_a_run_that_timed_out_is_ended_and_its_neighbours_is_not(
+    start: Start, handler: str
+) -> None:
+    server = start()
+    server.enqueue({"id": "neighbour", "handler": handler, "payload": {"seconds": 6.25}, "max_retries": 0})
+    server.running("neighbour")
+    task = {"handler": handler, "payload": {"seconds": 602.5}, "timeout": 0.5, "max_retries": 2}
+    server.enqueue(*({"id": f"out-{i}", **task} for i in range(3)))
+    for ended in server.all_finished([f"out-{i}" for i in range(3)]):
+        assert (ended["status"], ended["failures"]) == ("failed", 3)
+        assert ended["last_error"]["type"] == "timed_out"
+    assert sleepers(602.5) == []
+    # A thread that only waited for its program is over with it: no process had to be replaced.
+    assert "room" not in server.said
+    assert server.finished("neighbour")["result"] == 0
+    assert server.stop() == 0
+
+
+def test_the_retry_of_a_thread_that_cannot_be_stopped_waits_for_the_end_of_its_process(start: Start) -> None:
+    server = start()
+    server.enqueue({"id": "stuck", "handler": "blocks", "timeout": 0.5, "max_retries": 2})
+    server.running("stuck")
+    for attempt in (2, 3):
+        until("it is tried again", lambda attempt=attempt: len(tried(server)) == attempt)
+        assert not any(lives(pid) for pid in tried(server)[:-1])
+    pids = tried(server)
+    ended = server.finished("stuck")
+    assert (ended["status"], ended["failures"], ended["lost"]) == ("failed", 3, 0)
+    assert ended["last_error"]["type"] == "timed_out"
+    assert len(set(pids)) == 3
+    assert server.stop() == 0
+
+
+def tried(server: Server) -> list[int]:
+    return [pid for name, _, pid in server.runs() if name == "stuck"]
+
+
+def test_threads_that_outlive_their_runs_hold_up_neither_later_tasks_nor_the_stop(start: Start) -> None:
+    server = start("--shutdown-grace", "2")
+    held = {"handler": "sleeps_in_a_thread", "payload": {"seconds": 900}, "timeout": 0.5, "max_retries": 0}
+    for i in range(3):
+        server.enqueue(*({"id": f"h{i}-{j}", **held} for j in range(8)))
+    for i in range(3):
+        for ended in server.all_finished([f"h{i}-{j}" for j in range(8)]):
+            assert ended["last_error"]["type"] == "timed_out"
+    server.enqueue({"id": "later", "handler": "borrows_a_thread", "timeout": 10, "max_retries": 0})
+    assert server.finished("later")["status"] == "done"
+    server.enqueue({"id": "last", "handler": "sleeps_in_a_thread", "payload": {"seconds": 900}})
+    server.running("last")
+    server.signal(signal.SIGTERM)
+    assert server.ended(6) == 0
+
+
+def test_threads_that_outlive_their_runs_do_not_fill_a_server_that_runs_handlers_itself(start: Start) -> None:
+    server = start("--processes", "0", "--workers", "4", "--shutdown-grace", "1")
+    held = {"handler": "sleeps_in_a_thread", "payload": {"seconds": 900}, "timeout": 0.2, "max_retries": 0}
+    server.enqueue(*({"id": f"h{i}", **held} for i in range(44)))
+    for ended in server.all_finished([f"h{i}" for i in range(44)]):
+        assert ended["last_error"]["type"] == "timed_out"
+    server.enqueue({"id": "later", "handler": "borrows_a_thread", "timeout": 5, "max_retries": 0})
+    assert server.finished("later")["status"] == "done"
+    server.signal(signal.SIGTERM)
+    assert server.ended(6) == 0
+
+
+def test_max_rss_counts_what_a_process_started(start: Start) -> None:
+    server = start("--max-rss", "200MiB", "--max-lost", "2")
+    server.enqueue({"id": "eater", "handler": "starts_an_eater", "payload": {"mebibytes": 300}})
+    ended = server.finished("eater")
+    assert (ended["status"], ended["lost"]) == ("failed", 2)
+    assert "over --max-rss 200 MiB" in ended["last_error"]["message"]
+    server.enqueue({"id": "modest", "handler": "starts_an_eater", "payload": {"mebibytes": 20}, "timeout": 2})
+    assert server.stop() == 0
+
+
+# --- replacing a process stops nothing ---
+
+
+def test_new_work_does_not_wait_for_a_process_that_is_replaced(start: Start) -> None:
+    server = start("--workers", "4", "--max-tasks-per-process", "5")
+    server.enqueue({"id": "long", "handler": "innocent", "payload": {"seconds": 8}, "max_retries": 0})
+    long_ = pid_of(server.running("long"))
+    server.enqueue(*({"id": f"quick-{i}", "handler": "innocent", "payload": {}} for i in range(20)))
+    server.all_finished([f"quick-{i}" for i in range(20)])
+    assert server.task("long")["status"] == "running"
+    reason = "ran its 5 tasks (--max-tasks-per-process)"
+    shown = {worker["pid"]: worker for worker in server.ask("/workers")}
+    assert shown[long_]["leaving"] == reason
+    assert shown[long_]["tasks"][0]["id"] == "long"
+    (successor,) = (worker for worker in shown.values() if "leaving" not in worker)
+    assert successor["replaced"]["reason"] == reason
+    assert server.said.count(f"makes room for another: it {reason}") == 4
+    assert (server.finished("long")["attempts"], server.runs_of("long")) == (1, 1)
+    assert server.stop() == 0
+
+
+def test_a_long_task_ends_beside_threads_that_outlive_their_timeouts(start: Start) -> None:
+    server = start("--workers", "4", "--shutdown-grace", "1")
+    server.enqueue({"id": "long", "handler": "innocent", "payload": {"seconds": 12}})
+    server.running("long")
+    for i in range(4):
+        server.enqueue({"id": f"stuck-{i}", "handler": "blocks", "timeout": 0.5, "max_retries": 0})
+        assert server.finished(f"stuck-{i}")["last_error"]["type"] == "timed_out"
+        server.enqueue({"id": f"quick-{i}", "handler": "innocent", "payload": {}})
+        assert server.finished(f"quick-{i}")["status"] == "done"
+    ended = server.finished("long")
+    assert (ended["status"], ended["attempts"], server.runs_of("long")) == ("done", 1, 1)
+    assert "outlived its timeout in task stuck-0" in server.said
+    until("the old processes are gone", lambda: len(server.children()) == 1)
+    assert server.stop() == 0
+
+
+def test_processes_that_leave_are_bounded_and_end_with_the_server(start: Start) -> None:
+    server = start("--workers", "2", "--max-tasks-per-process", "1", "--shutdown-grace", "1")
+    server.enqueue(
+        *({"id": f"long-{i}", "handler": "innocent", "payload": {"seconds": 60}} for i in range(12))
+    )
+    until("as many as there may be", lambda: "no more may be started" in server.said)
+    problem = until("it says so", lambda: refused(server))
+    assert problem["code"] == "degraded"
+    assert len(server.ask("/workers")) == 8
+    os.kill(pid_of(server.task("long-0")), signal.SIGKILL)
+    until("another takes its place", lambda: server.runs_of("long-8"))
+    server.signal(signal.SIGTERM)
+    assert server.ended(8) == 0
+    assert server.said.count("did not end in time") == 0

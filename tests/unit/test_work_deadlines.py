@@ -223,7 +223,7 @@ class Watch:
     def on_end(self, run: Run) -> None:
         self.ended.release()
 
-    def on_overstay(self, run: Run) -> None:
+    def on_overstay(self, run: Run) -> bool:
         raise AssertionError
 
 

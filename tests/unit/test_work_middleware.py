@@ -39,8 +39,9 @@ class Watch:
     def on_end(self, run: Run) -> None:
         self.ended.set()
 
-    def on_overstay(self, run: Run) -> None:
+    def on_overstay(self, run: Run) -> bool:
         self.overstayed.set()
+        return False
 
 
 async def outcome_of(app: App, payload: bytes = b"null", **options: Any) -> Outcome:

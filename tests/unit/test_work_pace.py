@@ -209,7 +209,7 @@ class Pool:
     def on_end(self, run: Run) -> None:
         self.ahead.drop(run)
 
-    def on_overstay(self, run: Run) -> None:
+    def on_overstay(self, run: Run) -> bool:
         raise AssertionError
 
 

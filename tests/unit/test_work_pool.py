@@ -550,8 +550,9 @@ class Told(Watcher):
         for lease_id in lease_ids:
             self.note("settled", lease_id)
 
-    def on_overstay(self, run: Run) -> None:
+    def on_overstay(self, run: Run) -> bool:
         self.note("overstay", run.claim.lease_id)
+        return False
 
     def on_spent(self) -> None:
         self.note("spent")

@@ -22,6 +22,7 @@ from jobpipe.own_workers.door import Door
 from jobpipe.settings import Settings
 from jobpipe.storage.base import LostClaim
 from jobpipe.supervisor.child import Exit
+from jobpipe.supervisor.left import left_by
 from jobpipe.supervisor.memory import default_limit
 from jobpipe.supervisor.orders import Orders, shares
 from jobpipe.supervisor.supervisor import Supervisor
@@ -150,17 +151,11 @@ class ProcessWorkers:
     # --- what a process leaves behind ---
 
     async def _give_back(self, exit: Exit) -> None:
-        """Settle what a dead process had claimed: lost if its handler had begun, else (or if we ended it) released."""
+        """Settle what a dead process had claimed."""
         if exit.worker is None:
             return
-        lost = Outcome(Kind.LOST, message=f"its worker process {exit.how}")
-        begun = frozenset[str]() if exit.stopped else exit.begun
-        await self._rescue(
-            [
-                Report(id, lease_id, lost if lease_id in begun else _RELEASED)
-                for id, lease_id in self._queue.claims_of(exit.worker)
-            ]
-        )
+        claims = self._queue.claims_of(exit.worker)
+        await self._rescue([Report(id, lease_id, left_by(exit, lease_id)) for id, lease_id in claims])
         straggler = asyncio.ensure_future(self._give_back_late(exit.worker))
         self._stragglers.add(straggler)
         straggler.add_done_callback(self._stragglers.discard)

@@ -48,10 +48,17 @@ STARTED: set[int] = set()
 """The processes that were started here and did not end yet: whoever reaps others leaves these alone."""
 
 
+class Late(Struct, frozen=True):
+    """A run that timed out after so many seconds and held its process; None: the server says when it is tried again."""
+
+    timeout: float
+    pause: float | None
+
+
 class Exit(Struct, frozen=True):
     """How a worker process ended. `worker` is None when it was never ready; `begun` are the open runs by their leases.
 
-    `late` are those that had timed out and held the process, with the pause before their next attempt, if it is known.
+    `late` are those of them that had timed out and held the process.
     `code` is negative for a signal; `stopped` says that its parent killed it because the stop took too long; `how` is
     for people and follows "its worker process".
     """
@@ -62,7 +69,7 @@ class Exit(Struct, frozen=True):
     begun: Mapping[str, Begun]
     stopped: bool
     how: str
-    late: Mapping[str, float | None] = {}
+    late: Mapping[str, Late] = {}
 
     @staticmethod
     def never() -> Exit:
@@ -82,7 +89,7 @@ class Child(asyncio.SubprocessProtocol):
         loop = asyncio.get_running_loop()
         self.worker: str | None = None
         self.begun: dict[str, Begun] = {}
-        self.late: dict[str, float | None] = {}
+        self.late: dict[str, Late] = {}
         self.replaced: Replaced | None = None
         self.ready: asyncio.Future[str] = loop.create_future()
         self.leaving: asyncio.Future[str] = loop.create_future()
@@ -164,7 +171,7 @@ class Child(asyncio.SubprocessProtocol):
         elif word == LOST:
             streams.lost.lines += int(rest[0])
         elif word == LATE:
-            self.late[rest[0]] = None if rest[1] == "-" else float(rest[1])
+            self.late[rest[0]] = Late(float(rest[1]), None if rest[2] == "-" else float(rest[2]))
         else:
             self._heard_once(word, rest)
 

@@ -1,6 +1,7 @@
 """How much memory worker processes use, and how much they may: looked at five times a second while one runs something.
 
-Resident memory is read from /proc, elsewhere asked of `ps`; where there is neither (Windows) nobody is ever over.
+What a process started counts with it, as far as it stays in its group. Resident memory is read from /proc, elsewhere
+asked of `ps`; where there is neither (Windows) nobody is ever over.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from jobpipe.supervisor import proc
 from jobpipe.supervisor.child import Child
+from jobpipe.supervisor.proc import Stat
 
 SAMPLE_S = 0.2
+LOOK_EVERY = 5
+"""So many samples count what was seen at the first of them: to look who started what reads all processes there are."""
 MIB = 1024**2
 
 
@@ -25,6 +30,7 @@ class MemoryGuard:
         self._limit = limit
         self._children = children
         self._busy = asyncio.Event()
+        self._trees: dict[int, list[int]] = {}
 
     def notice(self) -> None:
         """Some child has begun to run something."""
@@ -32,15 +38,20 @@ class MemoryGuard:
 
     async def run(self) -> None:
         """Watch for ever; asleep while no child runs anything."""
+        sample = 0
         while self._limit:
             self._busy.clear()
             busy = [child for child in self._children() if child.begun]
             if not busy:
                 await self._busy.wait()
+                sample = 0
                 continue
-            used = await resident([child.pid for child in busy])
+            if sample % LOOK_EVERY == 0 and proc.LINUX:
+                self._trees = trees([child.pid for child in busy], proc.every())
+            used = await resident([child.pid for child in busy], self._trees, self._limit)
             for child in busy:
                 self._judge(child, used.get(child.pid, 0))
+            sample += 1
             await asyncio.sleep(SAMPLE_S)
 
     def _judge(self, child: Child, used: int) -> None:
@@ -48,30 +59,54 @@ class MemoryGuard:
             child.kill(f"used {used // MIB} MiB of memory, over --max-rss {self._limit // MIB} MiB")
 
 
-async def resident(pids: Sequence[int]) -> dict[int, int]:
-    """Bytes of resident memory of each process; those that are gone are left out."""
+def trees(pids: Sequence[int], everything: Sequence[Stat]) -> dict[int, list[int]]:
+    """What each of these processes started, and what that started, without those that left its group."""
+    groups = {one.pid: one.group for one in everything}
+    below = proc.descendants(pids, everything)
+    return {pid: [one.pid for one in below[pid] if one.group == groups.get(pid)] for pid in pids}
+
+
+async def resident(
+    pids: Sequence[int], trees: Mapping[int, Sequence[int]] | None = None, limit: int = 0
+) -> dict[int, int]:
+    """Bytes of resident memory of each process and of `trees` below it; those that are gone are left out.
+
+    Processes that were forked share pages. Where the sum is over `limit`, each counts with its part of them.
+    """
+    trees = trees or {}
     if sys.platform == "linux":
-        return {pid: bytes_ for pid in pids if (bytes_ := _from_proc(pid)) is not None}
+        return {pid: bytes_ for pid in pids if (bytes_ := _in_all(pid, trees.get(pid, ()), limit))}
     if sys.platform == "win32":
         return {}
     return await _from_ps(pids)
 
 
-def _from_proc(pid: int) -> int | None:
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):  # it ended meanwhile
-        return None
+def _in_all(pid: int, below: Sequence[int], limit: int) -> int:
+    own = _own(pid)
+    total = own + sum(map(_own, below))
+    if not below or total <= limit:
+        return total
+    return max(own, sum(proc.proportional(one) or 0 for one in (pid, *below)))
+
+
+def _own(pid: int) -> int:
+    found = proc.stat(pid)
+    return 0 if found is None else found.resident
 
 
 async def _from_ps(pids: Sequence[int]) -> dict[int, int]:
     ps = await asyncio.create_subprocess_exec(
-        "ps", "-o", "pid=,rss=", "-p", ",".join(map(str, pids)), stdout=asyncio.subprocess.PIPE
+        "ps", "-axo", "pid=,ppid=,pgid=,rss=", stdout=asyncio.subprocess.PIPE
     )
     out, _ = await ps.communicate()
-    rows = (line.split() for line in out.splitlines())
-    return {int(row[0]): int(row[1]) * 1024 for row in rows if len(row) == 2}
+    rows = [[int(word) for word in line.split()] for line in out.splitlines()]
+    known = {row[0]: Stat(row[0], "", row[1], row[2], row[3] * 1024) for row in rows if len(row) == 4}
+    below = trees(pids, list(known.values()))
+    return {
+        pid: sum(known[one].resident for one in (pid, *below[pid]) if one in known)
+        for pid in pids
+        if pid in known
+    }
 
 
 def default_limit() -> int:

@@ -4,9 +4,9 @@ To the child's stdin: first its Orders as one line of JSON, then `cancel LEASE` 
 pipe means that the parent is gone. From the child's stdout: `ready WORKER` once its app is imported, or `error LINE`;
 then `begin RUN ...` before the handlers of these claims start, `end LEASE ...` after their outcomes were delivered, and
 `leave WHY` when it takes nothing new any more, and another shall take its place. A RUN is `LEASE`, `LEASE=TIMEOUT` or
-`LEASE=TIMEOUT=ID`, the id of the task as in a URL. `late LEASE PAUSE` says that a run timed out and only the end of
-the process will end it; the next attempt waits for PAUSE seconds (`-`: as the server says). `lost N`: N more
-lines of its log could not be written.
+`LEASE=TIMEOUT=ID`, the id of the task as in a URL. `late LEASE TIMEOUT PAUSE` says that a run timed out after TIMEOUT
+seconds and that only the end of the process will end it; the next attempt waits for PAUSE seconds (`-`: as the server
+says). `lost N`: N more lines of its log could not be written.
 """
 
 from __future__ import annotations

@@ -245,8 +245,8 @@ class _Watch:
     def on_end(self, run: Run) -> None:
         self.ended.set()
 
-    def on_overstay(self, run: Run) -> None:
-        pass  # the test waits for the handler as long as the test may take
+    def on_overstay(self, run: Run) -> bool:
+        return False  # the test waits for the handler as long as the test may take
 
 
 def _failure(task: Task) -> str:

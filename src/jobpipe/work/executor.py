@@ -52,6 +52,11 @@ class Executor:
         self.max_result = max_result
         self.cleanup = cleanup
         self.threads = Threads()
+        self.ends_with_threads = False
+        """Whether a thread that nothing stops ends with its process soon: then its run is not settled before."""
+        self.end_programs: Callable[[str], object] = _nothing
+        """Ends what the run of this task started, once it is past its timeout; `forget_programs` is for other ends."""
+        self.forget_programs: Callable[[str], object] = _nothing
         self.deadlines = Deadlines()
         self.leaving = False
         """Whether the worker stops: a run that cannot enqueue any more is given back then."""
@@ -99,6 +104,10 @@ class Executor:
         self.deadlines.close()
 
 
+def _nothing(_: str) -> None:
+    """Nobody knows what handlers start."""
+
+
 class _Waiter:
     """An observer that keeps the outcome for one who waits."""
 
@@ -112,5 +121,5 @@ class _Waiter:
     def on_end(self, run: Run) -> None:
         pass
 
-    def on_overstay(self, run: Run) -> None:
-        pass
+    def on_overstay(self, run: Run) -> bool:
+        return False

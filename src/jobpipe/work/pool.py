@@ -51,8 +51,12 @@ class Watcher:
     def on_settled(self, lease_ids: Sequence[str]) -> None:
         """The outcomes of these claims were delivered, or given up."""
 
-    def on_overstay(self, run: Run) -> None:
-        """A run was settled as timed out, and its handler goes on: its worker stays occupied, maybe for ever."""
+    def on_overstay(self, run: Run) -> bool:
+        """A run timed out, and its handler goes on: its worker stays occupied, maybe for ever.
+
+        True: this process ends, and who sees its end settles the run.
+        """
+        return False
 
     def on_spent(self) -> None:
         """The last of the tasks that this pool may take has begun."""
@@ -274,9 +278,13 @@ class Pool:
             asyncio.get_running_loop().call_soon(self._free_workers, context=self._context)
         self._ended.append(run)
 
-    def on_overstay(self, run: Run) -> None:
+    def on_overstay(self, run: Run) -> bool:
         """Pass on that a worker may be occupied for ever: a pool cannot help it, its process's owner can."""
-        self._watcher.on_overstay(run)
+        handed_over = self._watcher.on_overstay(run)
+        if handed_over:
+            self._open -= 1
+            self._check_drained()
+        return handed_over
 
     def _free_workers(self) -> None:
         ended, self._ended = self._ended, []

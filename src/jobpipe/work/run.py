@@ -21,6 +21,7 @@ from jobpipe.work.groups import leaf_of
 from jobpipe.work.handler import Handler
 from jobpipe.work.middleware import around, around_function, start_in
 from jobpipe.work.outcomes import hung, raised, returned, timed_out
+from jobpipe.work.threads import lent
 
 if TYPE_CHECKING:
     from jobpipe.work.executor import Executor
@@ -45,8 +46,12 @@ class Observer(Protocol):
         """The run's handler ended: its worker is free."""
         ...
 
-    def on_overstay(self, run: Run) -> None:
-        """The run timed out and its handler did not end in its clean-up time: nothing will end it. At most once."""
+    def on_overstay(self, run: Run) -> bool:
+        """The run timed out and its handler did not end in its clean-up time: nothing will end it. At most once.
+
+        True: its process is about to end, and whoever sees that end settles the run, so that its retry does not begin
+        beside it. The run has no outcome then.
+        """
         ...
 
 
@@ -68,6 +73,7 @@ class Run:
         "_executor",
         "_handler",
         "_in_thread",
+        "_last",
         "_observer",
         "_released",
         "_timed_out",
@@ -90,6 +96,8 @@ class Run:
         self._handler: Handler[..., Any] | None = None
         self._context: Context | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._last: Outcome | None = None
+        """What the handler came to, while threads that it began go on past its timeout."""
         self._asyncio_task: asyncio.Task[None] | None = None
         self._timed_out = self._cancelled = self._released = self._in_thread = False
 
@@ -192,12 +200,25 @@ class Run:
 
     def _end(self, outcome: Outcome) -> None:
         """The handler ended, with what it says itself."""
+        if self._lingers():
+            self._last = outcome
+            return
         self._executor.deadlines.remove(self)
         if self._timer is not None:
             self._timer.cancel()
+        self._see_to_programs()
         self._report(outcome)
         self.ended = True
         self._observer.on_end(self)
+
+    def _lingers(self) -> bool:
+        """Whether it timed out, and a thread that its coroutine waited for goes on."""
+        threads = lent(asyncio.get_running_loop()) if self._timed_out and not self.reported else None
+        return threads is not None and threads.held_by(self.claim.task.id)
+
+    def _see_to_programs(self) -> None:
+        executor, task_id = self._executor, self.claim.task.id
+        (executor.end_programs if self._timed_out else executor.forget_programs)(task_id)
 
     def _report(self, outcome: Outcome) -> None:
         if not self.reported:
@@ -205,6 +226,16 @@ class Run:
             self._observer.on_outcome(self, self._judge(outcome))
 
     # --- seen from another thread ---
+
+    @property
+    def late(self) -> bool:
+        """Whether it is past its timeout."""
+        return self._timed_out
+
+    @property
+    def pause(self) -> float | None:
+        """Seconds before its next attempt, None for the server's word."""
+        return self._backoff()
 
     def blocks(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether it is this run's handler that the loop executes at the moment."""
@@ -239,12 +270,22 @@ class Run:
         self._timed_out = True
         self._interrupt()
         if not self._stoppable:
-            self._give_up()  # a thread cannot be stopped: there is nothing to wait for
+            self._see_to_programs()  # a thread cannot be stopped, but what it waits for may be
+            if not self._executor.ends_with_threads:
+                self._give_up()
         self._timer = asyncio.get_running_loop().call_later(self._executor.cleanup, self._overstay)
 
     def _overstay(self) -> None:
-        self._give_up()
-        self._observer.on_overstay(self)
+        self._see_to_programs()
+        threads = lent(asyncio.get_running_loop())
+        lingered = threads is not None and threads.give_up(self.claim.task.id)
+        if self._last is None or lingered:
+            if self._observer.on_overstay(self):
+                self.reported = True
+            else:
+                self._give_up()
+        if self._last is not None:
+            self._end(self._last)
 
     def _interrupt(self) -> None:
         if self._context is not None:

@@ -39,6 +39,7 @@ from jobpipe.supervisor.orders import (
     ERROR,
     EXIT_APP,
     EXIT_REPLACE,
+    LATE,
     LEAVE,
     LOST,
     READY,
@@ -53,9 +54,11 @@ from jobpipe.work.loading import load_app
 from jobpipe.work.pool import Pool, Watcher
 from jobpipe.work.run import INFINITY, Run
 from jobpipe.work.simulate import simulate_handler
+from jobpipe.work.threads import lend
 from jobpipe.worker import last_words
 from jobpipe.worker.kin import die_with, go_first
 from jobpipe.worker.pipes import Pipes
+from jobpipe.worker.programs import Programs
 from jobpipe.worker.watchdog import Watchdog
 
 log = logging.getLogger("jobpipe.worker")
@@ -132,6 +135,12 @@ class WorkerProcess(Watcher):
         self._servers = parse_addresses(orders.url)
         self._headers = {} if orders.token is None else {LOCAL_HEADER: orders.token}
         self._executor = _executor(orders, app, self._clock)
+        self._executor.ends_with_threads = True
+        self._programs = Programs()
+        self._executor.end_programs, self._executor.forget_programs = (
+            self._programs.end,
+            self._programs.forget,
+        )
         self._source = RemoteSource(
             orders.url,
             self.worker,
@@ -159,6 +168,8 @@ class WorkerProcess(Watcher):
     async def run(self) -> int:
         """Work until drained; the exit code. Raises LifespanFailed when the app's lifespan does not begin or end."""
         self._pipes.listen(self._hear_soon)
+        lend(self._loop, self._orders.workers)
+        self._programs.watch(self._loop)
         enqueuer = RemoteEnqueuer(self._orders.url, key=self._orders.key)
         async with self._app.running(enqueuer):
             self._pipes.send(order(READY, self.worker))
@@ -251,10 +262,15 @@ class WorkerProcess(Watcher):
     def on_spent(self) -> None:
         self._retire(INFINITY, f"ran its {self._orders.max_tasks} tasks (--max-tasks-per-process)")
 
-    def on_overstay(self, run: Run) -> None:
+    def on_overstay(self, run: Run) -> bool:
         task = run.claim.task
         log.error("task %s: handler %s outlived its timeout; replacing its process", task.id, task.handler)
         self._retire(INFINITY, f"holds handler {task.handler}, which outlived its timeout in task {task.id}")
+        if run.reported or any(not (other.reported or other.late) for other in self._pool.runs):
+            return False  # it is settled at once: nobody knows how long the others will take
+        pause = "-" if run.pause is None else run.pause
+        self._pipes.send(order(LATE, run.claim.lease_id, run.timeout, pause))
+        return True
 
     # --- told by the watchdog, in its thread ---
 
