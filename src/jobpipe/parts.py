@@ -58,6 +58,7 @@ class Parts:
         self._keep = Alarm("history", self.queue.history.run_once, clock)
         self.workers = own_workers(settings, app, self.queue, clock, token)
         rescuer.on_rescue = self.workers.rescued
+        rescuer.vouch = self.workers.vouch
         self.queue.workers.own = self.workers.present
         self.queue.workers.owns = self.workers.owns
         self.queue.workers.trouble = self.workers.trouble

@@ -108,3 +108,9 @@ def blocks(ctx: Context) -> None:
     """A thread that nothing ends."""
     run(ctx)
     threading.Event().wait()
+
+
+@app.handler(timeout=6)
+def holds_the_gil_too_long(ctx: Context) -> None:
+    run(ctx)
+    ctypes.PyDLL(None).sleep(600)

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from programs import Server, pid_of, until
+from programs import Program, Server, pid_of, until
 
 pytestmark = [
     pytest.mark.process,
@@ -340,3 +340,101 @@ def test_processes_that_leave_are_bounded_and_end_with_the_server(start: Start) 
     server.signal(signal.SIGTERM)
     assert server.ended(8) == 0
     assert server.said.count("did not end in time") == 0
+
+
+# --- who lives is believed, who died is told ---
+
+
+class Remote(Program):
+    """`jobpipe worker` for a server that has none of its own."""
+
+    def __init__(self, server: Server, *args: str) -> None:
+        super().__init__(server.folder, "worker", "worker", "field:app", "--server", server.url, *args)
+
+
+@pytest.fixture
+def remote(start: Start) -> Iterator[tuple[Server, Remote]]:
+    server = start("--no-pool")
+    worker = Remote(server, "--lease", "30", "--shutdown-grace", "4")
+    until("it works", lambda: server.ask("/workers"))
+    yield server, worker
+    if worker.alive():
+        worker.kill()
+
+
+def test_a_call_that_holds_the_gil_for_longer_than_the_lease_is_not_killed(start: Start) -> None:
+    server = start()
+    server.enqueue({"id": "neighbour", "handler": "innocent", "payload": {"seconds": 12}})
+    server.running("neighbour")
+    server.enqueue({"id": "holds", "handler": "holds_the_gil", "payload": {"seconds": 11}})
+    for name in ("holds", "neighbour"):
+        ended = server.finished(name)
+        assert (ended["status"], ended["attempts"], server.runs_of(name)) == ("done", 1, 1)
+    assert "rescued" not in server.said
+    assert server.stop() == 0
+
+
+def test_a_call_that_holds_the_gil_past_its_handlers_timeout_is_ended(start: Start) -> None:
+    server = start()
+    task = {"id": "holds", "handler": "holds_the_gil_too_long", "payload": {}, "max_retries": 0}
+    server.enqueue(task)
+    ended = server.finished("holds")
+    assert (ended["status"], ended["last_error"]["type"]) == ("failed", "timed_out")
+    assert server.stop() == 0
+
+
+def test_the_same_holds_for_a_worker_elsewhere_and_its_parent(start: Start) -> None:
+    server = start("--no-pool")
+    worker = Remote(server, "--lease", "5", "--shutdown-grace", "1")
+    try:
+        server.enqueue({"id": "holds", "handler": "holds_the_gil", "payload": {"seconds": 11}})
+        ended = server.finished("holds")
+        assert (ended["status"], ended["attempts"], server.runs_of("holds")) == ("done", 1, 1)
+        pid = pid_of(ended)
+        server.enqueue({"id": "too-long", "handler": "holds_the_gil_too_long", "max_retries": 0})
+        assert server.finished("too-long")["last_error"]["type"] == "timed_out"
+        until("its process is ended", lambda: pid not in {child.pid for child in worker.children()}, 20)
+        assert worker.stop() == 0
+    finally:
+        if worker.alive():
+            worker.kill()
+
+
+def test_a_killed_process_of_a_worker_elsewhere_is_told_to_the_server_at_once(
+    remote: tuple[Server, Remote],
+) -> None:
+    server, worker = remote
+    server.enqueue({"id": "hé=llo/1", "handler": "innocent", "payload": {"seconds": 2}})
+    until("it runs", worker.runs)
+    (child,) = worker.children()
+    child.kill()
+    until("it runs again", lambda: len(worker.runs()) == 2, 5)
+    ended = server.finished("h%C3%A9%3Dllo%2F1")
+    assert (ended["status"], ended["lost"]) == ("done", 1)
+    assert "gave back 1 tasks" in worker.said
+
+
+def test_a_cancel_reaches_a_handler_elsewhere_within_a_second(remote: tuple[Server, Remote]) -> None:
+    server, _ = remote
+    server.enqueue(
+        {"id": "async", "handler": "innocent", "payload": {"seconds": 60}},
+        {"id": "thread", "handler": "patient"},
+    )
+    for name in ("async", "thread"):
+        until("it runs", lambda name=name: server.task(name)["status"] == "running")
+        server.ask(f"/tasks/{name}/cancel", {})
+        until(f"{name} is cancelled", lambda name=name: server.task(name)["status"] == "cancelled", 1.0)
+
+
+def test_a_graceful_stop_of_a_worker_elsewhere_says_nothing_of_leases(remote: tuple[Server, Remote]) -> None:
+    server, worker = remote
+    server.enqueue(
+        {"id": "short", "handler": "innocent", "payload": {"seconds": 0.5}},
+        {"id": "long", "handler": "innocent", "payload": {"seconds": 60}},
+    )
+    for name in ("short", "long"):
+        until("it runs", lambda name=name: server.task(name)["status"] == "running")
+    assert worker.stop() == 0
+    assert "leases" not in worker.said
+    assert (server.task("short")["status"], server.task("long")["status"]) == ("done", "queued")
+    assert server.task("long")["attempts"] == 0

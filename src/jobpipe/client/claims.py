@@ -62,9 +62,14 @@ def claims_of(body: bytes) -> list[Claim]:
 
 def settle_body(claim: Claim, outcome: Outcome) -> bytes:
     """One item for `/settle`."""
+    return settle_item(claim.task.id, claim.lease_id, outcome)
+
+
+def settle_item(id: str, lease_id: str, outcome: Outcome) -> bytes:
+    """One item for `/settle`, of a claim of which no more is known."""
     return b'{"id":%b,"lease_id":%b,"outcome":"%b"%b}' % (
-        encode_text(claim.task.id),
-        encode_text(claim.lease_id),
+        encode_text(id),
+        encode_text(lease_id),
         outcome.kind.encode(),
         _details(outcome),
     )
@@ -75,7 +80,7 @@ def _details(outcome: Outcome) -> bytes:
         return b',"result":%b' % (outcome.result or b"null")
     if outcome == HANDLER_MISSING:
         return b',"unknown_handler":true'
-    if outcome.kind not in (Kind.FAILED, Kind.TIMED_OUT):
+    if outcome.kind not in (Kind.FAILED, Kind.TIMED_OUT, Kind.LOST):
         return b""
     return b',"error":{"type":%b,"message":%b,"traceback":%b},"retryable":%b,"retry_in":%b' % (
         encode_text(outcome.error_type or outcome.kind),

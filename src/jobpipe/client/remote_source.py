@@ -33,7 +33,7 @@ from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.lifecycle import End, Kind, Outcome
 from jobpipe.core.task import LEASE_S, MAX_DELAY_S, Claim
-from jobpipe.wire.working import MAX_LEASED, ExtendLease, LeaseBody
+from jobpipe.wire.working import MAX_LEASED, ExtendBody, ExtendLease, LeaseBody
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,9 @@ LATE_S: Final = 2.0
 
 CLOSE_S: Final = 5.0
 
+CANCELS_APART_S: Final = 0.2
+"""The pause between two heartbeats for the sake of cancels: many at once are told by one."""
+
 
 class RemoteSource:
     """A TaskSource over HTTP, for one event loop. Claims are held under `worker_id` for `lease_s` seconds each and
@@ -53,7 +56,8 @@ class RemoteSource:
 
     `url` as for a Client; of several, the next is gone on to when one fails or drains. `timeout_of` gives a handler's
     own timeout in seconds, None when it has none; the server extends no lease much longer than that. `version` is the
-    program's, shown to operators.
+    program's, shown to operators. With `hears_cancels` a request waits at the server for cancels, which else come with
+    the next heartbeat.
 
     `on_cancel(lease_id)` is called on the event loop when somebody wants the task cancelled, again and again until it
     does not return False; `on_lost(lease_id)` once when the lease is gone or may be. Both are there to be replaced.
@@ -71,6 +75,7 @@ class RemoteSource:
         wait_s: float = WAIT_S,
         timeout_of: Callable[[Claim], float | None] | None = None,
         version: str | None = None,
+        hears_cancels: bool = True,
         clock: Clock | None = None,
         random: Callable[[], float] = randomness.random,
     ) -> None:
@@ -95,6 +100,8 @@ class RemoteSource:
         self._closed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._heartbeat = self._new_heartbeat(worker_id)
+        self._cancels = self._connection() if hears_cancels else None
+        self._hearing: asyncio.Task[None] | None = None
 
     # --- TaskSource ---
 
@@ -170,6 +177,9 @@ class RemoteSource:
             late.cancel()
         self._settler.close()
         self._polls.close()
+        if self._hearing is not None and self._cancels is not None:
+            self._hearing.cancel()
+            self._cancels.close()
         await asyncio.to_thread(self._heartbeat.stop)
 
     # --- claiming, inside ---
@@ -178,6 +188,32 @@ class RemoteSource:
         if self._loop is None and not self._closed.is_set():
             self._loop = asyncio.get_running_loop()
             self._heartbeat.start()
+            if self._cancels is not None:
+                self._hearing = self._loop.create_task(self._hear_cancels(self._cancels))
+
+    def _look_again(self) -> None:
+        """A cancel may have come while nothing waited for it."""
+        asyncio.get_running_loop().call_later(CANCELS_APART_S, self._heartbeat.beat_now)
+
+    async def _hear_cancels(self, connection: Connection) -> None:
+        """Have a heartbeat, which tells what is to be cancelled, as soon as there is something to tell."""
+        body = msgspec.json.encode(ExtendBody(self._wish.worker_id, [], self._lease_s, self._wait_s))
+        failures = 0
+        while not self._closed.is_set():
+            began = self._clock.monotonic()
+            try:
+                reply = await connection.post("/extend", body, self._wait_s + ANSWER_S, self._look_again)
+            except JobpipeError:
+                failures += 1
+            else:
+                if reply.status == 400:
+                    return  # a server that does not know of waiting
+                failures = 0 if reply.status == 200 else failures + 1
+                if reply.status == 200 and self._clock.monotonic() - began < self._wait_s:
+                    self._heartbeat.beat_now()
+                    await asyncio.sleep(CANCELS_APART_S)
+            if failures:
+                await self._pause(failures)
 
     async def _poll(self, limit: int, wait_s: float) -> list[Claim]:
         self._wish.max, self._wish.wait = min(limit, MAX_LEASED), wait_s

@@ -11,10 +11,10 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from jobpipe.clock import Clock
-from jobpipe.core.errors import StorageError
+from jobpipe.core.errors import LeaseLost, StorageError
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.engine.queue import TaskQueue
-from jobpipe.engine.values import Report
+from jobpipe.engine.values import Heartbeat, Report
 from jobpipe.storage.base import LostClaim, Settled, Storage
 
 log = logging.getLogger("jobpipe.maintenance")
@@ -36,15 +36,30 @@ class Rescuer:
         self.rescued = 0
         self.on_rescue: Callable[[LostClaim], object] = _nothing
         """Called with each claim that was found lost."""
+        self.vouch: Callable[[LostClaim], Heartbeat | None] = _nothing
+        """Gives a heartbeat in the name of a holder that could send none, but is known to live."""
 
     async def run_once(self, now: int) -> float | None:
         """Rescue one slice; answer the seconds until there may be more to do, None for not before a new lease."""
         lost = await self._storage.lost(RESCUE_SLICE)
-        if lost:
-            await self._rescue(lost)
+        if gone := await self._gone(lost):
+            await self._rescue(gone)
         if len(lost) == RESCUE_SLICE:
             return PAUSE_S
         return await self._storage.next_expiry()
+
+    async def _gone(self, lost: Sequence[LostClaim]) -> Sequence[LostClaim]:
+        """Those of `lost` that nobody vouches for, or that are past their timeout."""
+        beats = {claim.lease_id: beat for claim in lost if (beat := self.vouch(claim)) is not None}
+        if not beats:
+            return lost
+        answers = await self._queue.extend(list(beats.values()))
+        kept = {
+            lease_id
+            for lease_id, answer in zip(beats, answers, strict=True)
+            if not isinstance(answer, LeaseLost)
+        }
+        return [claim for claim in lost if claim.lease_id not in kept]
 
     async def _rescue(self, lost: Sequence[LostClaim]) -> None:
         for claim in lost:

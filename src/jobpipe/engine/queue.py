@@ -74,7 +74,8 @@ class TaskQueue:
         self._waiters = ClaimWaiters(self._clock.now)
         self._running = Running(self._clock.monotonic, default_timeout)
         self._ends = Ends(self._clock.monotonic)
-        self._cancel_listeners: list[Callable[[str, str], None]] = []
+        self._cancel_listeners: list[Callable[[str, str], None]] = [self._wake_cancel_waits]
+        self._cancel_waits: dict[str, set[asyncio.Future[None]]] = {}
         self._observers: list[Observer] = []
         self._draining = False
         self._enqueued = Rate(self._clock.monotonic)
@@ -127,6 +128,10 @@ class TaskQueue:
     def drain(self) -> None:
         """Refuse new tasks from now on, and answer all who wait: claims with nothing, `wait_finished` with what is."""
         self._draining = True
+        for waits in self._cancel_waits.values():
+            for waiting in waits:
+                if not waiting.done():
+                    waiting.set_result(None)
         self._claiming.drain()
         self._ends.waiters.give_up()
 
@@ -147,6 +152,26 @@ class TaskQueue:
     def listen_to_ends(self, tell: Callable[[], object]) -> None:
         """Have `tell` called whenever tasks finished, once a batch: the pruner may have work."""
         self._ends.on_finish = tell
+
+    async def wait_cancel(self, worker: str, seconds: float) -> None:
+        """Return when cancelling a task that `worker` runs is requested, or the queue drains; at the latest then."""
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._cancel_waits.setdefault(worker, set()).add(waiting)
+        try:
+            if not self._draining:
+                await asyncio.wait((waiting,), timeout=seconds)
+        finally:
+            waits = self._cancel_waits.get(worker, set())
+            waits.discard(waiting)
+            if not waits:
+                self._cancel_waits.pop(worker, None)
+
+    def _wake_cancel_waits(self, task_id: str, lease_id: str) -> None:
+        task = self._running.task(task_id, lease_id)
+        worker = "" if task is None or task.worker is None else task.worker
+        for waiting in self._cancel_waits.get(worker, ()):
+            if not waiting.done():
+                waiting.set_result(None)
 
     def listen_to_cancels(self, tell: Callable[[str, str], None]) -> None:
         """Have `tell(task_id, lease_id)` called when cancelling a running task is requested."""

@@ -155,6 +155,8 @@ async def extended(api: Api, body: bytes, local: bool) -> Reply:
     if not local:
         _refuse_own(api, wish.worker_id)
         api.queue.workers.beat(wish.worker_id, lease_s)
+    if wish.wait and not wish.leases:
+        await api.queue.wait_cancel(wish.worker_id, wish.wait)
     beats = [Heartbeat(lease.id, lease.lease_id, lease_s, lease.timeout) for lease in wish.leases]
     answers = await api.queue.extend(beats) if beats else []
     views = [_extended(beat.id, answer) for beat, answer in zip(beats, answers, strict=True)]

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Sequence
 from typing import Protocol
 
+from jobpipe.engine.values import Heartbeat
 from jobpipe.engine.workers import Worker
 from jobpipe.storage.base import LostClaim
 
@@ -29,6 +30,10 @@ class OwnWorkers(Protocol):
 
     def rescued(self, claim: LostClaim) -> None:
         """A claim was found lost and settled without its worker."""
+        ...
+
+    def vouch(self, claim: LostClaim) -> Heartbeat | None:
+        """A heartbeat for a claim whose holder sent none, if the system says that it lives; None else."""
         ...
 
     async def drain(self, seconds: float) -> None:
@@ -65,6 +70,9 @@ class NoWorkers:
     def cancel(self, lease_id: str) -> None: ...
 
     def rescued(self, claim: LostClaim) -> None: ...
+
+    def vouch(self, claim: LostClaim) -> Heartbeat | None:
+        return None
 
     async def drain(self, seconds: float) -> None: ...
 

@@ -15,7 +15,7 @@ from jobpipe.core.errors import JobpipeError
 from jobpipe.core.lifecycle import End
 from jobpipe.core.task import Claim
 from jobpipe.engine.queue import TaskQueue
-from jobpipe.engine.values import Report
+from jobpipe.engine.values import Heartbeat, Report
 from jobpipe.engine.workers import Worker
 from jobpipe.enqueuing import LocalEnqueuer
 from jobpipe.settings import Settings
@@ -76,6 +76,10 @@ class PoolWorkers:
 
     def rescued(self, claim: LostClaim) -> None:
         """A claim of this pool has no lease that could run out."""
+
+    def vouch(self, claim: LostClaim) -> Heartbeat | None:
+        """A claim of this pool has no lease that could run out."""
+        return None
 
     async def drain(self, seconds: float) -> None:
         await self._pool.drain(seconds)

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from jobpipe.clock import Clock
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.engine.queue import TaskQueue
-from jobpipe.engine.values import Report
+from jobpipe.engine.values import Heartbeat, Report
 from jobpipe.engine.workers import Replaced, Worker
 from jobpipe.own_workers.door import Door
 from jobpipe.settings import Settings
@@ -81,10 +81,27 @@ class ProcessWorkers:
             self._supervisor.cancel(lease_id)
 
     def rescued(self, claim: LostClaim) -> None:
-        """A process whose lease runs out hangs or is stopped: only a fresh one can go on."""
+        """A process whose lease runs out hangs or is stopped: only a fresh one can go on.
+
+        One that the system says to work, with other runs in time, has lost nothing but this claim.
+        """
         if self._supervisor is not None and claim.task.worker is not None and not claim.orphaned:
+            child = self._supervisor.child_of(claim.task.worker)
+            if child is not None and child.works and claim.lease_id not in child.begun and child.begun:
+                return
             why = "gave no sign until a lease ran out, and was killed"
             self._supervisor.kill(claim.task.worker, why)
+
+    def vouch(self, claim: LostClaim) -> Heartbeat | None:
+        """A process may hold the GIL in C for longer than a lease, and cannot send anything meanwhile."""
+        worker = claim.task.worker
+        if self._supervisor is None or worker is None or claim.orphaned:
+            return None
+        child = self._supervisor.child_of(worker)
+        run = None if child is None else child.begun.get(claim.lease_id)
+        if child is None or run is None or not child.works:
+            return None
+        return Heartbeat(claim.task.id, claim.lease_id, self._settings.lease, run.timeout)
 
     async def drain(self, seconds: float) -> None:
         if self._supervisor is not None:

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from jobpipe import streams
 from jobpipe.interpreter import python
+from jobpipe.supervisor import proc
 from jobpipe.supervisor.orders import (
     BEGIN,
     CANCEL,
@@ -116,6 +117,11 @@ class Child(asyncio.SubprocessProtocol):
     @property
     def pid(self) -> int:
         return self._transport.get_pid() if self._transport is not None else -1
+
+    @property
+    def works(self) -> bool:
+        """Whether the system says that it lives and is not stopped; False where nobody can tell."""
+        return proc.works(self.pid)
 
     # --- to the child ---
 

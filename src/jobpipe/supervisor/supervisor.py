@@ -52,7 +52,7 @@ class Supervisor:
     ) -> None:
         self._patience = patience
         self._guard = Guard()
-        self._memory = MemoryGuard(max_rss, lambda: list(self._children()))
+        self._memory = MemoryGuard(max_rss, lambda: list(self.children()))
         self._keepers = [
             Keeper(
                 one, on_exit=on_exit, on_busy=self._memory.notice, on_change=self._tell_guard,
@@ -65,11 +65,12 @@ class Supervisor:
         self._draining = False
         self._end: asyncio.TimerHandle | None = None
 
-    def _children(self) -> Iterator[Child]:
+    def children(self) -> Iterator[Child]:
+        """All processes that live, also those that leave."""
         return (child for keeper in self._keepers for child in keeper)
 
     def _tell_guard(self) -> None:
-        self._guard.tell(child.pid for child in self._children())
+        self._guard.tell(child.pid for child in self.children())
 
     @property
     def processes(self) -> list[Process]:
@@ -86,7 +87,7 @@ class Supervisor:
 
     def child_of(self, worker: str) -> Child | None:
         """The process of this worker, if it is one of ours."""
-        return next((child for child in self._children() if child.worker == worker), None)
+        return next((child for child in self.children() if child.worker == worker), None)
 
     def knows(self, worker: str) -> bool:
         """Whether one of the processes works under this id."""
@@ -108,7 +109,7 @@ class Supervisor:
 
     def cancel(self, lease_id: str) -> None:
         """Tell the process that runs under this lease to stop it; when none is known, tell all: it may just begin."""
-        children = list(self._children())
+        children = list(self.children())
         holders = [child for child in children if lease_id in child.begun] or children
         for child in holders:
             child.cancel(lease_id)
@@ -147,7 +148,7 @@ class Supervisor:
         self._end = loop.call_at(when, self._kill_all)
 
     def _kill_all(self) -> None:
-        for child in self._children():
+        for child in self.children():
             log.warning("worker process %d did not end in time: killed", child.pid)
             child.stop()
 

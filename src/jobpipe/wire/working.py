@@ -55,11 +55,11 @@ class SettleError(Struct, forbid_unknown_fields=True):
 
 
 class SettleBody(Struct, forbid_unknown_fields=True):
-    """What became of one run."""
+    """What became of one run. `lost`: the process that ran it died, as its parent says."""
 
     id: str
     lease_id: str
-    outcome: Literal["done", "failed", "timed_out", "cancelled", "released"]
+    outcome: Literal["done", "failed", "timed_out", "cancelled", "released", "lost"]
     result: Annotated[Raw, Meta(description="Of done: any JSON value.")] | UnsetType = UNSET
     error: SettleError | None = None
     retryable: bool | None = None
@@ -81,11 +81,13 @@ class ExtendLease(Struct, forbid_unknown_fields=True):
 
 
 class ExtendBody(Struct, forbid_unknown_fields=True):
-    """A heartbeat."""
+    """A heartbeat. With `wait` and no leases the answer comes when the cancelling of a task that this worker runs was
+    asked for, after `wait` seconds at the latest: then a heartbeat tells which."""
 
     worker_id: Name
     leases: Annotated[list[ExtendLease], Meta(max_length=MAX_ITEMS)]
     lease: LeaseSeconds | None = None
+    wait: Annotated[float, Meta(ge=0, le=MAX_WAIT_S, description="Seconds.")] | None = None
 
 
 class SettledView(Struct, omit_defaults=True):

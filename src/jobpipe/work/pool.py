@@ -130,6 +130,10 @@ class Pool:
         """The runs that were claimed ahead and hold no worker yet. May be read from any thread."""
         return self._ahead.runs()
 
+    def claim(self, lease_id: str) -> Claim:
+        """The claim of a run that holds a worker. Raises KeyError."""
+        return self._runs[lease_id].claim
+
     def start(self) -> None:
         """Begin to claim, on the running event loop. Does nothing when started or drained before."""
         if self._claiming is None and not self._draining:

@@ -14,12 +14,13 @@ from jobpipe.logs import configure
 from jobpipe.loop import loop_factory
 from jobpipe.settings_worker import WorkerSettings
 from jobpipe.signals import Signals
-from jobpipe.supervisor.child import Exit, NotReady
+from jobpipe.supervisor.child import NotReady
 from jobpipe.supervisor.memory import default_limit
 from jobpipe.supervisor.orders import EXIT_APP, Orders, shares
 from jobpipe.supervisor.reaper import reap_orphans
 from jobpipe.supervisor.supervisor import Supervisor
 from jobpipe.tracing import asked
+from jobpipe.worker.care import Care
 
 log = logging.getLogger("jobpipe.worker")
 
@@ -42,17 +43,20 @@ def run(settings: WorkerSettings, app: str) -> int:
 async def _work(settings: WorkerSettings, app: str) -> int:
     orders = [_orders(settings, app, workers) for workers in shares(settings.workers, settings.process_count)]
     limit = default_limit() if settings.max_rss is None else settings.max_rss
-    supervisor = Supervisor(orders, on_exit=_note, max_rss=limit, patience=PATIENCE_S)
+    care = Care(settings)
+    supervisor = Supervisor(orders, on_exit=care.give_back, max_rss=limit, patience=PATIENCE_S)
     signals = Signals()
     with signals.caught():
         try:
             if await _proved(supervisor, signals):
                 supervisor.start()
+                care.start(supervisor)
                 log.info("%d workers for %s", settings.workers, settings.servers)
                 await signals.first()
             await _drain(supervisor, signals, settings.shutdown_grace)
         finally:
             await supervisor.drain(0)
+            care.close()
     log.info("stopped")
     return 0
 
@@ -86,12 +90,6 @@ async def _drain(supervisor: Supervisor, signals: Signals, grace: float) -> None
         second.cancel()
 
 
-async def _note(exit: Exit) -> None:
-    """The leases of a process that died run out at the server; over HTTP nobody else may settle them."""
-    if exit.begun:
-        log.warning("%d tasks of it are rescued when their leases run out", len(exit.begun))
-
-
 def _orders(settings: WorkerSettings, app: str, workers: int) -> Orders:
     return Orders(
         app=app,
@@ -105,6 +103,7 @@ def _orders(settings: WorkerSettings, app: str, workers: int) -> Orders:
         max_result=settings.max_body,
         max_tasks=settings.max_tasks_per_process,
         key=settings.key,
+        named=True,
         log_level=settings.log_level,
         log_format=settings.log_format,
         otel=asked(settings.otel),

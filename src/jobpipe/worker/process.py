@@ -45,6 +45,7 @@ from jobpipe.supervisor.orders import (
     READY,
     Orders,
     order,
+    run_word,
 )
 from jobpipe.work.app import App
 from jobpipe.work.errors import AppNotFound
@@ -150,6 +151,7 @@ class WorkerProcess(Watcher):
             headers=self._headers,
             timeout_of=self._own_timeout,
             version=version("jobpipe"),
+            hears_cancels=orders.token is None,
         )
         self._source.on_cancel = self._source.on_lost = self._cancel
         self._pool = Pool(
@@ -158,6 +160,9 @@ class WorkerProcess(Watcher):
         )  # fmt: skip
         self._watchdog = Watchdog(
             self._loop, lambda: self._pool.runs, CLEANUP_S + 0.25, self._on_hang, self._clock
+        )
+        self._tells_more = orders.named or any(
+            handler.timeout is not None for handler in app.handlers.values()
         )
         self._early_cancels: OrderedDict[str, None] = OrderedDict()
         self._ends: list[str] = []
@@ -234,13 +239,22 @@ class WorkerProcess(Watcher):
 
     def on_begin(self, lease_ids: Sequence[str]) -> None:
         self._send_ends()
-        self._pipes.send(order(BEGIN, *lease_ids))
+        self._pipes.send(order(BEGIN, *(map(self._word, lease_ids) if self._tells_more else lease_ids)))
         self._watchdog.notice()
         if self._early_cancels:
             for lease_id in lease_ids:
                 if lease_id in self._early_cancels:
                     del self._early_cancels[lease_id]
                     self._loop.call_soon(self._pool.cancel, lease_id)
+
+    def _word(self, lease_id: str) -> str:
+        """The run for the parent: with the handler's own timeout, and its task where it knows it only from here."""
+        claim = self._pool.claim(lease_id)
+        handler = self._executor.find(claim.task.handler)
+        if not self._orders.named:
+            return run_word(lease_id, None if handler is None else handler.timeout, None)
+        timeout = None if handler is None else self._executor.timeout_of(claim.task, handler)
+        return run_word(lease_id, timeout if timeout != INFINITY else None, claim.task.id)
 
     def on_settled(self, lease_ids: Sequence[str]) -> None:
         if not self._ends:
