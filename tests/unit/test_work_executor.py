@@ -61,6 +61,9 @@ class Watch:
         self.told.append("end")
         self.changed.set()
 
+    def on_overstay(self, run: Run) -> bool:
+        return False
+
     async def until(self, count: int) -> list[Any]:
         while len(self.told) < count:
             self.changed.clear()

@@ -75,7 +75,7 @@ class RemoteSource:
         wait_s: float = WAIT_S,
         timeout_of: Callable[[Claim], float | None] | None = None,
         version: str | None = None,
-        hears_cancels: bool = True,
+        hears_cancels: bool = False,
         clock: Clock | None = None,
         random: Callable[[], float] = randomness.random,
     ) -> None:

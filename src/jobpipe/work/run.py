@@ -310,7 +310,7 @@ class Run:
         return self._asyncio_task is not None and not self._in_thread
 
     def _end_unentered(self, _: asyncio.Task[None]) -> None:
-        if not self.ended:
+        if not self.ended and self._last is None:
             self._end(_INTERRUPTED)
 
     def _give_up_after(self, cleanup: float) -> None:
