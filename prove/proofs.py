@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prove import (
+    aged,
     agreement,
     backoff,
     bad_input,
@@ -54,6 +55,13 @@ PROOFS: dict[str, Proof] = {
     ),
     "postgres_pinned": Proof(
         (14,), "a snapshot held open slows no claim", postgres.pinned, timed=True, needs=cluster.missing
+    ),
+    "postgres_aged": Proof(
+        (14,),
+        "millions of finished tasks are listed and pruned in time",
+        aged.aged,
+        timed=True,
+        needs=cluster.missing,
     ),
     "clocks": Proof((13,), "jumps of the clock do no harm", clocks.clocks),
     "model": Proof((15,), "engines agree with a dict", agreement.agreement),
