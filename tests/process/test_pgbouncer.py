@@ -25,6 +25,7 @@ import postgres
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.address import parse
 from jobpipe.storage.postgres.hosts import Hosts
+from jobpipe.storage.postgres.lineage import Lineage
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
@@ -158,7 +159,7 @@ def test_session_mode_needs_nothing(tmp_path: Path, session: Bouncer) -> None:
 
 
 async def _settled_in(bouncer: Bouncer) -> tuple[str, str, bool, int]:
-    link = await Hosts(parse(bouncer.url())).connect()
+    link = await Hosts(parse(bouncer.url()), Lineage()).connect()
     try:
         shown = [await link.value(f"SHOW {name}") for name in ("statement_timeout", "jit")]
         return (
@@ -188,8 +189,8 @@ def test_the_number_of_a_process_that_is_somebody_elses_by_now_ends_nobody() -> 
 
     async def ask() -> tuple[int, bool]:
         link, other = (
-            await Hosts(parse(cluster.url("real"))).connect(),
-            await Hosts(parse(cluster.url("real"))).connect(),
+            await Hosts(parse(cluster.url("real")), Lineage()).connect(),
+            await Hosts(parse(cluster.url("real")), Lineage()).connect(),
         )
         assert other.backend is not None
         pid, began = other.backend
