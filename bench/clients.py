@@ -128,10 +128,10 @@ def _timed(tasks: int) -> Iterator[Callable[[], float]]:
     ended = time.perf_counter()
 
 
-def measure(store: str, scale: float, rounds: int) -> dict[str, list[float]]:
+def measure(store: str, scale: float, rounds: int, names: list[str]) -> dict[str, list[float]]:
     """The rates of each round, by case, in turns on one server."""
     global URL  # noqa: PLW0603 - one program, one server
-    found: dict[str, list[float]] = {name: [] for name in CASES}
+    found: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="jobpipe-clients-") as folder:
         url = "memory:" if store == "memory" else f"sqlite:///{folder}/jobpipe.db"
         sizes = ["--queue-size", str(servers.QUEUE_SIZE), "--no-pool"]
@@ -139,7 +139,8 @@ def measure(store: str, scale: float, rounds: int) -> dict[str, list[float]]:
             URL = f"http://127.0.0.1:{server.port}"
             app.connect(URL)
             for _ in range(rounds):
-                for name, (case, tasks) in CASES.items():
+                for name in names:
+                    case, tasks = CASES[name]
                     found[name].append(case(server.port, max(64, int(tasks * scale))))
     return found
 
@@ -151,14 +152,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", action="append", choices=list(CASES), help="may be repeated")
     arguments = parser.parse_args()
-    found = measure(arguments.store, arguments.scale, arguments.rounds)
+    found = measure(arguments.store, arguments.scale, arguments.rounds, arguments.only or list(CASES))
     if arguments.json:
         print(json.dumps(found))
         return 0
-    least = found["http.client, one after the other"]
+    first = next(iter(found.values()))
     for name, rates in found.items():
-        ratio = median(rate / other for rate, other in zip(rates, least, strict=True))
+        ratio = median(rate / other for rate, other in zip(rates, first, strict=True))
         print(f"{name:34} {median(rates):10,.0f} /s  {min(rates):10,.0f} - {max(rates):,.0f}  x {ratio:.2f}")
     return 0
 

@@ -29,6 +29,13 @@ OURS = {
     "Jobpipe, memory:": ("memory", 1, "as the first"),
     "Jobpipe, PostgreSQL": ("postgres", 1, "as the first"),
 }
+CLIENTS = {
+    f"Jobpipe, Python client, {when}{where}": (store, when, f"one process with our own client, {when}; {how}")
+    for store, where in (("file", ""), ("memory", ", memory:"))
+    for when, how in (("64 at a time", "`enqueue_many`"), ("one after the other", "typed"))
+}
+"""Jobpipe as a Python program has it: beside the others, whose clients are measured too."""
+
 FIGURES = ROOT / "docs" / "benchmarks"
 
 
@@ -36,6 +43,9 @@ def main() -> int:
     """Measure, print the Markdown, and write it with --write."""
     arguments = _arguments()
     rows = {name: report.Row(name, ours.DURABLE[store], how, {}) for name, (store, _, how) in OURS.items()}
+    rows |= {
+        name: report.Row(name, ours.DURABLE[store], how, {}) for name, (store, _, how) in CLIENTS.items()
+    }
     rows |= {peer.name: report.Row(peer.name, peer.durable, peer.settings, {}) for peer in PEERS}
     wanted = [name for name in rows if not arguments.only or name in arguments.only]
     peers = {peer.name: peer for peer in PEERS if peer.name in wanted}
@@ -78,6 +88,8 @@ def _measuring(
 ) -> Callable[[], measure.Figures]:
     if name in peers:
         return lambda: measure.measure(peers[name], running[peers[name].service], scale)
+    if name in CLIENTS:
+        return lambda: ours.measure_client(*CLIENTS[name][:2], scale)
     store, processes, _ = OURS[name]
     return lambda: ours.measure(store, running["postgres"] if store == "postgres" else None, scale, processes)
 
@@ -110,7 +122,7 @@ def _write(rows: list[report.Row], arguments: argparse.Namespace) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    names = [*OURS, *(peer.name for peer in PEERS)]
+    names = [*OURS, *CLIENTS, *(peer.name for peer in PEERS)]
     parser = argparse.ArgumentParser(
         prog="python -m bench.peers", description="Measure Jobpipe beside other queues."
     )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,7 +18,8 @@ from bench import load, servers, wrk
 from bench.cases import ARRAY, BATCH, BATCH_CONNECTIONS
 from bench.client import BenchError, counts, request, wait_done
 from bench.limits import BODY, CONNECTIONS, ENQUEUE
-from bench.peers.measure import BATCHES, PICKUPS, Figures
+from bench.peers.install import ROOT
+from bench.peers.measure import BATCHES, PICKUPS, PROGRAM_S, Figures
 from bench.peers.services import Service, rss_mb
 
 TASKS = 40_000
@@ -51,6 +55,18 @@ def measure(store: str, service: Service | None, scale: float, processes: int = 
         report = load.pick_up(load.Pickups(server.port, max(20, round(PICKUPS * scale))))
         figures |= {"pickup_p50": report.sent_p50, "pickup_p99": report.sent_p99}
     return figures
+
+
+def measure_client(store: str, when: str, scale: float) -> Figures:
+    """What one Python program gets through with our own client: single tasks, and for many at a time batches."""
+    program = [sys.executable, "-m", "bench.clients", "--json", "--rounds", "1", "--store", store]
+    cases = {"enqueue": f"typed, {when}"} | ({"batch": "in batches"} if when != "one after the other" else {})
+    words = [*program, "--scale", str(scale), *(word for name in cases.values() for word in ("--only", name))]
+    done = subprocess.run(words, capture_output=True, timeout=PROGRAM_S, check=False, cwd=ROOT)
+    if done.returncode != 0:
+        raise BenchError(f"our client: {done.stderr.decode(errors='replace').strip()[-400:]}")
+    rates = json.loads(done.stdout)
+    return {key: rates[name][0] for key, name in cases.items()}
 
 
 def generator() -> str:
