@@ -67,9 +67,10 @@ class Reader:
             "JOBPIPE_PORT": self._ports["8080"],
         }
         (folder / "bin").mkdir()
-        program = folder / "bin/jobpipe"
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m jobpipe "$@"\n')
-        program.chmod(0o755)
+        for name, words in (("jobpipe", "-m jobpipe"), ("python", "")):
+            program = folder / "bin" / name
+            program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
+            program.chmod(0o755)
 
     def follow(self, page: str) -> None:
         for mark in MARK.finditer(page):

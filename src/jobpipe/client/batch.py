@@ -24,7 +24,7 @@ GATHER_S: Final = 0.05
 MOST_REQUESTS: Final = 8
 """How many requests of tasks are under way at a time, at most."""
 
-MOST_ITEMS: Final = 1000
+MOST_ITEMS: Final = 128
 MOST_BYTES: Final = 1 << 20
 
 Outcome = Task | Failure

@@ -29,7 +29,7 @@ UNSURE = frozenset({502, 503, 504})
 """Statuses after which the request may or may not have been carried out: the storage's, or a proxy's."""
 
 
-class Item(Struct, frozen=True):
+class Item(Struct, frozen=True, gc=False):
     """A task to enqueue, as JSON, together with others where there are any. `ours` says that its id was made here.
 
     One with a `trace` goes alone, since a request is of one trace.

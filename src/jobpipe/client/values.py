@@ -68,7 +68,7 @@ class TaskError(Struct, frozen=True):
     at: Time
 
 
-class Task(Struct, frozen=True):
+class Task(Struct, frozen=True, gc=False):
     """A task. `attempts = failures + lost`, plus 1 for a run that is under way, done or cancelled."""
 
     id: str
@@ -98,7 +98,7 @@ class Task(Struct, frozen=True):
         return self.status in FINISHED
 
 
-class TaskForm(Task, frozen=True):
+class TaskForm(Task, frozen=True, gc=False):
     """A task whose JSON is not yet looked into."""
 
     payload: Raw
@@ -110,7 +110,7 @@ class TaskForm(Task, frozen=True):
         return Task(**fields | {"payload": decoded(self.payload), "result": decoded(self.result)})
 
 
-class LeaseForm(TaskForm, frozen=True, kw_only=True):
+class LeaseForm(TaskForm, frozen=True, kw_only=True, gc=False):
     """A task as `POST /lease` gives it."""
 
     lease_id: str
