@@ -16,7 +16,7 @@ from test_client_flow import UNSEEN, UNSENT, drive, problem
 
 from jobpipe.client import working
 from jobpipe.client.address import Address, authorization, parse_address, resolve
-from jobpipe.client.enqueue import enqueue, enqueue_many
+from jobpipe.client.enqueue import enqueue, enqueue_many, item_of
 from jobpipe.client.errors import ConnectionFailed, ServerError
 from jobpipe.client.exchange import Answer
 from jobpipe.client.flow import Caller, Retries
@@ -58,6 +58,11 @@ def test_a_task_without_an_id_gets_one_here() -> None:
     assert fields.pop("id")[14] == "7"
     assert fields == {"handler": "greet", "payload": {"a": 1}}
     assert request.repeatable
+
+
+def test_an_id_that_is_json_already_is_compared_as_what_it_means() -> None:
+    raw: Any = msgspec.Raw(b'"caf\\u00e9"')
+    assert item_of(CALLER, {"id": raw}).id == "café"
 
 
 def test_a_task_with_the_callers_id_is_not_sent_twice_blindly() -> None:

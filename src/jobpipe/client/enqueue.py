@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
 from msgspec import Raw
 
 from jobpipe.client.batch import MOST_BYTES, MOST_ITEMS, outcomes, trace_headers
@@ -200,6 +201,8 @@ def item_of(caller: Caller, task: NewTask, trace: str | None = None) -> Item:
     fields = {name: value for name, value in given.items() if value is not None}
     ours = "id" not in fields
     id = fields.setdefault("id", new_id(caller.clock.now()))
+    if isinstance(id, Raw):
+        id = msgspec.json.decode(id)
     if "payload" in fields:
         fields["payload"] = Raw(encoded(fields["payload"], "payload"))
     if isinstance(fields.get("run_at"), datetime):  # else it is JSON already, like the command line's
