@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 
 from msgspec import Struct
 
 from jobpipe.core.task import Task
-from jobpipe.storage.sqlite.line import Head, Line, Row
+from jobpipe.storage.heads import Head, Heads, Level
+from jobpipe.storage.sqlite.line import Line, Row
 
-Level = tuple[str, int]
-"""Queue and priority."""
 Peek = Callable[[str, int, int], list[Row]]
 """`peek(queue, priority, n)` reads the first n rows of a level."""
 
@@ -39,12 +39,14 @@ class Due:
 
     def __init__(self, peek: Peek) -> None:
         self._peek = peek
-        self._heads: dict[Level, Head] = {}
+        self._heads = Heads()
         self._lines: dict[Level, Line] = {}
 
     def load(self, levels: Iterable[Level]) -> None:
         """Begin anew, knowing only which levels have tasks; the first look at each finds its true head."""
-        self._heads = dict.fromkeys(levels, EARLIEST)
+        self._heads.clear()
+        for level in levels:
+            self._heads.put(level, EARLIEST)
         self._lines.clear()
 
     def accept(self, queue: str, priority: int, run_at: int, tasks: Sequence[Task]) -> None:
@@ -52,8 +54,7 @@ class Due:
         level = (queue, priority)
         head = self._heads.get(level)
         place = (run_at, tasks[0].seq)
-        if head is None or place < head:
-            self._heads[level] = place
+        self._heads.lower(level, place)
         line = self._lines.get(level)
         if line is None:
             if head is not None:  # others wait, of which nothing is known
@@ -65,9 +66,8 @@ class Due:
     def add(self, queue: str, priority: int, run_at: int, seq: int) -> None:
         """A task is queued again."""
         level = (queue, priority)
-        head, place = self._heads.get(level), (run_at, seq)
-        if head is None or place < head:
-            self._heads[level] = place
+        place = (run_at, seq)
+        self._heads.lower(level, place)
         line = self._lines.get(level)
         if line is not None and (line.end is None or place <= line.end):
             del self._lines[level]
@@ -78,21 +78,22 @@ class Due:
 
     def next_due(self, queues: frozenset[str] | None) -> int | None:
         """No task of `queues` (None: all) is due before this time; None when none waits."""
-        runs = [head[0] for level, head in self._heads.items() if queues is None or level[0] in queues]
-        return min(runs, default=None)
+        return self._heads.earliest(queues)
 
     def oldest(self, now: int) -> dict[str, int]:
         """The `run_at` of the task that has been due longest, for each queue that has a due one."""
         found: dict[str, int] = {}
-        for level in [level for level, head in self._heads.items() if head[0] <= now]:
-            line = self._lines.get(level)
-            if line is None or not line.rows:
-                rows = self._peek(*level, 1)
-                line = Line(rows, None if not rows else rows[0][:2])
-            self._correct(level, line)
-            head = self._heads.get(level)
-            if head is not None and head[0] <= now:
-                found[level[0]] = min(head[0], found.get(level[0], now))
+        for queue in self._heads.queues:
+            while (first := self._heads.oldest(queue)) is not None and first[1][0] <= now:
+                level, head = first
+                line = self._lines.get(level)
+                if line is None or not line.rows:
+                    rows = self._peek(*level, 1)
+                    line = Line(rows, None if not rows else rows[0][:2])
+                self._correct(level, line)
+                if self._heads.get(level) == head:
+                    found[queue] = head[0]
+                    break
         return found
 
     def pick(self, queues: frozenset[str] | None, limit: int, now: int, max_bytes: int) -> Picked:
@@ -100,16 +101,20 @@ class Due:
 
         At most `max_bytes` of payload, but one task.
         """
-        ready: dict[int, list[tuple[Head, str]]] = {}
-        for (queue, priority), head in self._heads.items():
-            if head[0] <= now and (queues is None or queue in queues):
-                ready.setdefault(priority, []).append((head, queue))
         picking = _Picking(limit, now, max_bytes, self._look)
-        for priority in sorted(ready, reverse=True):
-            if picking.full:
+        while not picking.full:
+            # One more than can be needed: before its first task all that comes first is in the others.
+            ready = self._heads.first(queues, now, picking.left + 1)
+            if not ready:
                 break
-            for queue, line in picking.merge(priority, ready[priority]).items():
-                self._correct((queue, priority), line)
+            beyond = ready.pop() if len(ready) > picking.left else None
+            for priority, levels in groupby(ready, key=lambda found: found[0][1]):
+                until = beyond[1] if beyond is not None and beyond[0][1] == priority else None
+                heap = [(head, queue) for (queue, _), head in levels]
+                for queue, line in picking.merge(priority, heap, until).items():
+                    self._correct((queue, priority), line)
+                if picking.full:
+                    break
         return Picked(picking.rows, self.next_due(queues))
 
     def _look(self, level: Level, n: int) -> Line:
@@ -137,9 +142,9 @@ class Due:
         """The head of a level, now that its line was looked at."""
         first = line.first
         if first is not None:
-            self._heads[level] = first
+            self._heads.put(level, first)
         else:
-            del self._heads[level]
+            self._heads.drop(level)
             self._lines.pop(level, None)
 
 
@@ -154,17 +159,26 @@ class _Picking:
         self.rows: list[Row] = []
         self.full = limit <= 0
 
-    def merge(self, priority: int, heap: list[tuple[Head, str]]) -> dict[str, Line]:
-        """Take due rows of one priority over its queues in order; answer the lines that were looked at, by queue."""
+    @property
+    def left(self) -> int:
+        """How many more are wanted."""
+        return self._limit - len(self.rows)
+
+    def merge(self, priority: int, heap: list[tuple[Head, str]], until: Head | None) -> dict[str, Line]:
+        """Take due rows of one priority over its queues in order, none behind `until`; answer the lines that were
+        looked at, by queue."""
         heapq.heapify(heap)
         lines: dict[str, Line] = {}
         while heap and not self.full and heap[0][0][0] <= self._now:
+            if until is not None and heap[0][0] > until:
+                break
             head, queue = heap[0]
             if queue not in lines:
                 # One more than can be taken, so that the row after the last one taken, the new head, is known.
-                lines[queue] = self._look((queue, priority), self._limit - len(self.rows) + 1)
+                lines[queue] = self._look((queue, priority), self.left + 1)
             else:  # the smaller of the root's two children is the second of all
-                self._take(lines[queue], min(heap[1:3])[0] if len(heap) > 1 else None)
+                second = min(heap[1:3])[0] if len(heap) > 1 else until
+                self._take(lines[queue], second if until is None or second is None else min(second, until))
             rows = lines[queue].rows
             first = rows[0][:2] if rows else None
             if first is None:

@@ -8,12 +8,11 @@ from collections import deque
 from collections.abc import Sequence
 
 from jobpipe.core.task import Task
+from jobpipe.storage.heads import Head
 
 MOST_BYTES = 256 * 1024
 """Of payload that a line keeps with its tasks."""
 
-Head = tuple[int, int]
-"""`run_at` and `seq`: the place of a task in the order of claims."""
 Row = tuple[int, int, int, Task | None]
 """`run_at`, `seq`, payload bytes, and the task itself if it is known."""
 
