@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from jobpipe.core.task import NewTask, Status
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import ClaimRequest, Storage, TaskFilter
+from jobpipe.storage.base import ClaimRequest, TaskFilter
+from jobpipe.storage.contract import Storage
 from jobpipe.storage.postgres.partitions import WIDTH_MS
 from prove.cluster import Cluster, running
 from prove.postgres import MISCOUNTED

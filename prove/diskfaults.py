@@ -18,7 +18,7 @@ from msgspec import Struct
 from jobpipe.clock import ManualClock
 from jobpipe.core.errors import StorageBroken, StorageError
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import Storage
+from jobpipe.storage.contract import Storage
 from prove.disk import Disk
 from prove.history import History
 from prove.proof import Figure, Trial, none

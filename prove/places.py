@@ -12,7 +12,7 @@ import psutil
 
 from jobpipe.clock import ManualClock
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import Storage
+from jobpipe.storage.contract import Storage
 from prove.cluster import WIPE, Cluster, running
 from prove.times import DatabaseClock
 from prove.world import CAPACITY, MAX_QUEUES, World

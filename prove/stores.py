@@ -16,7 +16,8 @@ from jobpipe.clock import ManualClock
 from jobpipe.core.errors import StorageError
 from jobpipe.core.task import Status, Task
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import Storage, TaskFilter
+from jobpipe.storage.base import TaskFilter
+from jobpipe.storage.contract import Storage
 
 FILE = "jobpipe.db"
 OFTEN = "PRAGMA wal_autocheckpoint = 60"

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Iterable, Sequence
 from jobpipe.core.errors import StorageError
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
 from jobpipe.core.task import Claim, NewTask, Status
-from jobpipe.storage.base import ClaimRequest, Settlement, Storage
+from jobpipe.storage.base import ClaimRequest, Settlement
+from jobpipe.storage.contract import Storage
 from prove.disk import Disk
 from prove.history import GONE, RUNNING, History, Step
 

@@ -25,9 +25,9 @@ from jobpipe.storage.base import (
     Extended,
     Extension,
     Settlement,
-    Storage,
     TaskFilter,
 )
+from jobpipe.storage.contract import Storage
 from prove.model import Lease, Model
 from prove.times import Times
 

@@ -12,7 +12,7 @@ from desk import Desk, OpenDesk, OpenStore
 import postgres
 from jobpipe.clock import ManualClock
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import Storage
+from jobpipe.storage.contract import Storage
 from jobpipe.storage.sqlite import engine as sqlite_engine
 
 ENGINES: dict[str, Callable[[Path], str]] = {

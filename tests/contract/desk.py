@@ -26,9 +26,9 @@ from jobpipe.storage.base import (
     SettleAnswer,
     Settled,
     Settlement,
-    Storage,
     TaskFilter,
 )
+from jobpipe.storage.contract import Storage
 
 T = TypeVar("T")
 

@@ -14,7 +14,14 @@ from jobpipe.core.errors import StorageError, StorageRefused
 from jobpipe.core.lifecycle import Kind, Outcome, Transition
 from jobpipe.core.task import Status, Task
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import ClaimRequest, Extension, Record, Settlement, Storage, Summary
+from jobpipe.storage.base import (
+    ClaimRequest,
+    Extension,
+    Record,
+    Settlement,
+    Summary,
+)
+from jobpipe.storage.contract import Storage
 
 TO = Transition(Kind.DONE, Status.DONE, 0, 1, 0, 0)
 TASK = Task(1, "a", "h", "q", b"1", 0, Status.QUEUED, 0, 0, 0, 3, None, 0, 0)
@@ -36,6 +43,7 @@ CALLS: dict[str, Callable[[Storage], Coroutine[Any, Any, object]]] = {
     "queues": lambda store: store.queues(0),
     "prune": lambda store: store.prune(1, 1, 1),
     "next_prunable": lambda store: store.next_prunable(),
+    "audit": lambda store: store.audit(),
     "keep_summary": lambda store: store.keep_summary(Summary(1, "s", b"{}"), 0),
     "summaries": lambda store: store.summaries(0, 1),
     "announce": lambda store: store.announce("s", b"{}"),
@@ -47,10 +55,23 @@ CALLS: dict[str, Callable[[Storage], Coroutine[Any, Any, object]]] = {
 }
 
 
+def test_no_protocol_of_the_contract_is_longer_than_a_page() -> None:
+    for protocol in Storage.__mro__[1:]:
+        assert len([name for name in dir(protocol) if not name.startswith("_")]) <= 12
+
+
 def test_every_method_of_the_contract_is_tried_here() -> None:
-    methods = {name for name in vars(Storage) if not name.startswith("_")}
+    methods = {name for name in dir(Storage) if not name.startswith("_")}
     values = {"shared", "writes_local_claims_late"}
-    assert methods - set(CALLS) - values == {"open", "close", "wait_broken", "publish", "listen", "commits"}
+    assert methods - set(CALLS) - values == {
+        "open",
+        "close",
+        "wait_broken",
+        "publish",
+        "listen",
+        "commits",
+        "clock_step",
+    }
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from jobpipe.clock import ManualClock
 from jobpipe.core.task import NewTask, Status
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import Record, Storage
+from jobpipe.storage.base import Record
+from jobpipe.storage.contract import Storage
 
 PLENTY = 1 << 40
 

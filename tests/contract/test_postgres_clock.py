@@ -12,7 +12,8 @@ from desk import Desk, new
 import postgres
 from jobpipe.core.task import Status
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import Extension, Storage
+from jobpipe.storage.base import Extension
+from jobpipe.storage.contract import Storage
 from jobpipe.storage.postgres.dbtime import DatabaseTime
 
 HOUR = 3600.0

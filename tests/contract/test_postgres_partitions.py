@@ -12,7 +12,7 @@ import postgres
 from jobpipe.core.errors import TaskExists
 from jobpipe.core.task import Status, Task
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import Storage
+from jobpipe.storage.contract import Storage
 from jobpipe.storage.postgres.partitions import WIDTH_MS
 from jobpipe.storage.postgres.pruning import WHOLE_FROM_MS
 

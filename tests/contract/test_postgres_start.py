@@ -6,7 +6,8 @@ import asyncio
 
 import postgres
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import ClaimRequest, Storage
+from jobpipe.storage.base import ClaimRequest
+from jobpipe.storage.contract import Storage
 from jobpipe.storage.postgres import migrations
 from jobpipe.storage.postgres.link import in_schema
 

@@ -19,7 +19,13 @@ import postgres
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
 from jobpipe.core.task import Claim, NewTask, Status
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import ClaimRequest, Record, Settlement, Storage, Summary
+from jobpipe.storage.base import (
+    ClaimRequest,
+    Record,
+    Settlement,
+    Summary,
+)
+from jobpipe.storage.contract import Storage
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 

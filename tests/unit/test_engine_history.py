@@ -21,7 +21,8 @@ from jobpipe.engine.values import Report
 from jobpipe.parts import Parts
 from jobpipe.settings import Settings
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import Storage, Summary, TaskFilter
+from jobpipe.storage.base import Summary, TaskFilter
+from jobpipe.storage.contract import Storage
 
 START = 1_700_000_040_000
 """The beginning of a minute."""

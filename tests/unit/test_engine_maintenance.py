@@ -17,7 +17,8 @@ from jobpipe.engine.maintenance import Alarm, Pruner, Rescuer
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Heartbeat, Report
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import LostClaim, Settled, Storage
+from jobpipe.storage.base import LostClaim, Settled
+from jobpipe.storage.contract import Storage
 
 DONE = Outcome(Kind.DONE)
 

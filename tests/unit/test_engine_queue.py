@@ -27,7 +27,14 @@ from jobpipe.core.task import Claim, NewTask, Status, Task
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Heartbeat, Report
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import Cancelled, ClaimAnswer, ClaimRequest, Extended, Settled, Storage
+from jobpipe.storage.base import (
+    Cancelled,
+    ClaimAnswer,
+    ClaimRequest,
+    Extended,
+    Settled,
+)
+from jobpipe.storage.contract import Storage
 
 T = TypeVar("T")
 

@@ -23,7 +23,8 @@ from jobpipe.core.errors import StorageInUse, StorageRefused
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
 from jobpipe.core.task import Status, Task
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import Record, Storage
+from jobpipe.storage.base import Record
+from jobpipe.storage.contract import Storage
 
 BATCH = 2_000
 BATCH_BYTES = 8 * 1024 * 1024

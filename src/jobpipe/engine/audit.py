@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from jobpipe.storage.base import Storage
+from jobpipe.storage.contract import Upkeep
 
 log = logging.getLogger("jobpipe.maintenance")
 
@@ -18,7 +18,7 @@ _TOLD = 5
 class Auditor:
     """Looks when the server starts and after a refusal, and now and then at a store that others use too."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Upkeep) -> None:
         self._storage = storage
 
     async def run_once(self, now: int) -> float | None:

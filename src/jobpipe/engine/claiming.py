@@ -18,7 +18,8 @@ from jobpipe.core.task import Claim, Task
 from jobpipe.engine.observing import Observer
 from jobpipe.engine.running import Running
 from jobpipe.engine.waiters import ClaimWaiters
-from jobpipe.storage.base import ClaimAnswer, ClaimRequest, Storage
+from jobpipe.storage.base import ClaimAnswer, ClaimRequest
+from jobpipe.storage.contract import TaskLife
 
 log = logging.getLogger("jobpipe.queue")
 
@@ -28,7 +29,7 @@ class Claiming:
 
     def __init__(
         self,
-        storage: Storage,
+        storage: TaskLife,
         running: Running,
         waiters: ClaimWaiters,
         *,

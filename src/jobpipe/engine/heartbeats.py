@@ -8,13 +8,14 @@ from jobpipe.core.errors import LeaseLost
 from jobpipe.core.task import Status
 from jobpipe.engine.running import Running
 from jobpipe.engine.values import Heartbeat
-from jobpipe.storage.base import Extended, Extension, Storage
+from jobpipe.storage.base import Extended, Extension
+from jobpipe.storage.contract import TaskLife
 
 
 class Heartbeats:
     """What the queue does with a heartbeat."""
 
-    def __init__(self, storage: Storage, running: Running) -> None:
+    def __init__(self, storage: TaskLife, running: Running) -> None:
         self._storage = storage
         self._running = running
 

@@ -16,7 +16,8 @@ from jobpipe.core.errors import StorageError
 from jobpipe.core.lifecycle import Transition
 from jobpipe.core.task import Claim, Status, Task
 from jobpipe.engine.minutes import Minute
-from jobpipe.storage.base import Storage, Summary
+from jobpipe.storage.base import Summary
+from jobpipe.storage.contract import Past
 
 log = logging.getLogger("jobpipe.history")
 
@@ -35,7 +36,7 @@ LATE_S = 0.05
 class History:
     """An Observer of one queue, and what it saw."""
 
-    def __init__(self, storage: Storage, clock: Clock) -> None:
+    def __init__(self, storage: Past, clock: Clock) -> None:
         self._storage = storage
         self._clock = clock
         self._server = secrets.token_hex(6)

@@ -15,7 +15,8 @@ from jobpipe.core.errors import LeaseLost, StorageError
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Heartbeat, Report
-from jobpipe.storage.base import LostClaim, Settled, Storage
+from jobpipe.storage.base import LostClaim, Settled
+from jobpipe.storage.contract import Upkeep
 
 log = logging.getLogger("jobpipe.maintenance")
 
@@ -30,7 +31,7 @@ FAILED_PAUSE_S = 1.0
 class Rescuer:
     """Settles claims whose holder is gone: as lost, or as timed out when the run had used up its time."""
 
-    def __init__(self, queue: TaskQueue, storage: Storage) -> None:
+    def __init__(self, queue: TaskQueue, storage: Upkeep) -> None:
         self._queue = queue
         self._storage = storage
         self.rescued = 0
@@ -97,7 +98,7 @@ class Pruner:
     `retention` is for done and cancelled tasks, `retention_failed` for failed ones; seconds, inf keeps all.
     """
 
-    def __init__(self, storage: Storage, retention: float, retention_failed: float) -> None:
+    def __init__(self, storage: Upkeep, retention: float, retention_failed: float) -> None:
         self._storage = storage
         self._retention = retention
         self._retention_failed = retention_failed

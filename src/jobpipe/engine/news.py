@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from jobpipe.core.errors import StorageError
 from jobpipe.engine.waiters import ClaimWaiters, FinishWaiters
-from jobpipe.storage.base import Cancelled, Storage
+from jobpipe.storage.base import Cancelled
+from jobpipe.storage.contract import Lookup, Peers
 
 log = logging.getLogger("jobpipe.queue")
 
@@ -24,12 +26,16 @@ RESCUE_S = 3.0
 """A server that died tells nobody: while there are others, lost claims are looked for this often."""
 
 
+class _Store(Lookup, Peers, Protocol):
+    """What is asked of a store here."""
+
+
 class News:
     """`cancelled` is told of all requests to cancel runs of this server, `ring` in how many seconds to rescue."""
 
     def __init__(
         self,
-        storage: Storage,
+        storage: _Store,
         workers: ClaimWaiters,
         callers: FinishWaiters,
         *,

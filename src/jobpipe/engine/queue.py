@@ -44,9 +44,9 @@ from jobpipe.storage.base import (
     Page,
     QueueCounts,
     Settled,
-    Storage,
     TaskFilter,
 )
+from jobpipe.storage.contract import Storage
 
 log = logging.getLogger("jobpipe.queue")
 

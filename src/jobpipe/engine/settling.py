@@ -20,7 +20,8 @@ from jobpipe.engine.running import Running
 from jobpipe.engine.tally import Tally
 from jobpipe.engine.values import Report
 from jobpipe.engine.waiters import ClaimWaiters
-from jobpipe.storage.base import CancelChanged, Settled, Settlement, Storage
+from jobpipe.storage.base import CancelChanged, Settled, Settlement
+from jobpipe.storage.contract import TaskLife
 
 log = logging.getLogger("jobpipe.tasks")
 
@@ -33,7 +34,7 @@ class Settling:
 
     def __init__(
         self,
-        storage: Storage,
+        storage: TaskLife,
         running: Running,
         waiters: ClaimWaiters,
         ends: Ends,

@@ -22,7 +22,7 @@ from jobpipe.engine.feed import Feed
 from jobpipe.engine.gathering import Gathering
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.workers import Announcement
-from jobpipe.storage.base import Storage
+from jobpipe.storage.contract import Peers
 
 log = logging.getLogger("jobpipe.sharing")
 
@@ -50,7 +50,7 @@ class Message(Struct, omit_defaults=True):
 class Sharing(Gathering):
     """One server's part. `feed` is where the changes of others go."""
 
-    def __init__(self, queue: TaskQueue, storage: Storage, feed: Feed, clock: Clock) -> None:
+    def __init__(self, queue: TaskQueue, storage: Peers, feed: Feed, clock: Clock) -> None:
         super().__init__(MOST_PUBLISHED)
         self._queue = queue
         self._storage = storage

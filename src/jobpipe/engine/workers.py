@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
@@ -16,7 +17,8 @@ from msgspec.structs import replace
 from jobpipe.clock import Clock
 from jobpipe.core.task import Status, Task
 from jobpipe.engine.running import Running
-from jobpipe.storage.base import Storage, TaskFilter
+from jobpipe.storage.base import TaskFilter
+from jobpipe.storage.contract import Peers, Reading
 
 KEPT_S = 90.0
 """How long a silent worker is remembered: longer than the longest poll; or two of its leases, if that is more."""
@@ -25,6 +27,10 @@ MOST_QUEUES = 20
 """Of the queues that a worker names, so many are remembered: what one call may name would else be kept for all."""
 MOST_STRAYS = 1000
 STRAY_BYTES = 1024 * 1024
+
+
+class _Store(Reading, Peers, Protocol):
+    """What is asked of a store here."""
 
 
 class WorkerRun(Struct, frozen=True):
@@ -100,7 +106,7 @@ class Workers:
     """The workers of one server. `own` gives its own ones, `trouble` says why none of them can work, although they
     should: both are there to be replaced."""
 
-    def __init__(self, storage: Storage, running: Running, clock: Clock) -> None:
+    def __init__(self, storage: _Store, running: Running, clock: Clock) -> None:
         self.own: Callable[[], Sequence[Worker]] = tuple
         self.owns: Callable[[str], bool] = _nobody
         """Whether an id is one of this server's own workers: nobody else may go by it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import StorageRefused
-from jobpipe.storage.base import Storage
+from jobpipe.storage.contract import Storage
 
 
 def open_storage(

@@ -10,14 +10,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from jobpipe.core.task import Claim
+from jobpipe.core.timing import PREFETCHED_S
 from jobpipe.work.run import Run
 
 AHEAD_S = 0.005
 """For how long the tasks that wait here keep the workers busy, at the pace of the latest runs."""
 FRESH_S = 0.02
 """How long a measured pace is believed, and the longest pause within a measurement, which takes AHEAD_S at least."""
-PATIENCE_S = 0.015
-"""How long a task may wait here. Less than it takes until its claim is stored (storage/sqlite/unwritten.py)."""
+PATIENCE_S = PREFETCHED_S
 COOL_S = 2.0
 """For how long after something was given back nothing more is claimed ahead: short runs are mixed with long ones."""
 MOST = 1000

@@ -13,10 +13,9 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 
 from jobpipe.core.task import Claim, Task
+from jobpipe.core.timing import DEFERRED_S
 
-KEEP_S = 0.03
-"""How long a claim may be missing in the file, in seconds: many times what a short run takes, and longer than a worker
-keeps a task that it has not begun."""
+KEEP_S = DEFERRED_S
 
 
 class Handing(Struct, frozen=True):
