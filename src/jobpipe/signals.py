@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 
@@ -64,16 +65,36 @@ def keep_from_forks() -> None:
     """Have forked children of this process die of these signals as others do, from now on.
 
     They would else inherit handlers that write to the event loop of their parent: it would take a child's end for its
-    own, and the child would not end.
+    own, and the child would not end. A signal that comes in the moment of the fork waits until the child has its own.
     """
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_forget)
+        mask = _Mask()
+        os.register_at_fork(before=mask.block, after_in_parent=mask.restore, after_in_child=_forget)
+        os.register_at_fork(after_in_child=mask.restore)
+
+
+class _Mask(threading.local):
+    """The signals that the forking thread had blocked before."""
+
+    before: set[signal.Signals | int] | None = None
+
+    def block(self) -> None:
+        self.before = signal.pthread_sigmask(signal.SIG_BLOCK, _numbers())
+
+    def restore(self) -> None:
+        if self.before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.before)
+
+
+def _numbers() -> list[int]:
+    return [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 def _forget() -> None:
     with contextlib.suppress(ValueError):  # not of the main thread's making
         signal.set_wakeup_fd(-1)
-        for name in (*NAMES, "SIGHUP", "SIGCHLD"):
-            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
-                default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
-                signal.signal(getattr(signal, name), default)
+        for number in (*_numbers(), signal.SIGCHLD, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(
+                    number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+                )
