@@ -191,12 +191,12 @@ class Transition(Struct, frozen=True, gc=False):
 # Members of an enum by bare names, here and wherever each task passes: in Python 3.11 the look-up in its class takes
 # ten times as long.
 _KIND_DONE, _STATUS_DONE, _RUNNING = Kind.DONE, Status.DONE, Status.RUNNING
-_CLAIMED_FROM, _SETTLED_FROM = ALLOWED[Event.CLAIM], ALLOWED[Event.SETTLE]
+(_CLAIMED_FROM,), (_SETTLED_FROM,) = ALLOWED[Event.CLAIM], ALLOWED[Event.SETTLE]
 
 
 def claimed(task: Task, now: int, worker: str | None) -> Task:
     """The queued task as it is once `worker` has claimed it at `now`. Raises ValueError for one that is not queued."""
-    if task.status not in _CLAIMED_FROM:
+    if task.status is not _CLAIMED_FROM:
         raise ValueError(f"task '{task.id}' is {task.status}: it does not wait")
     return replace(task, status=_RUNNING, attempts=task.attempts + 1, started_at=now, worker=worker)
 
@@ -207,7 +207,7 @@ def decide(task: Task, outcome: Outcome, now: int, policy: Policy, random: Calla
     Raises ValueError for a task that does not run, and for a cancelled run whose cancelling nobody asked for: an
     illegal move changes nothing.
     """
-    if task.status not in _SETTLED_FROM:
+    if task.status is not _SETTLED_FROM:
         raise ValueError(f"task '{task.id}' is {task.status}: it has no run to settle")
     if outcome.kind is _KIND_DONE:
         return Transition(
