@@ -222,6 +222,35 @@ def test_bad_lines_are_told_by_their_number_and_the_good_ones_go_in(
     assert server.task(f"{queue}-b")["queue"] == queue
 
 
+def test_lines_whose_tasks_are_there_are_as_good_as_new_ones_where_that_is_said(
+    run: Run, server: Server, queue: str
+) -> None:
+    first, more = (
+        "".join(f'{{"id": "{queue}-{name}", "delay": 3600}}\n' for name in names).encode()
+        for names in ("a", "abb")
+    )
+    lines = ("enqueue", "simulate", "--tasks", "--queue", queue)
+    assert run(*lines, stdin=first).code == 0
+    again = run(*lines, "--if-absent", "-o", "ndjson", stdin=more)
+    assert (again.code, again.err) == (0, "3 tasks enqueued\n")
+    assert [json.loads(one)["id"] for one in again.lines] == [f"{queue}-a", f"{queue}-b", f"{queue}-b"]
+    assert len(server.ask(f"/tasks?queue={queue}")) == 2
+    assert run(*lines, stdin=first).code == 1
+    bare = run("enqueue", "simulate", "--ndjson", "--if-absent", stdin=b"1\n")
+    assert (bare.code, bare.out) == (2, "")
+
+
+@pytest.mark.parametrize(("id", "code"), [(b"null", 0), (b"7", 1), (b'""', 1)])
+def test_an_id_that_is_none_is_the_servers_to_judge(
+    id: bytes, code: int, run: Run, server: Server, queue: str
+) -> None:
+    lines = b'{"id": %b, "delay": 3600}\n{"id": "%b-ok", "delay": 3600}\n' % (id, queue.encode())
+    ran = run("enqueue", "simulate", "--tasks", "--queue", queue, stdin=lines)
+    assert ran.code == code, ran.err
+    assert ran.lines[-1] == f"{queue}-ok"
+    assert len(ran.lines) == 2 - code
+
+
 def test_lines_wait_for_room_and_are_given_up_when_none_comes(tmp_path: Path, run: Run) -> None:
     small = Server(tmp_path, "--no-pool", "--queue-size", "5", "--store", "memory:").up()
     try:
@@ -240,6 +269,14 @@ def test_lines_pass_through_a_queue_that_is_smaller_than_they_are_many(tmp_path:
     finally:
         small.kill()
     assert (ran.code, len(set(ran.lines))) == (0, 40), ran.err
+
+
+def test_a_tasks_own_key_is_no_api_key(run: Run, server: Server, queue: str) -> None:
+    name = run("enqueue", "simulate", "--task-key", "order 7", "--queue", queue, "--delay", "1h").lines[0]
+    held(server, queue)
+    assert server.task(name)["key"] == "order 7"
+    listed = run("task", "list", "--queue", queue, "--task-key", "order 7", "-o", "ndjson")
+    assert [json.loads(line)["id"] for line in listed.lines] == [name]
 
 
 # --- looking ---
@@ -486,6 +523,7 @@ def test_a_key_is_asked_for_and_taken(tmp_path: Path, run: Run, monkeypatch: pyt
         monkeypatch.setenv("JOBPIPE_KEY", "secret")
         assert run("task", "list", "--server", locked.url).code == 0
         assert run("enqueue", "h", "--server", locked.url).code == 9, "a reader may not"
+        assert run("enqueue", "h", "--server", locked.url, "--key", "wrong").code == 9
     finally:
         locked.kill()
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from cyclopts import App
 
-from jobpipe.cli import main
+from jobpipe.cli import build, main
 from jobpipe.settings import KINDS, Settings, env_names
+from jobpipe.settings_sources import Sources
 
 
 class FakeServer(ModuleType):
@@ -221,3 +223,16 @@ def test_a_closed_output_is_one_that_nobody_reads() -> None:
     command = f"{shlex.quote(sys.executable)} -m jobpipe openapi >&-"
     ran = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=30, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_no_command_has_two_flags_of_one_name() -> None:
+    """Two groups of flags that a command shares may each have a good word for something else."""
+
+    def look(app: App, path: str) -> int:
+        flags = [] if app.default_command is None else app.assemble_argument_collection()
+        names = [name for argument in flags for name in argument.names if name.startswith("-")]
+        assert len(names) == len(set(names)), (path, sorted(names))
+        subs = [name for name in app if not name.startswith("-")]
+        return bool(names) + sum(look(app[name], f"{path} {name}") for name in subs)
+
+    assert look(build(Sources(), whole=True), "jobpipe") > 20

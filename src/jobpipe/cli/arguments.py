@@ -106,8 +106,7 @@ class Filters:
     created_before: Annotated[
         Moment | None, Parameter(help="Enqueued before this time, or 2h ago.", show_default=False)
     ] = None
-
-    key: Annotated[str | None, Parameter(help="With this key.", show_default=False)] = None
+    key: Annotated[str | None, Parameter(name="--task-key", help="With this key.", show_default=False)] = None
 
     def conditions(self) -> dict[str, str]:
         """Those that are given, as the wire names them."""

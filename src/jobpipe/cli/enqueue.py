@@ -44,10 +44,10 @@ class TaskFlags:
     timeout: Annotated[Seconds | None, Parameter(help="How long one run may take.", show_default=False)] = (
         None
     )
-
-    key: Annotated[str | None, Parameter(help="What it belongs to within its queue.", show_default=False)] = (
-        None
-    )
+    key: Annotated[
+        str | None,
+        Parameter(name="--task-key", help="What it belongs to within its queue.", show_default=False),
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """Those that were given."""
@@ -88,7 +88,11 @@ def enqueue_command(
     task: TaskFlags = TaskFlags(),
     source: InputFlags = InputFlags(),
     if_absent: Annotated[
-        bool, Parameter(negative=(), help="With --id: a task that is there already is as good as a new one.")
+        bool,
+        Parameter(
+            negative=(),
+            help="With --id or --tasks: a task that is there already is as good as a new one.",
+        ),
     ] = False,
     wait: Annotated[
         bool | float, Parameter(negative=(), help="Wait for its end, at most so many seconds if given.")
@@ -101,14 +105,15 @@ def enqueue_command(
     Prints the task's id, or with --wait its result.
     """
     _check(handler, payload, source, task, wait)
-    if if_absent and task.id is None:
-        raise BadSetting("--if-absent needs --id")
+    if if_absent and task.id is None and not source.tasks:
+        raise BadSetting("--if-absent needs --id, or --tasks whose lines have ids")
     given = task.given() | ({} if handler is None else {"handler": handler})
     if source.lines:
-        from jobpipe.cli.lines import enqueue_lines
+        from jobpipe.cli.lines import Manner, enqueue_lines
 
+        manner = Manner(source.tasks, source.text, if_absent, source.patience)
         with target.open() as remote:
-            return enqueue_lines(remote, given, source.patience, output, whole=source.tasks, text=source.text)
+            return enqueue_lines(remote, given, manner, output)
     given |= {"payload": _payload(payload, text=source.text)}
     with target.open() as remote:
         return _enqueue(remote, cast("NewTask", given), wait, output, if_absent)

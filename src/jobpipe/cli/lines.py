@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from jobpipe.cli import exits
 from jobpipe.cli.output import Output, many, printable, put, put_json, say, told
-from jobpipe.core.errors import JobpipeError
+from jobpipe.core.errors import JobpipeError, TaskExists
 
 if TYPE_CHECKING:
     from msgspec import Raw
@@ -53,23 +53,33 @@ def raw_json(data: bytes) -> Raw:
         raise BadLine(f"not JSON: {error}") from None
 
 
-def enqueue_lines(
-    remote: Remote, given: dict[str, Any], patience: float, output: Output, *, whole: bool, text: bool
-) -> int:
+class Manner(NamedTuple):
+    """How lines are taken: as `whole` tasks or as payloads, which may be `text`; and what is done about conflicts.
+
+    `patience` is in seconds.
+    """
+
+    whole: bool
+    text: bool
+    if_absent: bool
+    patience: float
+
+
+def enqueue_lines(remote: Remote, given: dict[str, Any], manner: Manner, output: Output) -> int:
     """Enqueue a task for each line of stdin; `given` are the fields that they share. The exit code."""
     report = Report(output)
 
     def task_of(line: bytes) -> NewTask:
-        if text and not whole:
+        if manner.text and not manner.whole:
             return cast("NewTask", {**given, "payload": line.rstrip(b"\r\n").decode(errors="strict")})
         value = raw_json(line)
-        return cast("NewTask", {**given, **_members(value)} if whole else {**given, "payload": value})
+        return cast("NewTask", {**given, **(_members(value) if manner.whole else {"payload": value})})
 
     with _progress() as advance:
         numbered = enumerate(_watched(sys.stdin.buffer, advance), 1)
         try:
             while lines := list(islice(numbered, BATCH)):
-                _send(remote, _parsed(lines, task_of, report), patience, report)
+                _send(remote, _parsed(lines, task_of, report), manner, report)
         finally:
             report.end()
     return report.code
@@ -120,12 +130,14 @@ class Report:
         put_json([msgspec.json.encode(value)], "ndjson", many=False)
 
 
-def _members(value: Raw) -> dict[str, Raw]:
+def _members(value: Raw) -> dict[str, Any]:
+    """The fields as they came, but for the id: the client tells by it whose answer it reads."""
     import msgspec
 
     try:
-        return msgspec.json.decode(value, type=dict[str, msgspec.Raw])
-    except ValueError:
+        members: dict[str, Any] = msgspec.json.decode(value, type=dict[str, msgspec.Raw])
+        return members | {"id": msgspec.json.decode(members["id"])} if "id" in members else members
+    except (ValueError, RecursionError):
         raise BadLine("no task object") from None
 
 
@@ -144,16 +156,28 @@ def _parsed(
     return parsed
 
 
-def _send(remote: Remote, lines: Sequence[Line], patience: float, report: Report) -> None:
+def _send(remote: Remote, lines: Sequence[Line], manner: Manner, report: Report) -> None:
     """Send until each is taken, refused for good, or `patience` seconds went by without room for any."""
     from jobpipe.client.enqueue import enqueue_many
 
-    answers = remote.client.run(enqueue_many(remote.caller, [line.task for line in lines], patience))
+    answers = remote.client.run(enqueue_many(remote.caller, [line.task for line in lines], manner.patience))
     for line, answer in zip(lines, answers, strict=True):
-        if isinstance(answer, JobpipeError):
-            report.refused(line.number, told(answer), exits.code_of(answer))
+        there = manner.if_absent and isinstance(answer, TaskExists)
+        became = _present(remote, line) if there else answer
+        if isinstance(became, JobpipeError):
+            report.refused(line.number, told(became), exits.code_of(became))
         else:
-            report.taken(answer)
+            report.taken(became)
+
+
+def _present(remote: Remote, line: Line) -> Task | JobpipeError:
+    """The task that was there already."""
+    from jobpipe.client.tasks import get
+
+    try:
+        return remote.client.run(get(remote.caller, str(line.task["id"])))
+    except JobpipeError as error:  # deleted meanwhile, or a key that may not read
+        return error
 
 
 def _watched(lines: Iterable[bytes], advance: Callable[[int], None]) -> Iterator[bytes]:
