@@ -15,8 +15,9 @@ import msgspec
 
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import Invalid, JobpipeError, NotFound, QueueFull, TooManyQueues
+from jobpipe.core.unique import Known
 from jobpipe.tracing import sending, traceparent
-from jobpipe.wire import Defaults, encode_task, new_id, parse_object
+from jobpipe.wire import Defaults, encode_known, encode_task, new_id, parse_object
 from jobpipe.work.enqueue import Connecting, EnqueueRequest
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class LocalEnqueuer:
         (answer,) = await self._queue.enqueue([task])
         if isinstance(answer, JobpipeError):
             raise answer
-        return self._read(encode_task(answer))
+        return self._read(encode_known(answer) if isinstance(answer, Known) else encode_task(answer))
 
 
 class RemoteEnqueuer:

@@ -16,6 +16,7 @@ from jobpipe.core.keys import BadKeys, parse_entries
 from jobpipe.core.lifecycle import Policy
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.engine.audit import REFUSED_S, Auditor
+from jobpipe.engine.expiry import expiry_alarm
 from jobpipe.engine.feed import Feed
 from jobpipe.engine.maintenance import Alarm, Pruner, Rescuer
 from jobpipe.engine.queue import TaskQueue
@@ -55,6 +56,7 @@ class Parts:
         self._rescue = Alarm("rescuer", rescuer.run_once, clock)
         self._prune = Alarm("pruner", pruner.run_once, clock)
         self._audit = Alarm("auditor", Auditor(self._storage).run_once, clock)
+        self._expire = expiry_alarm(self.queue, self._storage, clock)
         self._keep = Alarm("history", self.queue.history.run_once, clock)
         self.workers = own_workers(settings, app, self.queue, clock, token)
         rescuer.on_rescue = self.workers.rescued
@@ -81,6 +83,7 @@ class Parts:
         self._rescue.start()
         self._prune.start()
         self._audit.start()
+        self._expire.start()
         self._keep.start()
         self._sharing.start()
         self.queue.history.on_begin = self._keep.ring_within
@@ -121,6 +124,7 @@ class Parts:
             await self._rescue.stop()
             await self._prune.stop()
             await self._audit.stop()
+            await self._expire.stop()
             await self._keep.stop()
             await self.queue.close()
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from jobpipe.core.admission import Limits, fit_surely, merged, refusals
+from jobpipe.core.admission import Limits, fit_surely, judge
 from jobpipe.core.errors import QueueFull, TaskExists, TooManyQueues
 from jobpipe.core.lifecycle import Event, claimed
+from jobpipe.core.once import Once
 from jobpipe.core.steering import rises, steer
 from jobpipe.core.task import NewTask, Status, Task, accepted
+from jobpipe.core.unique import Unique, text_of
 
 QUEUED = accepted(NewTask("a", "h"), 1, 5, 5)
 RUNNING = claimed(QUEUED, 6, "w")
@@ -54,15 +56,11 @@ def test_only_what_waits_is_claimed() -> None:
 def test_admission_is_decided_in_order() -> None:
     limits, counts = Limits(capacity=2, max_queues=2), Counts(q=1)
     new = [NewTask(id_, "h", queue=queue) for id_, queue in zip("abacd", "qqqrs", strict=True)]
-    refused = refusals(new, {}, limits, counts)
-    assert [type(no) for no in refused] == [type(None), QueueFull, TaskExists, type(None), TooManyQueues]
+    once = Once({}, {}, {}, 0)
+    answers = judge(new, once, limits, counts, lambda one: accepted(one, len(once.accepted), 0, 0))
+    assert [type(answer) for answer in answers] == [Task, QueueFull, TaskExists, Task, TooManyQueues]
+    assert [task.id for task in once.accepted.values()] == ["a", "c"]
     assert not fit_surely(new, limits, counts)
     assert fit_surely(new[:1], limits, counts)
-    stored = [accepted(one, n, 0, 0) for n, one in enumerate((new[0], new[3]))]
-    assert [getattr(answer, "id", None) for answer in merged(refused, iter(stored))] == [
-        "a",
-        None,
-        None,
-        "c",
-        None,
-    ]
+    assert not fit_surely([replace(new[0], uniqueness=text_of(Unique("k")))], limits, counts)
+    assert not fit_surely([replace(new[0], digest="d")], limits, counts)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobpipe.core.task import Status, Task, TaskError
+from jobpipe.core.unique import Unique, text_of
 from jobpipe.wire import AcceptedWriter, TaskView, encode_task, encode_tasks
 from jobpipe.wire.answers import encode_text
 
@@ -42,9 +43,11 @@ tasks = st.builds(
     last_error=st.none() | errors,
     traceparent=st.none(),
     key=st.none() | text,
+    uniqueness=st.none() | st.sampled_from([text_of(Unique("k")), text_of(Unique("k", 1.5))]),
+    expires_at=st.none() | moment,
 )
 
-IF_USED = ("key",)
+IF_USED = {"key": "key", "unique": "uniqueness", "expires_at": "expires_at"}
 """Left out of a task that does not use them."""
 
 
@@ -52,7 +55,7 @@ IF_USED = ("key",)
 def test_a_task_is_written_as_its_schema_says_and_nothing_more(task: Task) -> None:
     encoded = encode_task(task)
     view = msgspec.json.decode(encoded, type=TaskView)
-    unused = [name for name in IF_USED if getattr(task, name) is None]
+    unused = [name for name, field in IF_USED.items() if getattr(task, field) is None]
     assert list(json.loads(encoded)) == [name for name in TaskView.__struct_fields__ if name not in unused]
     for field in ("id", "handler", "queue", "priority", "status", "attempts", "lost", "timeout", "worker"):
         assert getattr(view, field) == getattr(task, field)

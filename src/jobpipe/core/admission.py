@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
-from jobpipe.core.errors import JobpipeError, QueueFull, TaskExists, TooManyQueues
-from jobpipe.core.task import NewTask, Status, Task
+from jobpipe.core.errors import JobpipeError, QueueFull, TooManyQueues
+from jobpipe.core.once import Once
+from jobpipe.core.task import NewTask, Task
+from jobpipe.core.unique import Answer
 
 
 class Limits(Struct, frozen=True):
@@ -33,40 +35,33 @@ class Counted(Protocol):
 
 
 def fit_surely(tasks: Sequence[NewTask], limits: Limits, counts: Counted) -> bool:
-    """Whether all would be accepted if no id were taken: no bound is reached, and no id comes twice."""
+    """Whether all would be accepted if no id were taken: no bound is reached, no id comes twice, and none may stand
+    for another one.
+    """
     wanted = Counter([new.queue for new in tasks])
     names = sum(queue not in counts.queues for queue in wanted)
     return (
         all(counts.queued(queue) + n <= limits.capacity for queue, n in wanted.items())
         and len(counts.queues) + names <= limits.max_queues
         and len({new.id for new in tasks}) == len(tasks)
+        and not any(new.uniqueness or new.digest for new in tasks)
     )
 
 
-def refusals(
-    tasks: Sequence[NewTask], taken: Mapping[str, Status], limits: Limits, counts: Counted
-) -> list[JobpipeError | None]:
-    """Why each is not accepted, decided in order; `taken` are the ids that have a task."""
-    known = dict(taken)
+def judge(
+    tasks: Sequence[NewTask], once: Once, limits: Limits, counts: Counted, accept: Callable[[NewTask], Task]
+) -> list[Answer]:
+    """The answer to each, decided in order: what it meets, why it is refused, or the task that `accept` makes of it."""
     room: dict[str, int] = {}
-    answers: list[JobpipeError | None] = []
+    answers: list[Answer] = []
     for new in tasks:
-        no = exists(new.id, known[new.id]) if new.id in known else _no_room(new.queue, room, limits, counts)
-        if no is None:
+        answer: Answer | None = once.answer(new) or _no_room(new.queue, room, limits, counts)
+        if answer is None:
             room[new.queue] -= 1
-            known[new.id] = Status.QUEUED
-        answers.append(no)
+            answer = accept(new)
+            once.accept(answer)
+        answers.append(answer)
     return answers
-
-
-def merged(refused: Sequence[JobpipeError | None], accepted: Iterator[Task]) -> list[Task | JobpipeError]:
-    """The answers in order: those refused, and between them those that were stored."""
-    return [next(accepted) if no is None else no for no in refused]
-
-
-def exists(task_id: str, status: Status) -> TaskExists:
-    """The answer for an id that has a task."""
-    return TaskExists(f"a task with id '{task_id}' exists ({status})", field="id")
 
 
 def _no_room(queue: str, room: dict[str, int], limits: Limits, counts: Counted) -> JobpipeError | None:

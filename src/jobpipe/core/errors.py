@@ -55,6 +55,27 @@ class TaskExists(JobpipeError):
     sentence = "task already exists"
 
 
+class NotUnique(JobpipeError):
+    """A living task of the handler has the unique key."""
+
+    code = "not_unique"
+    sentence = "unique key is taken"
+
+
+class IdempotencyMismatch(JobpipeError):
+    """The Idempotency-Key, or the id, belongs to a request that said something else."""
+
+    code = "idempotency_mismatch"
+    sentence = "idempotency key was used for another request"
+
+
+class NotWaiting(JobpipeError):
+    """Only a task that is queued can be changed."""
+
+    code = "not_waiting"
+    sentence = "task is not waiting"
+
+
 class NotFound(JobpipeError):
     """No task has this id."""
 

@@ -145,6 +145,11 @@ class Transition(Struct, frozen=True, gc=False):
         return (Kind.CANCELLED if self.status is Status.CANCELLED else self.kind).value
 
     @property
+    def finished(self) -> bool:
+        """Whether the task comes to its end."""
+        return self.status in FINISHED
+
+    @property
     def attempt(self) -> int:
         """Which attempt this is the end of: a released one is taken back, and was one more."""
         if self.error is not None:
@@ -195,10 +200,15 @@ _KIND_DONE, _STATUS_DONE, _RUNNING = Kind.DONE, Status.DONE, Status.RUNNING
 
 
 def claimed(task: Task, now: int, worker: str | None) -> Task:
-    """The queued task as it is once `worker` has claimed it at `now`. Raises ValueError for one that is not queued."""
+    """The queued task as it is once `worker` has claimed it at `now`: it cannot expire any more.
+
+    Raises ValueError for one that is not queued.
+    """
     if task.status is not _CLAIMED_FROM:
         raise ValueError(f"task '{task.id}' is {task.status}: it does not wait")
-    return replace(task, status=_RUNNING, attempts=task.attempts + 1, started_at=now, worker=worker)
+    return replace(
+        task, status=_RUNNING, attempts=task.attempts + 1, started_at=now, worker=worker, expires_at=None
+    )
 
 
 def decide(task: Task, outcome: Outcome, now: int, policy: Policy, random: Callable[[], float]) -> Transition:

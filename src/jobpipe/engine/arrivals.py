@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 
 from jobpipe.core.errors import JobpipeError, StorageError
 from jobpipe.core.task import NewTask, Task
+from jobpipe.core.unique import Known
 
 log = logging.getLogger("jobpipe.queue")
 
-Tell = Callable[[Task | Exception], None]
-Insert = Callable[[Sequence[NewTask]], asyncio.Future[list[Task | JobpipeError]]]
+Tell = Callable[[Task | Known | Exception], None]
+Insert = Callable[[Sequence[NewTask]], asyncio.Future[list[Task | Known | JobpipeError]]]
 
 MOST_TASKS = 1_000
 MOST_BYTES = 16 * 1024 * 1024
@@ -54,9 +55,9 @@ class Arrivals:
             _tell_each(tells, [error] * len(tells))
 
 
-def _tell_all(tells: list[Tell], inserted: asyncio.Future[list[Task | JobpipeError]]) -> None:
+def _tell_all(tells: list[Tell], inserted: asyncio.Future[list[Task | Known | JobpipeError]]) -> None:
     try:
-        answers: Sequence[Task | Exception] = inserted.result()
+        answers: Sequence[Task | Known | Exception] = inserted.result()
     except asyncio.CancelledError:
         answers = [StorageError("the store was closed")] * len(tells)
     except Exception as error:  # noqa: BLE001 - it is told to those who asked
@@ -64,7 +65,7 @@ def _tell_all(tells: list[Tell], inserted: asyncio.Future[list[Task | JobpipeErr
     _tell_each(tells, answers)
 
 
-def _tell_each(tells: Sequence[Tell], answers: Sequence[Task | Exception]) -> None:
+def _tell_each(tells: Sequence[Tell], answers: Sequence[Task | Known | Exception]) -> None:
     for tell, answer in zip(tells, answers, strict=True):
         try:
             tell(answer)

@@ -16,7 +16,9 @@ from jobpipe import randomness
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import Degraded, Draining, JobpipeError, LeaseLost
 from jobpipe.core.lifecycle import Kind, Outcome, Policy
+from jobpipe.core.revision import Revision
 from jobpipe.core.task import Attempt, Claim, NewTask, Status, Task
+from jobpipe.core.unique import Known
 from jobpipe.engine.arrivals import Arrivals
 from jobpipe.engine.carrying import carried_out
 from jobpipe.engine.claiming import Claiming
@@ -83,6 +85,8 @@ class TaskQueue:
         self.on_refusal: Callable[[], object] = _nothing
         """Called when a task was not accepted: perhaps for the sake of counts that cannot be."""
         """Called with the seconds of a lease that was given: the rescuer's alarm may have to ring earlier."""
+        self.on_expiring: Callable[[Sequence[Task], int], object] = _nothing
+        """Called with tasks that were accepted or changed, and the time: some of them may expire."""
         self.tally = Tally(self._clock)
         """What this server did since its start."""
         self._make_parts(random)
@@ -187,27 +191,28 @@ class TaskQueue:
 
     # --- entering -----------------------------------------------------------------------------------------------
 
-    async def enqueue(self, tasks: Sequence[NewTask]) -> list[Task | JobpipeError]:
-        """Accept tasks; those in the answer are committed. Refused items are TaskExists, QueueFull, TooManyQueues.
+    async def enqueue(self, tasks: Sequence[NewTask]) -> list[Task | Known | JobpipeError]:
+        """Accept tasks; those in the answer are committed. A Known one stands for what was not accepted anew. Refused
+        items are TaskExists, IdempotencyMismatch, NotUnique, QueueFull, TooManyQueues.
 
         Raises Draining, and StorageError when nothing could be stored.
         """
         return await self._insert(tasks)
 
-    def enqueue_soon(self, task: NewTask, tell: Callable[[Task | Exception], None]) -> None:
+    def enqueue_soon(self, task: NewTask, tell: Callable[[Task | Known | Exception], None]) -> None:
         """As `enqueue` for one task, together with the others of this turn of the event loop.
 
         `tell` hears in a later turn what became of it: what `enqueue` raises, too.
         """
         self._arrivals.add(task, tell)
 
-    def _insert(self, tasks: Sequence[NewTask]) -> asyncio.Future[list[Task | JobpipeError]]:
+    def _insert(self, tasks: Sequence[NewTask]) -> asyncio.Future[list[Task | Known | JobpipeError]]:
         if self._draining:
             raise Draining()
         now = self._clock.now()
         return carried_out(self._storage.insert(tasks, now), partial(self._accepted, now))
 
-    def _accepted(self, now: int, answers: Sequence[Task | JobpipeError]) -> None:
+    def _accepted(self, now: int, answers: Sequence[Task | Known | JobpipeError]) -> None:
         ready: dict[str, int] = {}
         accepted = [answer for answer in answers if isinstance(answer, Task)]
         for answer in accepted:
@@ -221,7 +226,9 @@ class TaskQueue:
             self._waiters.ready(queue, n)
         if len(accepted) < len(answers):
             self.on_refusal()
+            self._changed([known.task for known in answers if isinstance(known, Known) and known.replaced])
         if accepted:
+            self.on_expiring(accepted, now)
             self._enqueued.add(len(accepted))
             for observer in self._observers:
                 observer.accepted(accepted)
@@ -365,6 +372,29 @@ class TaskQueue:
     def _tell_steered(self, tasks: Sequence[Task]) -> None:
         for observer in self._observers if tasks else ():
             observer.steered(tasks)
+
+    async def revise(self, task_id: str, revision: Revision) -> Task | JobpipeError:
+        """Change a task that is queued; else NotWaiting, AlreadyFinished, NotFound, or Invalid."""
+        return await carried_out(self._storage.revise(task_id, revision, self._clock.now()), self._revised)
+
+    def _revised(self, answer: Task | JobpipeError) -> None:
+        self._changed([answer] if isinstance(answer, Task) else [])
+
+    def _changed(self, tasks: Sequence[Task]) -> None:
+        """These may be due earlier than they were, or expire."""
+        for task in tasks:
+            self._waiters.ready(task.queue, 1)
+        self.on_expiring(tasks, self._clock.now())
+        self._tell_steered(tasks)
+
+    async def expire(self, limit: int) -> int:
+        """End waiting tasks whose time to be claimed is over; answers how many did."""
+        ended = await carried_out(self._storage.expire(self._clock.now(), limit), self._expired)
+        return len(ended)
+
+    def _expired(self, tasks: list[Task]) -> None:
+        self._ends.tell([(task, None) for task in tasks])
+        self._tell_steered(tasks)
 
     async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
         """Forget finished tasks. Else NotFinished or NotFound."""

@@ -19,6 +19,8 @@ from jobpipe.http.routing import raw_path
 HEAD = "jobpipe.head"
 """Key of the scope: the headers that the routes look at, by name."""
 
+IDEMPOTENCY_KEY = b"idempotency-key"
+
 _WANTED = frozenset({
     b"host",
     b"authorization",
@@ -31,6 +33,7 @@ _WANTED = frozenset({
     b"last-event-id",
     b"traceparent",
     b"x-jobpipe-local",
+    IDEMPOTENCY_KEY,
 })  # fmt: skip
 _FOREIGN = (b"cross-site", b"same-site")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/?#@,\s]+)(?::([0-9]{1,5})?)?")

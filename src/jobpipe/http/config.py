@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from jobpipe.clock import Clock, SystemClock
+from jobpipe.core.keys import Key, Scope
 from jobpipe.engine.feed import Feed
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.http.keys import Keyring
@@ -48,3 +49,16 @@ class Api:
         self.defaults = Defaults(
             handler=config.default_handler, max_retries=config.max_retries, max_body=config.max_body
         )
+
+    def key_name(self, head: dict[bytes, bytes]) -> str:
+        """The name of the key that a request was sent with; "" where none is needed."""
+        owner = self._owner(head)
+        return "" if owner is None else owner.name
+
+    def may_read(self, head: dict[bytes, bytes]) -> bool:
+        """Whether the request's key opens what tasks say."""
+        owner = self._owner(head)
+        return self.config.keys is None or (owner is not None and owner.reaches(Scope.READ))
+
+    def _owner(self, head: dict[bytes, bytes]) -> Key | None:
+        return None if self.config.keys is None else self.config.keys.owner(head.get(b"authorization"))

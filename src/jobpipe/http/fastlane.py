@@ -17,9 +17,10 @@ from msgspec import Struct
 
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import NewTask, Task
+from jobpipe.core.unique import Known
 from jobpipe.http import tasks, working
 from jobpipe.http.answers import Reply
-from jobpipe.http.browser import Guard, pick
+from jobpipe.http.browser import IDEMPOTENCY_KEY, Guard, pick
 from jobpipe.http.config import Api
 from jobpipe.http.cycle import STATUS_LINE
 from jobpipe.http.enqueue import Enqueue
@@ -101,8 +102,8 @@ class FastLane:
         return self._guard.refusal(hot.method, hot.url.partition(b"?")[0], hot.head) is None
 
     def remember(self, head: bytes, hot: Hot) -> None:
-        """The same head will mean the same again."""
-        if len(head) <= LONGEST_HEAD:
+        """The same head will mean the same again. One with an Idempotency-Key comes once, most likely."""
+        if len(head) <= LONGEST_HEAD and IDEMPOTENCY_KEY not in hot.head:
             if len(self.known) >= REMEMBERED:
                 self.known.clear()
             self.known[head] = hot
@@ -125,11 +126,11 @@ class FastLane:
         if isinstance(asked, NewTask):
             self._api.queue.enqueue_soon(asked, partial(self._accepted, cycle))
         else:
-            cycle.run(self._intake.batch(asked))
+            cycle.run(self._intake.batch(cycle.hot.head, asked))
 
-    def _accepted(self, cycle: FastCycle, answer: Task | Exception) -> None:
-        if isinstance(answer, Task | JobpipeError):
-            cycle.send(self._intake.answer(answer))
+    def _accepted(self, cycle: FastCycle, answer: Task | Known | Exception) -> None:
+        if isinstance(answer, Task | Known | JobpipeError):
+            cycle.send(self._intake.answer(cycle.hot.head, answer))
         else:
             cycle.fail(answer)
 

@@ -21,9 +21,12 @@ from jobpipe.wire import (
     ErrorGroupView,
     HealthView,
     KeyView,
+    KnownItemView,
+    KnownView,
     PointView,
     Problem,
     QueueView,
+    RevisionBody,
     StatsView,
     TaskView,
     WorkerView,
@@ -36,6 +39,9 @@ _STRUCTS = (
     EnqueueBody,
     TaskView,
     AcceptedView,
+    KnownItemView,
+    KnownView,
+    RevisionBody,
     Problem,
     BulkBody,
     BulkView,
@@ -98,19 +104,17 @@ def document(version: str, enqueue_status: int) -> bytes:
 
 
 def _inherited(enqueue_status: int) -> Json:
-    item = {"anyOf": [_ref("AcceptedView"), _ref("Problem")]}
+    item = {"anyOf": [_ref("AcceptedView"), _ref("KnownItemView"), _ref("Problem")]}
     tasks = {"type": "array", "items": _ref("EnqueueBody"), "minItems": 1, "maxItems": MAX_ITEMS}
     accepted = _json("accepted", _ref("TaskView"))
     accepted["headers"] = {
         "Location": {"schema": {"type": "string"}, "description": "where the task is read"}
     }
     answers: Json = {str(enqueue_status): accepted}
-    batch = _json("each item of a batch, in its order", {"type": "array", "items": item})
+    batch = {"anyOf": [_ref("KnownView"), {"type": "array", "items": item}]}
     if enqueue_status == 200:
-        batch["content"]["application/json"]["schema"] = {
-            "anyOf": [_ref("TaskView"), {"type": "array", "items": item}]
-        }
-    answers["200"] = batch
+        batch["anyOf"].append(_ref("TaskView"))
+    answers["200"] = _json("each item of a batch, in its order; or the task that has the unique key", batch)
     content = {
         "application/json": {"schema": {"anyOf": [_ref("EnqueueBody"), tasks]}, "example": _EXAMPLE},
         "application/x-ndjson": {"schema": {"type": "string", "description": "one task a line"}},
@@ -122,10 +126,19 @@ def _inherited(enqueue_status: int) -> Json:
         400,
         409,
         413,
+        422,
         503,
         507,
         body=content,
     )
+    enqueue["parameters"] = [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "description": "The same request sent again is answered with the tasks of the first time.",
+            "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
+        }
+    ]
     one = _operation("getTaskById", "Read a task.", _task(), 400, 404, 503, query={"id": {"type": "string"}})
     one["parameters"][0]["required"] = True
     health = {"200": _json("alive", _ref("HealthView"))}
@@ -168,9 +181,14 @@ def _tasks() -> Json:
     kept = {"200": _json("the unsuccessful ones, oldest first", _each("AttemptView"))}
     attempts = _operation("listAttempts", "The history of a task.", kept, 404, 503)
     delete = _operation("deleteTask", "Forget a finished task.", gone, 404, 409, 503, 507)
+    revised = _json("changed", _ref("TaskView"))
+    change = {"application/json": {"schema": _ref("RevisionBody"), "example": {"delay": 0, "priority": 5}}}
+    patch = _operation(
+        "reviseTask", "Change a task that waits.", {"200": revised}, 400, 404, 409, 413, 503, 507, body=change
+    )
     return {
         "/tasks": {"get": _operation("listTasks", "List tasks.", {"200": page}, 400, 503, query=filters)},
-        "/tasks/{id}": {"parameters": [_ID], "get": read, "delete": delete},
+        "/tasks/{id}": {"parameters": [_ID], "get": read, "patch": patch, "delete": delete},
         "/tasks/{id}/attempts": {"parameters": [_ID], "get": attempts},
         "/tasks/{id}/cancel": {"parameters": [_ID], "post": cancel},
         "/tasks/{id}/retry": {"parameters": [_ID], "post": retry},

@@ -28,6 +28,7 @@ from jobpipe.wire import (
     parse_bulk,
     parse_listing,
     parse_query,
+    parse_revision,
 )
 
 MAX_WAIT_S = 60
@@ -45,7 +46,7 @@ def routes(api: Api) -> list[RawRoute]:
     return [
         RawRoute("/task", GET=of(_get_by_query)),
         RawRoute("/tasks", GET=of(_list)),
-        RawRoute("/tasks/{id}", GET=of(_get), DELETE=of(_delete)),
+        RawRoute("/tasks/{id}", GET=of(_get), PATCH=of(_revise), DELETE=of(_delete)),
         RawRoute("/tasks/{id}/attempts", GET=of(_attempts)),
         RawRoute("/tasks/{id}/cancel", POST=of(_cancel)),
         RawRoute("/tasks/{id}/retry", POST=of(_retry)),
@@ -107,6 +108,14 @@ async def _cancel(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _retry(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     (answer,) = await api.queue.retry([path_id(scope)])
+    if isinstance(answer, JobpipeError):
+        raise answer
+    await send_json(scope, send, encode_task(answer))
+
+
+async def _revise(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    body = await read_body(scope, receive, api.config.max_body)
+    answer = await api.queue.revise(path_id(scope), parse_revision(body, api.defaults, api.now()))
     if isinstance(answer, JobpipeError):
         raise answer
     await send_json(scope, send, encode_task(answer))

@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from jobpipe.core.errors import JobpipeError, LeaseLost, StorageBroken
+from jobpipe.core.revision import Revision
 from jobpipe.core.task import Attempt, NewTask, Status, Task
+from jobpipe.core.unique import Answer
 from jobpipe.storage.base import (
     Cancelled,
     ClaimAnswer,
@@ -49,8 +51,10 @@ class TaskLife(Lookup, Protocol):
         """Whether local claims are answered before they are stored; released before that, they were never made."""
         ...
 
-    def insert(self, tasks: Sequence[NewTask], now: int) -> Awaitable[list[Task | JobpipeError]]:
-        """Accept each task in order, or answer TaskExists, QueueFull or TooManyQueues for it."""
+    def insert(self, tasks: Sequence[NewTask], now: int) -> Awaitable[list[Answer]]:
+        """Accept each task in order; or answer the one that stands for it, TaskExists, IdempotencyMismatch, NotUnique,
+        QueueFull or TooManyQueues.
+        """
         ...
 
     def claim(self, request: ClaimRequest, now: int) -> Awaitable[ClaimAnswer]:
@@ -77,6 +81,14 @@ class TaskLife(Lookup, Protocol):
 
     def retry(self, ids: Sequence[str], now: int) -> Awaitable[list[Task | JobpipeError]]:
         """Queue each failed or cancelled task again, accounting cleared; else answer NotRetryable or NotFound."""
+        ...
+
+    def revise(self, id: str, revision: Revision, now: int) -> Awaitable[Task | JobpipeError]:
+        """Change a queued task; else answer NotWaiting, AlreadyFinished, NotFound, or Invalid for what cannot be."""
+        ...
+
+    def expire(self, now: int, limit: int) -> Awaitable[list[Task]]:
+        """End up to `limit` waiting tasks whose time to be claimed is over; answer what became of them."""
         ...
 
     async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
@@ -133,6 +145,10 @@ class Upkeep(Shared, Protocol):
 
         None keeps all of that kind. Answers how many were deleted.
         """
+        ...
+
+    async def next_expiring(self) -> int | None:
+        """When the next waiting task expires (ms), None when none does."""
         ...
 
     async def next_prunable(self) -> tuple[int | None, int | None]:

@@ -14,6 +14,8 @@ from jobpipe.wire.answers import (
     ErrorView,
     HealthView,
     KeyView,
+    KnownItemView,
+    KnownView,
     PointView,
     Problem,
     QueueView,
@@ -25,11 +27,13 @@ from jobpipe.wire.answers import (
     WorkerTaskView,
     WorkerView,
     encode_attempts,
+    encode_known,
     encode_task,
     encode_tasks,
     encode_view,
 )
 from jobpipe.wire.filters import BulkBody, Filters, Listing, next_page, parse_bulk, parse_listing, parse_query
+from jobpipe.wire.idempotency import Repeatable, parse_repeatable, repeatable
 from jobpipe.wire.ids import new_id
 from jobpipe.wire.live import ChangeView, DeltaView, encode_delta
 from jobpipe.wire.requests import (
@@ -39,8 +43,11 @@ from jobpipe.wire.requests import (
     parse_array,
     parse_lines,
     parse_object,
+    split,
+    split_lines,
     valid_traceparent,
 )
+from jobpipe.wire.revisions import RevisionBody, parse_revision
 from jobpipe.wire.spans import Span, parse_span
 from jobpipe.wire.times import format_time, parse_time, time_text
 
@@ -60,12 +67,16 @@ __all__ = [
     "Filters",
     "HealthView",
     "KeyView",
+    "KnownItemView",
+    "KnownView",
     "Listing",
     "PointView",
     "Problem",
     "QueueView",
     "RatesView",
+    "Repeatable",
     "ReplacedView",
+    "RevisionBody",
     "Span",
     "StatsView",
     "TaskView",
@@ -74,6 +85,7 @@ __all__ = [
     "WorkersView",
     "encode_attempts",
     "encode_delta",
+    "encode_known",
     "encode_task",
     "encode_tasks",
     "encode_view",
@@ -86,8 +98,13 @@ __all__ = [
     "parse_listing",
     "parse_object",
     "parse_query",
+    "parse_repeatable",
+    "parse_revision",
     "parse_span",
     "parse_time",
+    "repeatable",
+    "split",
+    "split_lines",
     "time_text",
     "valid_traceparent",
 ]

@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from jobpipe.core.keys import Scope
 from jobpipe.core.task import Attempt, Status, Task, TaskError
+from jobpipe.core.unique import Found, Known, Unique
 from jobpipe.wire.times import format_time
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
@@ -52,6 +53,8 @@ class TaskView(Struct):
     result: Raw
     last_error: ErrorView | None
     key: str | UnsetType = UNSET
+    unique: Unique | UnsetType = UNSET
+    expires_at: Time | UnsetType = UNSET
 
 
 class KeyView(Struct):
@@ -222,6 +225,22 @@ class AcceptedView(Struct):
     task: TaskView
 
 
+class KnownView(Struct):
+    """The task that stands for one that was not accepted anew; with all its fields for who may read."""
+
+    id: str
+    status: Status
+    deduplicated: bool | UnsetType = UNSET
+    replaced: bool | UnsetType = UNSET
+
+
+class KnownItemView(Struct):
+    """An item of a batch for which another task stands."""
+
+    status: Literal[200]
+    task: KnownView
+
+
 _STATUS = {status: b'"%b"' % status.encode() for status in Status}
 _ID = b'{"id":'
 _PAYLOAD = b',"payload":'
@@ -256,9 +275,29 @@ def encode_task(task: Task) -> bytes:
             b"null" if task.worker is None else encode_text(task.worker),
             b"null" if task.result is None else task.result,
             b"null" if task.last_error is None else _encode_error(task.last_error),
-            b"" if task.key is None else b',"key":%b' % _encode(task.key),
+            b"" if _plain(task) else _beyond(task),
         )
     )
+
+
+def encode_known(known: Known, *, whole: bool = True) -> bytes:
+    """A task that stands for one that was not accepted anew, and why; not `whole` for those who may not read it."""
+    task = known.task
+    told = encode_task(task) if whole else b'{"id":%b,"status":%b}' % (_encode(task.id), _STATUS[task.status])
+    return told if known.found is Found.REPLAYED else b'%b,"%b":true}' % (told[:-1], known.found.encode())
+
+
+def _plain(task: Task) -> bool:
+    return task.key is None and task.uniqueness is None and task.expires_at is None
+
+
+def _beyond(task: Task) -> bytes:
+    """What a task has only where it uses it, each with a comma before."""
+    return b"".join([
+        b"" if task.key is None else b',"key":%b' % _encode(task.key),
+        b"" if task.uniqueness is None else b',"unique":%b' % task.uniqueness.encode(),
+        b"" if task.expires_at is None else b',"expires_at":%b' % format_time(task.expires_at),
+    ])  # fmt: skip
 
 
 class AcceptedWriter:
@@ -269,8 +308,10 @@ class AcceptedWriter:
 
     def encode(self, task: Task) -> bytes:
         """A task that has only just been accepted: all other fields are those of every new task."""
+        if not _plain(task):
+            return encode_task(task)
         key = (task.handler, task.queue, task.priority, task.max_retries, task.timeout, task.run_at,
-               task.created_at, task.key)  # fmt: skip
+               task.created_at)  # fmt: skip
         id = _encode(task.id)
         around = self._around.get(key)
         if around is None:

@@ -7,13 +7,15 @@ payload is never looked into further than strictness asks, and its bytes are kep
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from itertools import islice
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType, ValidationError
 
 from jobpipe.core.errors import Invalid, InvalidJson, JobpipeError, TooLarge
 from jobpipe.core.task import MAX_DELAY_S, MAX_RETRIES_LIMIT, PRIORITY_MAX, PRIORITY_MIN, NewTask
+from jobpipe.core.unique import OnConflict, Unique, text_of
 from jobpipe.wire import strict
 from jobpipe.wire.ids import new_id
 from jobpipe.wire.times import parse_time
@@ -36,6 +38,27 @@ _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9
 Ignored = Annotated[
     Raw, Meta(description="Set by the server; ignored in a request.", extra_json_schema={"readOnly": True})
 ]
+
+
+class UniqueBody(Struct, forbid_unknown_fields=True, gc=False):
+    """A unique key and its rules: one living task of the handler has it."""
+
+    key: Annotated[str, Meta(min_length=1, max_length=200, extra_json_schema={"pattern": NAME})]
+    until: (
+        Annotated[
+            float, Meta(gt=0, le=MAX_DELAY_S, description="Seconds after the acceptance, ended or not.")
+        ]
+        | Literal["end", "start"]
+        | None
+    ) = None
+    on_conflict: OnConflict | None = None
+    within: (
+        Annotated[
+            float,
+            Meta(gt=0, le=MAX_DELAY_S, description="Seconds that `replace` may put the task off at most."),
+        ]
+        | None
+    ) = None
 
 
 class EnqueueBody(Struct, forbid_unknown_fields=True, gc=False):
@@ -89,6 +112,16 @@ class EnqueueBody(Struct, forbid_unknown_fields=True, gc=False):
         ]
         | None
     ) = None
+    unique: (
+        Annotated[str, Meta(min_length=1, max_length=200, extra_json_schema={"pattern": NAME})]
+        | UniqueBody
+        | None
+    ) = None
+    expires: (
+        Annotated[float, Meta(gt=0, le=MAX_DELAY_S, description="Seconds from now; not before run_at.")]
+        | Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+        | None
+    ) = None
     status: Ignored | UnsetType = UNSET
     attempts: Ignored | UnsetType = UNSET
     failures: Ignored | UnsetType = UNSET
@@ -100,6 +133,12 @@ class EnqueueBody(Struct, forbid_unknown_fields=True, gc=False):
     worker: Ignored | UnsetType = UNSET
     result: Ignored | UnsetType = UNSET
     last_error: Ignored | UnsetType = UNSET
+    expires_at: Ignored | UnsetType = UNSET
+    held: Ignored | UnsetType = UNSET
+    schedule: Ignored | UnsetType = UNSET
+    scheduled_for: Ignored | UnsetType = UNSET
+    deduplicated: Ignored | UnsetType = UNSET
+    replaced: Ignored | UnsetType = UNSET
 
 
 class Defaults(Struct, frozen=True):
@@ -139,11 +178,13 @@ handlers = _Names("handler", HANDLER)
 queues = _Names("queue", QUEUE)
 
 
-def parse_object(body: bytes, defaults: Defaults, now: int, traceparent: str | None = None) -> NewTask:
-    """One task. Raises TooLarge, InvalidJson, or Invalid with the field."""
+def parse_object(
+    body: bytes, defaults: Defaults, now: int, traceparent: str | None = None, *, id: str | None = None
+) -> NewTask:
+    """One task, with the id `id` (None: a new one) when it has none. Raises TooLarge, InvalidJson, or Invalid."""
     if len(body) > defaults.max_body:
         raise TooLarge(f"a task has at most {defaults.max_body} bytes")
-    return _new_task(strict.decode(_one, body, _fields), defaults, now, traceparent)
+    return _new_task(strict.decode(_one, body, _fields), defaults, now, traceparent, id)
 
 
 def parse_array(
@@ -176,13 +217,14 @@ def parse_lines(
     body: bytes, defaults: Defaults, now: int, traceparent: str | None = None
 ) -> list[NewTask | JobpipeError]:
     """NDJSON: 1 to MAX_ITEMS lines of one task each, blank lines aside. Raises Invalid for the whole."""
-    parsed: list[NewTask | JobpipeError] = []
-    for line in _LINE.finditer(body):
-        if len(parsed) == MAX_ITEMS:
-            _check_count(MAX_ITEMS + 1)
-        parsed.append(_parse_item(line[0], defaults, now, traceparent))
-    _check_count(len(parsed))
-    return parsed
+    return [_parse_item(line, defaults, now, traceparent) for line in split_lines(body)]
+
+
+def split_lines(body: bytes) -> list[bytes]:
+    """The lines of NDJSON that are not blank. Raises Invalid for none, or more than MAX_ITEMS."""
+    lines = [line[0] for line in islice(_LINE.finditer(body), MAX_ITEMS + 1)]
+    _check_count(len(lines))
+    return lines
 
 
 def valid_traceparent(header: bytes | None) -> str | None:
@@ -224,10 +266,12 @@ def split(body: bytes) -> list[bytes]:
     return items
 
 
-def _new_task(body: EnqueueBody, defaults: Defaults, now: int, traceparent: str | None) -> NewTask:
+def _new_task(
+    body: EnqueueBody, defaults: Defaults, now: int, traceparent: str | None, otherwise: str | None = None
+) -> NewTask:
     id, handler, queue, payload = body.id, body.handler, body.queue, body.payload
     if id is None:
-        id = new_id(now)
+        id = otherwise or new_id(now)
     else:
         check_name(id, "id")
     if handler is None:
@@ -240,6 +284,7 @@ def _new_task(body: EnqueueBody, defaults: Defaults, now: int, traceparent: str 
         queues.check(queue)
     if body.key is not None:
         check_name(body.key, "key")
+    run_at = None if body.run_at is None and body.delay is None else _due(body, now)
     json = b"null" if payload is UNSET else bytes(payload)
     if strict.too_deep(json):
         raise strict.deep()
@@ -250,10 +295,12 @@ def _new_task(body: EnqueueBody, defaults: Defaults, now: int, traceparent: str 
         queue,
         body.priority or 0,
         defaults.max_retries if body.max_retries is None else body.max_retries,
-        None if body.run_at is None and body.delay is None else _due(body, now),
+        run_at,
         body.timeout,
         traceparent,
         body.key,
+        None if body.unique is None else _uniqueness(body.unique),
+        None if body.expires is None else expiry(body.expires, run_at, now),
     )
 
 
@@ -264,18 +311,45 @@ def check_name(name: str, field: str) -> None:
         raise Invalid("'.' and '..' cannot be part of a URL", field=field)
 
 
+def _uniqueness(given: str | UniqueBody) -> str:
+    body = UniqueBody(given) if isinstance(given, str) else given
+    check_name(body.key, "unique" if isinstance(given, str) else "unique.key")
+    rule = Unique(body.key, body.until or "end", body.on_conflict or OnConflict.RETURN, body.within)
+    if rule.within is not None and rule.on_conflict is not OnConflict.REPLACE:
+        raise Invalid("goes with on_conflict replace alone", field="unique.within")
+    return text_of(rule)
+
+
+def expiry(given: float | str, run_at: int | None, now: int) -> int:
+    """When a task expires (ms), by seconds from now or a time. Raises Invalid, also for one before `run_at`."""
+    try:
+        at = parse_time(given) if isinstance(given, str) else now + round(given * 1000)
+    except ValueError:
+        raise Invalid("must be seconds, or an RFC 3339 time with an offset", field="expires") from None
+    if at > now + MAX_DELAY_S * 1000:
+        raise Invalid("at most ten years ahead", field="expires")
+    if at < (now if run_at is None else run_at):
+        raise Invalid("before run_at", field="expires")
+    return at
+
+
 def _due(body: EnqueueBody, now: int) -> int | None:
     """When to run, None for now."""
     if body.run_at is None:
         return now + round(body.delay * 1000) if body.delay else None
     if body.delay is not None:
         raise Invalid("give either delay or run_at", field="delay")
+    return due(body.run_at, now)
+
+
+def due(run_at: str, now: int) -> int | None:
+    """The time (ms), None for now and the past. Raises Invalid."""
     try:
-        due = parse_time(body.run_at)
+        at = parse_time(run_at)
     except ValueError:
         raise Invalid(
             "must be an RFC 3339 time with an offset, like 2026-11-21T21:09:00Z", field="run_at"
         ) from None
-    if due > now + MAX_DELAY_S * 1000:
+    if at > now + MAX_DELAY_S * 1000:
         raise Invalid("at most ten years ahead", field="run_at")
-    return due if due > now else None
+    return at if at > now else None

@@ -21,7 +21,9 @@ from jobpipe.core.errors import (
     StorageInUse,
     StorageRefused,
 )
+from jobpipe.core.revision import Revision
 from jobpipe.core.task import Attempt, NewTask, Status, Task
+from jobpipe.core.unique import Known
 from jobpipe.storage.base import (
     ANNOUNCED_S,
     MAX_ATTEMPTS,
@@ -148,7 +150,7 @@ class PostgresStorage:
 
     # --- the contract -------------------------------------------------------------------------------------------
 
-    def insert(self, tasks: Sequence[NewTask], now: int) -> Awaitable[list[Task | JobpipeError]]:
+    def insert(self, tasks: Sequence[NewTask], now: int) -> Awaitable[list[Task | Known | JobpipeError]]:
         return self._intake.gather("insert", INSERT, self._insert, (tasks, now), weight=len(tasks))
 
     def claim(self, request: ClaimRequest, now: int) -> Awaitable[ClaimAnswer]:
@@ -180,6 +182,15 @@ class PostgresStorage:
 
     def retry(self, ids: Sequence[str], now: int) -> Awaitable[list[Task | JobpipeError]]:
         return self._work.call("retry", lambda link: self._steering.retry(link, ids))
+
+    def revise(self, id: str, revision: Revision, now: int) -> Awaitable[Task | JobpipeError]:
+        return self._work.call("revise", lambda link: self._steering.revise(link, id, revision, now))
+
+    async def expire(self, now: int, limit: int) -> list[Task]:
+        return []
+
+    async def next_expiring(self) -> int | None:
+        return None
 
     async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
         return await self._work.call("delete", lambda link: self._steering.delete(link, ids))

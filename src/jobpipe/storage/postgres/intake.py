@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from jobpipe.core.admission import Limits, fit_surely, merged, refusals
-from jobpipe.core.errors import JobpipeError, StorageError
+from jobpipe.core.admission import Limits, fit_surely, judge
+from jobpipe.core.errors import Invalid, StorageError
+from jobpipe.core.once import Once, Taken
 from jobpipe.core.task import NewTask, Status, Task, accepted
+from jobpipe.core.unique import Answer
 from jobpipe.storage.base import Record
 from jobpipe.storage.calls import Call, hand_slices
 from jobpipe.storage.postgres import moving
@@ -27,7 +29,7 @@ RACES = 10
 """So often a batch is decided anew when ids of it were taken or freed by others in between."""
 
 
-Inserting = Call[tuple[Sequence[NewTask], int], list[Task | JobpipeError]]
+Inserting = Call[tuple[Sequence[NewTask], int], list[Answer]]
 """Tasks to be accepted, and the time."""
 Item = tuple[NewTask, int]
 """A task to be accepted, and its delay in ms from the caller's now."""
@@ -43,7 +45,8 @@ class Intake:
     async def insert(self, lane: Lane, calls: Sequence[Inserting]) -> None:
         """Accept all tasks of all calls in one statement; each call gets its own slice of the answers."""
         items = [(new, delay(new.run_at, call.argument[1])) for call in calls for new in call.argument[0]]
-        answers = await self._inserted(lane, items) if items else []
+        answers: list[Answer] = []
+        answers += await self._inserted(lane, items) if items else []
         hand_slices(calls, [len(call.argument[0]) for call in calls], answers)
         if any(isinstance(answer, Task) for answer in answers):
             self._s.news()
@@ -60,7 +63,7 @@ class Intake:
             self._s.news()
         return [record.task.id for record in records if record.task.id not in seqs]
 
-    async def _inserted(self, lane: Lane, items: Sequence[Item]) -> list[Task | JobpipeError]:
+    async def _inserted(self, lane: Lane, items: Sequence[Item]) -> list[Answer]:
         await self._s.counts.freshen(await lane.link())
         wanted = [new for new, _ in items]
         if (
@@ -138,18 +141,34 @@ class Intake:
 
     # --- deciding item by item ----------------------------------------------------------------------------------
 
-    async def _admitted(self, lane: Lane, items: Sequence[Item]) -> list[Task | JobpipeError] | None:
+    async def _admitted(self, lane: Lane, items: Sequence[Item]) -> list[Answer] | None:
         """Decide each, in order, and write those accepted; None when somebody took or freed one of the ids."""
         taken = await self._taken(await lane.link(), [new.id for new, _ in items])
-        refused = refusals([new for new, _ in items], taken, self._limits, self._s.counts)
-        chosen = [item for item, no in zip(items, refused, strict=True) if no is None]
-        tasks = await self._write(lane, chosen) if chosen else []
-        return None if tasks is None else merged(refused, iter(tasks))
+        now, late = self._s.time.now(), {new.id: late for new, late in items}
+        once = Once(taken, {}, {}, now)
 
-    async def _taken(self, link: Link, ids: Sequence[str]) -> dict[str, Status]:
+        def accept(new: NewTask) -> Task:
+            return accepted(new, -1 - len(once.accepted), now + late[new.id], now)
+
+        answers = judge([new for new, _ in items], once, self._limits, self._s.counts, accept)
+        chosen = [item for item, answer in zip(items, answers, strict=True) if isinstance(answer, Task)]
+        tasks = await self._write(lane, chosen) if chosen else []
+        if tasks is None:
+            return None
+        stored = iter(tasks)
+        return [next(stored) if isinstance(answer, Task) else answer for answer in answers]
+
+    async def _taken(self, link: Link, ids: Sequence[str]) -> dict[str, Taken]:
         """Which of the ids have a task; those that only seem to are made free."""
         rows = await link.rows(sql.TAKEN, list(set(ids)))
         free = sorted((row["id"], row["seq"]) for row in rows if row["status"] is None)
         if free:
             await link.rows(sql.FREE, [id_ for id_, _ in free], [seq for _, seq in free])
-        return {row["id"]: STATUSES[row["status"]] for row in rows if row["status"] is not None}
+        return {row["id"]: Taken(STATUSES[row["status"]]) for row in rows if row["status"] is not None}
+
+
+_NOT_YET = Invalid("unique, expires and Idempotency-Key are not served on PostgreSQL yet")
+
+
+def _beyond(new: NewTask) -> bool:
+    return bool(new.uniqueness or new.digest or new.expires_at)

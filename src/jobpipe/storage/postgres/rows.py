@@ -76,6 +76,11 @@ def settled(seq: int, settlement: Settlement, to: Transition, now: int, *, told:
     )
 
 
+def rewritten(task: Task) -> tuple[object, ...]:
+    """The arguments of REWRITE."""
+    return task.seq, task.payload, task.priority, task.run_at, task.max_retries, task.timeout, task.expires_at
+
+
 def attempts(rows: Sequence[Row]) -> list[Attempt] | None:
     """The answer to ATTEMPTS: no row for an unknown task, one without an attempt for one without any."""
     if not rows:

@@ -320,6 +320,13 @@ moved AS (DELETE FROM jobpipe.finished WHERE seq = ANY($1::bigint[]) RETURNING *
 INSERT INTO jobpipe.tasks ({names(BOTH)}) SELECT {names(BOTH, **_AGAIN)} FROM moved RETURNING run_at AS at
 """
 
+# A waiting task, $1, as it was changed.
+REWRITE = """
+UPDATE jobpipe.tasks SET payload = $2::bytea, priority = $3::bigint, run_at = $4::bigint, max_retries = $5::bigint,
+       timeout = $6::float8, expires_at = $7::bigint
+ WHERE seq = $1::bigint AND status = 0
+"""
+
 DELETE = """
 WITH gone AS (DELETE FROM jobpipe.finished WHERE seq = ANY($1::bigint[]) RETURNING id, seq),
 freed AS (DELETE FROM jobpipe.ids i USING gone WHERE i.id = gone.id AND i.seq = gone.seq)

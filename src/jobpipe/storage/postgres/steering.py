@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from jobpipe.core.errors import JobpipeError
+from jobpipe.core.errors import JobpipeError, NotFound
 from jobpipe.core.lifecycle import ALLOWED, Event
+from jobpipe.core.revision import Revision, moved_by, revised
 from jobpipe.core.steering import Standing, rises, steer
 from jobpipe.core.task import Status, Task
 from jobpipe.storage.base import Cancelled
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.counts import columns
 from jobpipe.storage.postgres.link import Link
-from jobpipe.storage.postgres.rows import Stored, stored
+from jobpipe.storage.postgres.rows import Stored, rewritten, stored
 from jobpipe.storage.postgres.runs import LANE
 from jobpipe.storage.postgres.shared import Shared
 
@@ -54,6 +55,25 @@ class Steering:
                 self._s.levels.add(answer.queue, answer.priority, answer.run_at, answer.seq)
         return answers
 
+    async def revise(self, link: Link, id: str, revision: Revision, now: int) -> Task | JobpipeError:
+        async with link.transaction():
+            row = (await self._locked(link, [id])).get(id)
+            if row is None:
+                return NotFound(f"no task has the id '{id}'")
+            there = await link.value(
+                sql.NOW
+            )  # what is said is of this server's clock, the row of the database's
+            task = revised(row.task, moved_by(revision, there - now), there)
+            if isinstance(task, JobpipeError):
+                return task
+            await link.rows(sql.REWRITE, *rewritten(task))
+            moved = rises([(row.task, task)])
+            await self._count(link, moved)
+        self._changed(moved)
+        self._s.levels.add(task.queue, task.priority, task.run_at, task.seq)
+        self._s.news()
+        return task
+
     async def delete(self, link: Link, ids: Sequence[str]) -> list[Task | JobpipeError]:
         async with link.transaction():
             found = await self._locked(link, ids)
@@ -74,9 +94,12 @@ class Steering:
         """The answers, and what is counted with them."""
         answers, moves = steer(event, ids, {id_: row.task for id_, row in found.items()}, at)
         moved = rises(moves)
+        await self._count(link, moved)
+        return answers, moved
+
+    async def _count(self, link: Link, moved: Counter[Standing]) -> None:
         if moved:
             await link.rows(sql.KEEP_COUNTS, self._s.counts.writer(LANE), *columns(moved))
-        return answers, moved
 
     async def _locked(self, link: Link, ids: Sequence[str]) -> dict[str, Stored]:
         """The tasks of these ids, which nobody else can change until the commit."""

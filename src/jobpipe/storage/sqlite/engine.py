@@ -27,7 +27,9 @@ from jobpipe.core.errors import (
     StorageFull,
     StorageRefused,
 )
+from jobpipe.core.revision import Revision
 from jobpipe.core.task import Attempt, NewTask, Status, Task
+from jobpipe.core.unique import Known
 from jobpipe.storage.base import (
     ANNOUNCED_S,
     Cancelled,
@@ -136,7 +138,7 @@ class SqliteStorage:
 
     # --- the contract -------------------------------------------------------------------------------------------
 
-    def insert(self, tasks: Sequence[NewTask], now: int) -> asyncio.Future[list[Task | JobpipeError]]:
+    def insert(self, tasks: Sequence[NewTask], now: int) -> asyncio.Future[list[Task | Known | JobpipeError]]:
         return self._writer.gather(INSERT, Store.insert, (tasks, now), weight=len(tasks))
 
     def claim(self, request: ClaimRequest, now: int) -> asyncio.Future[ClaimAnswer]:
@@ -167,6 +169,15 @@ class SqliteStorage:
 
     def retry(self, ids: Sequence[str], now: int) -> asyncio.Future[list[Task | JobpipeError]]:
         return self._writer.call(STEER, lambda store: store.steering.retry(ids, now))
+
+    def revise(self, id: str, revision: Revision, now: int) -> asyncio.Future[Task | JobpipeError]:
+        return self._writer.call(STEER, lambda store: store.steering.revise(id, revision, now))
+
+    def expire(self, now: int, limit: int) -> asyncio.Future[list[Task]]:
+        return self._writer.call(STEER, lambda store: store.steering.expire(now, limit))
+
+    async def next_expiring(self) -> int | None:
+        return await self._writer.ask(lambda store: store.next_expiring())
 
     async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
         return await self._writer.call(STEER, lambda store: store.steering.delete(ids))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobpipe.core.admission import Limits, exists, fit_surely, merged, refusals
-from jobpipe.core.errors import JobpipeError
+from jobpipe.core.admission import Limits, fit_surely, judge
+from jobpipe.core.once import Once, Taken, exists
 from jobpipe.core.task import NewTask, Status, Task
+from jobpipe.core.unique import Answer
 from jobpipe.storage.base import Record
 from jobpipe.storage.calls import Call, hand_slices
 from jobpipe.storage.sqlite import moving
@@ -15,6 +16,7 @@ from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.rows import (
     STATUSES,
     Shape,
+    by_shape,
     decode_json,
     inserted,
     inserted_alike,
@@ -27,7 +29,7 @@ ALIKE = 200
 """So many tasks of a shape on average make a statement for each shape worth it: between two of them the thread gives up
 the interpreter's lock, and may wait half a millisecond for it beside a busy event loop."""
 
-Inserting = Call[tuple[Sequence[NewTask], int], list[Task | JobpipeError]]
+Inserting = Call[tuple[Sequence[NewTask], int], list[Answer]]
 """Tasks to be accepted, and the time."""
 Shapes = Mapping[Shape, Sequence[Task]]
 
@@ -53,11 +55,12 @@ class Intake:
         self._next_seq = self._s.one(sql.LAST_SEQ) + 1
         return left_out
 
-    def _inserted(self, tasks: Sequence[NewTask], now: int) -> list[Task | JobpipeError]:
+    def _inserted(self, tasks: Sequence[NewTask], now: int) -> list[Answer]:
         first = self._next_seq
         if not fit_surely(tasks, self._limits, self._s):
             return self._admitted(tasks, now)
-        accepted, shapes = numbered(tasks, first, now)
+        accepted = numbered(tasks, first, now)
+        shapes = by_shape(accepted)
         written = self._write(accepted, shapes)
         if written == len(accepted):
             self._count_new(shapes)
@@ -83,7 +86,7 @@ class Intake:
             self._s.due.accept(first.queue, first.priority, first.run_at, alike)
             self._s.counts.add(first.queue, Status.QUEUED, first.priority, len(alike))
 
-    def _without_taken(self, accepted: list[Task], first_seq: int) -> list[Task | JobpipeError]:
+    def _without_taken(self, accepted: list[Task], first_seq: int) -> list[Answer]:
         """Some were skipped: those whose ids older tasks have."""
         taken = self._taken([task.id for task in accepted], first_seq)
         for task in accepted:
@@ -92,17 +95,31 @@ class Intake:
                 self._s.counts.add(task.queue, Status.QUEUED, task.priority, 1)
         return [exists(task.id, taken[task.id]) if task.id in taken else task for task in accepted]
 
-    def _admitted(self, tasks: Sequence[NewTask], now: int) -> list[Task | JobpipeError]:
-        """The careful way, near a bound: decide item by item, in order, then write those accepted."""
-        taken = self._taken([new.id for new in tasks], self._next_seq)
-        refused = refusals(tasks, taken, self._limits, self._s)
-        accepted, shapes = numbered(
-            [new for new, no in zip(tasks, refused, strict=True) if no is None], self._next_seq, now
-        )
+    def _admitted(self, tasks: Sequence[NewTask], now: int) -> list[Answer]:
+        """The careful way, near a bound or where a task may stand for another: decide item by item, then write."""
+        once = self._once(tasks, now)
+
+        def accept(new: NewTask) -> Task:
+            return numbered([new], self._next_seq + len(once.accepted), now)[0]
+
+        answers = judge(tasks, once, self._limits, self._s, accept)
+        for old, new in once.replaced.values():
+            self._s.rewrite(old, new)
+        accepted = list(once.accepted.values())
+        shapes = by_shape(accepted)
         self._write(accepted, shapes)
         self._count_new(shapes)
-        return merged(refused, iter(accepted))
+        self._s.keys.keep(accepted)
+        return answers
 
-    def _taken(self, ids: Sequence[str], before_seq: int) -> dict[str, Status]:
+    def _once(self, tasks: Sequence[NewTask], now: int) -> Once:
+        taken = self._taken([new.id for new in tasks], self._next_seq)
+        again = [
+            new.id for new in tasks if new.digest and new.id in taken and taken[new.id].digest == new.digest
+        ]
+        replayed = self._s.written(self._s.found(again)) if again else {}
+        return Once(taken, self._s.having(tasks, now), replayed, now)
+
+    def _taken(self, ids: Sequence[str], before_seq: int) -> dict[str, Taken]:
         rows = decode_json(self._s.one(sql.TAKEN, (text(ids), before_seq)))
-        return {id_: STATUSES[status] for id_, status in rows}
+        return {id_: Taken(STATUSES[status], digest) for id_, status, digest in rows}

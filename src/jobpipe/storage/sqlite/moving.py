@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import apsw
+from msgspec.structs import replace
 
 from jobpipe.core.steering import Standing
 from jobpipe.core.task import Attempt, Task
@@ -35,7 +36,7 @@ def import_(state: State, records: Sequence[Record]) -> list[str]:
     """As Storage.import_ promises, within a transaction."""
     ids = [record.task.id for record in records]
     first: int = state.one(sql.LAST_SEQ) + 1
-    taken = {id_ for id_, _ in decode_json(state.one(sql.TAKEN, (text(ids), first)))}
+    taken = {id_ for id_, *_ in decode_json(state.one(sql.TAKEN, (text(ids), first)))}
     rises: Counter[Standing] = Counter()
     for seq, record in enumerate((record for record in records if record.task.id not in taken), first):
         task = record.task
@@ -44,5 +45,6 @@ def import_(state: State, records: Sequence[Record]) -> list[str]:
         rises[(task.queue, task.priority, task.status)] += 1
         if not task.finished:
             state.due.add(task.queue, task.priority, task.run_at, seq)
+        state.keys.taken_over([replace(task, seq=seq)], state.clock.now())
     state.counts.add_all(rises)
     return [id_ for id_ in ids if id_ in taken]

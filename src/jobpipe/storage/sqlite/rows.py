@@ -47,12 +47,16 @@ def text(value: object) -> str:
     return encode_json(value).decode()
 
 
-def numbered(new: Sequence[NewTask], first_seq: int, now: int) -> tuple[list[Task], dict[Shape, list[Task]]]:
-    """The tasks as they will be stored, and the same by what many tasks of a batch have in common."""
-    tasks = [
+def numbered(new: Sequence[NewTask], first_seq: int, now: int) -> list[Task]:
+    """The tasks as they will be stored."""
+    return [
         accepted(one, seq, now if one.run_at is None or one.run_at < now else one.run_at, now)
         for seq, one in enumerate(new, first_seq)
     ]
+
+
+def by_shape(tasks: Sequence[Task]) -> dict[Shape, list[Task]]:
+    """The tasks by what many of a batch have in common."""
     shapes: dict[Shape, list[Task]] = {}
     for task in tasks:
         shape = columns.alike(task)
@@ -61,7 +65,7 @@ def numbered(new: Sequence[NewTask], first_seq: int, now: int) -> tuple[list[Tas
             shapes[shape] = [task]
         else:
             like.append(task)
-    return tasks, shapes
+    return shapes
 
 
 def inserted(tasks: Sequence[Task]) -> tuple[str, bytes]:

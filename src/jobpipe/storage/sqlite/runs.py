@@ -10,6 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from jobpipe.core.errors import LeaseLost, NotFound, StorageBroken
+from jobpipe.core.expiry import expired
 from jobpipe.core.lifecycle import Kind, claimed
 from jobpipe.core.steering import Standing
 from jobpipe.core.task import Claim, Status, Task
@@ -88,14 +89,13 @@ class Runs:
         """A claim in memory, and its note for the log."""
         monotonic, lease_s = self._s.clock.monotonic(), request.lease_s
         lease_ms = None if lease_s is None else round(lease_s * 1000)
-        picked = self._s.due.pick(request.queues, request.limit, now, MAX_CLAIM_BYTES)
-        if not picked.rows:
-            return ClaimAnswer([], picked.next_due), b""
+        tasks, next_due = self._picked(request, now)
+        if not tasks:
+            return ClaimAnswer([], next_due), b""
         self._claims += 1
         ends = None if lease_s is None else monotonic + lease_s
         until = None if lease_ms is None else now + lease_ms
-        claims = []
-        tasks = self._as_claimed(picked.rows, now, request.worker)
+        claims: list[Claim] = []
         note = note_of(self._boot, self._claims, lease_ms, tasks, token_hex(len(tasks) * DIGITS // 2))
         for task, lease_id in zip(tasks, note.lease_ids(), strict=True):
             self._s.leases.put(task.seq, Lease(task.id, task.queue, task.priority, lease_id, lease_s, ends))
@@ -104,13 +104,22 @@ class Runs:
         self._s.unwritten.add(
             claims, Handing(self._boot if request.local else None, lease_ms, monotonic, line)
         )
-        return ClaimAnswer(claims, picked.next_due), line
+        return ClaimAnswer(claims, next_due), line
+
+    def _picked(self, request: ClaimRequest, now: int) -> tuple[list[Task], int | None]:
+        """The next tasks, as claimed, and when others are due; those that expired are passed over."""
+        while True:
+            picked = self._s.due.pick(request.queues, request.limit, now, MAX_CLAIM_BYTES)
+            tasks = self._as_claimed(picked.rows, now, request.worker)
+            if tasks or not picked.rows:
+                return tasks, picked.next_due
 
     def _as_claimed(self, rows: Sequence[Row], now: int, worker: str) -> list[Task]:
         """The tasks of these rows once they are claimed; those that memory does not know are read."""
         unknown = [seq for _, seq, _, task in rows if task is None]
         read = {row.task.seq: row.task for row in self._s.rows(sql.BY_SEQ, text(unknown))} if unknown else {}
-        return [claimed(task or read[seq], now, worker) for _, seq, _, task in rows]
+        tasks = [task or read[seq] for _, seq, _, task in rows]
+        return [claimed(task, now, worker) for task in tasks if not expired(task, now)]
 
     def settle(self, calls: Sequence[Settling]) -> None:
         """Write all settlements of all calls in one statement; answer beside it those whose claim does not hold."""
@@ -138,6 +147,8 @@ class Runs:
             self._change(sql.SETTLE_DONE, succeeded(ends.successes), len(ends.successes))
         if ends.others:
             self._change(sql.SETTLE, settled(ends.others), len(ends.others))
+        if self._s.keys.some:
+            self._s.keys.ended(ends.ended())
 
     def _change(self, statement: str, arguments: tuple[str, bytes], n: int) -> None:
         self._s.db.execute(statement, arguments)
@@ -245,6 +256,15 @@ class _Ends:
         self.moved: Counter[Standing] = Counter()
         self.queued = False
         """Whether one of the tasks is queued again."""
+
+    def ended(self) -> list[int]:
+        """The tasks that came to their ends."""
+        others = [
+            seq
+            for seq, settlement in self.others
+            if settlement.transition is not None and settlement.transition.finished
+        ]
+        return [seq for seq, _ in (*self.finished, *self.successes)] + others
 
 
 def _earlier(settlement: Settlement, row: list[Any] | None) -> SettleAnswer:

@@ -14,7 +14,9 @@ import apsw
 
 from jobpipe.clock import Clock
 from jobpipe.core.errors import StorageBroken
-from jobpipe.core.task import Status, Task
+from jobpipe.core.steering import rises
+from jobpipe.core.task import NewTask, Status, Task
+from jobpipe.core.unique import Named, name_of
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.claimlog import ClaimLog, Note, unwritten_claims
 from jobpipe.storage.sqlite.counts import Counts
@@ -22,6 +24,7 @@ from jobpipe.storage.sqlite.due import Due
 from jobpipe.storage.sqlite.leases import Leases
 from jobpipe.storage.sqlite.line import Row
 from jobpipe.storage.sqlite.rows import Stored, claims_written, decode_json, stored, text
+from jobpipe.storage.sqlite.unique import UniqueKeys
 from jobpipe.storage.sqlite.unwritten import KEEP_S, Handing, Unwritten
 
 EMPTY_COUNTS = 10_000
@@ -41,6 +44,7 @@ class State:
         self.moved = 0
         """How many tasks this transaction accepts, hands out and settles."""
         self._empty = 0
+        self.keys = UniqueKeys(db)
         self.log = log
         self._load_counts()
         self._recover(log.open())
@@ -124,6 +128,27 @@ class State:
         self.write_claims(late)
         return self.found(list(found))
 
+    def having(self, tasks: Iterable[Task | NewTask], now: int) -> dict[Named, Task]:
+        """The living tasks that have one of the unique keys of these; to be called in a transaction."""
+        names = {name for task in tasks if (name := name_of(task)) is not None}
+        found = self.keys.holders(names, now) if names else {}
+        if late := [seq for seq in found.values() if seq in self.unwritten]:
+            self.write_claims(late)  # which frees the keys that live until then
+            found = self.keys.holders(names, now)
+        rows = self.rows(sql.BY_SEQ, text(list(found.values()))) if found else []
+        by_seq = {row.task.seq: row.task for row in rows}
+        return {name: by_seq[seq] for name, seq in found.items()}
+
+    def rewrite(self, old: Task, new: Task) -> None:
+        """A queued task was changed."""
+        self.db.execute(
+            sql.REWRITE,
+            (new.payload, new.priority, new.run_at, new.max_retries, new.timeout, new.expires_at, new.seq),
+        )
+        self.counts.add_all(rises([(old, new)]))
+        self.due.forget(old.queue, old.priority)
+        self.due.add(new.queue, new.priority, new.run_at, new.seq)
+
     def peek(self, queue: str, priority: int, n: int) -> list[Row]:
         """The first n rows of a level that are not handed out, in the order of claims."""
         more = self.unwritten.at(queue, priority)
@@ -141,6 +166,7 @@ class State:
         if self.db.changes() != len(handed):
             raise StorageBroken("the claims in memory and in the file disagree")
         self.moved += len(handed)
+        self.keys.claimed(claim.task for claim, _ in handed)
         moved = Counter([(claim.task.queue, claim.task.priority) for claim, _ in handed])
         for (queue, priority), n in moved.items():
             self.counts.add(queue, Status.QUEUED, priority, -n)

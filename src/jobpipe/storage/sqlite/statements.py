@@ -59,9 +59,24 @@ SELECT {names(_OWN[name] for name in GIVEN)}, substr(?2, value->>2, value->>3), 
 
 # Which of the ids ?1 are taken by tasks accepted before ?2.
 TAKEN = """
-SELECT json_group_array(json_array(id, status)) FROM tasks
+SELECT json_group_array(json_array(id, status, digest)) FROM tasks
  WHERE id IN (SELECT value FROM json_each(?1)) AND seq < ?2
 """
+
+# ?1 rows of (handler, key, seq, until) as JSON. Who lives no more is replaced.
+KEEP_KEYS = """
+INSERT OR REPLACE INTO unique_keys (handler, key, seq, until)
+SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?1)
+"""
+# Which of the names ?1, pairs of handler and key, are taken at ?2.
+LIVING_KEYS = """
+SELECT json_group_array(json_array(u.handler, u.key, u.seq))
+  FROM json_each(?1) AS v JOIN unique_keys AS u ON u.handler = v.value->>0 AND u.key = v.value->>1
+ WHERE u.until IS NULL OR u.until > ?2
+"""
+ANY_KEY = "SELECT EXISTS (SELECT 1 FROM unique_keys)"
+FREE_KEYS = f"DELETE FROM unique_keys WHERE until IS NULL AND seq IN {_SEQS}"
+FORGET_KEYS = f"DELETE FROM unique_keys WHERE seq IN {_SEQS}"
 
 LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM tasks"
 
@@ -85,7 +100,7 @@ BY_ID = f"{_WHOLE} FROM tasks WHERE id IN (SELECT value FROM json_each(?1))"
 
 # ?1 claims as JSON. The writer alone hands tasks out, so fewer changes than claims mean that memory and file disagree.
 CLAIM = f"""
-UPDATE tasks SET status = 1, attempts = attempts + 1, started_at = v.started_at, worker = v.worker,
+UPDATE tasks SET status = 1, attempts = attempts + 1, started_at = v.started_at, worker = v.worker, expires_at = NULL,
                  lease_id = v.lease_id, lease_ms = v.lease_ms, boot = v.boot, settled = NULL
   FROM (SELECT {values(Claimed)} FROM jsonb_each(?1)) AS v
  WHERE tasks.seq = v.seq AND tasks.status = 0
@@ -93,7 +108,7 @@ UPDATE tasks SET status = 1, attempts = attempts + 1, started_at = v.started_at,
 
 # CLAIM and SETTLE_DONE in one, for runs that succeeded before their claim was written. ?1 as JSON, ?2 all results in one blob.
 FINISH = f"""
-UPDATE tasks SET status = 2, attempts = attempts + 1, started_at = v.started_at, worker = v.worker,
+UPDATE tasks SET status = 2, attempts = attempts + 1, started_at = v.started_at, worker = v.worker, expires_at = NULL,
                  lease_id = v.lease_id, finished_at = v.finished_at,
                  result = substr(?2, v.result_at, v.result_len), settled = 2
   FROM (SELECT {values(Finished)} FROM jsonb_each(?1)) AS v
@@ -146,6 +161,25 @@ SELECT json_group_array(json_array(id, lease_id, settled)) FROM tasks
 RUNNING = """
 SELECT json_group_array(json_array(seq, id, queue, priority, lease_id, lease_ms, boot, cancel_requested)) FROM tasks INDEXED BY tasks_rare
  WHERE status IN (1, 3, 4) AND status = 1
+"""
+
+# A queued task with the seq ?7 as it was changed.
+REWRITE = """
+UPDATE tasks SET payload = ?1, priority = ?2, run_at = ?3, max_retries = ?4, timeout = ?5, expires_at = ?6
+ WHERE seq = ?7 AND status = 0
+"""
+
+# What must not be claimed any more at ?1, at most ?2; and how one of them ends: ?1 seq, ?2 when, ?3 error, ?4 its group.
+EXPIRED = """
+SELECT json_group_array(seq) FROM (
+    SELECT seq FROM tasks INDEXED BY tasks_expiring
+     WHERE status = 0 AND expires_at IS NOT NULL AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2)
+"""
+EXPIRE = """
+UPDATE tasks SET status = 4, finished_at = ?2, last_error = ?3, error_group = ?4 WHERE seq = ?1 AND status = 0
+"""
+NEXT_EXPIRING = """
+SELECT min(expires_at) FROM tasks INDEXED BY tasks_expiring WHERE status = 0 AND expires_at IS NOT NULL
 """
 
 CANCEL_QUEUED = f"UPDATE tasks SET {assigned(CANCELLED)}, finished_at = ?2 WHERE seq IN {_SEQS}"

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from jobpipe.core.errors import JobpipeError, StorageBroken
+from jobpipe.core.errors import JobpipeError, NotFound, StorageBroken
+from jobpipe.core.expiry import ended_by_expiry
 from jobpipe.core.lifecycle import ALLOWED, Event
+from jobpipe.core.revision import Revision, revised
 from jobpipe.core.steering import Move, rises, steer
 from jobpipe.core.task import Status, Task
+from jobpipe.core.unique import retry_takes
 from jobpipe.storage.base import Cancelled
 from jobpipe.storage.sqlite import statements as sql
-from jobpipe.storage.sqlite.rows import NUMBER, decode_json
+from jobpipe.storage.sqlite.rows import NUMBER, decode_json, text
 from jobpipe.storage.sqlite.state import State
 
 
@@ -24,7 +27,9 @@ class Steering:
 
     def cancel(self, ids: Sequence[str], now: int) -> list[Cancelled | JobpipeError]:
         answers, moves = self._steer(Event.CANCEL, ids, now)
-        self._s.write_seqs(sql.CANCEL_QUEUED, _seqs(moves, Status.QUEUED), now)
+        queued = _seqs(moves, Status.QUEUED)
+        self._s.write_seqs(sql.CANCEL_QUEUED, queued, now)
+        self._s.keys.ended(queued)
         self._s.write_seqs(sql.CANCEL_RUNNING, _seqs(moves, Status.RUNNING))
         for before, _ in moves:
             if before.status is Status.QUEUED:
@@ -43,9 +48,33 @@ class Steering:
     def retry(self, ids: Sequence[str], now: int) -> list[Task | JobpipeError]:
         answers, moves = self._steer(Event.RETRY, ids, now)
         self._s.write_seqs(sql.RETRY, _seqs(moves, *ALLOWED[Event.RETRY]), now)
+        self._s.keys.keep(task for task, _ in moves if retry_takes(task, now))
         for task, _ in moves:
             self._s.due.add(task.queue, task.priority, now, task.seq)
         return answers
+
+    def revise(self, id: str, revision: Revision, now: int) -> Task | JobpipeError:
+        """Change a queued task."""
+        task = self._s.written(self._s.found([id])).get(id)
+        if task is None:
+            return NotFound(f"no task has the id '{id}'")
+        changed = revised(task, revision, now)
+        if isinstance(changed, Task):
+            self._s.rewrite(task, changed)
+        return changed
+
+    def expire(self, now: int, limit: int) -> list[Task]:
+        """End waiting tasks that must not be claimed any more."""
+        found = decode_json(self._s.one(sql.EXPIRED, (now, limit)))
+        seqs = [seq for seq in found if seq not in self._s.unwritten]
+        tasks = [row.task for row in self._s.rows(sql.BY_SEQ, text(seqs))] if seqs else []
+        ended = [ended_by_expiry(task, now) for task in tasks]
+        for task, group in ended:
+            self._s.db.execute(sql.EXPIRE, (task.seq, now, text(task.last_error), group))
+            self._s.due.forget(task.queue, task.priority)
+        self._s.counts.add_all(rises(zip(tasks, [task for task, _ in ended], strict=True)))
+        self._s.keys.ended(seqs)
+        return [task for task, _ in ended]
 
     def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
         answers, moves = self._steer(Event.DELETE, ids, 0)
@@ -55,7 +84,9 @@ class Steering:
     def _steer(
         self, event: Event, ids: Sequence[str], now: int
     ) -> tuple[list[Task | JobpipeError], list[Move]]:
-        answers, moves = steer(event, ids, self._s.written(self._s.found(ids)), now)
+        found = self._s.written(self._s.found(ids))
+        living = self._s.having(found.values(), now) if event is Event.RETRY else None
+        answers, moves = steer(event, ids, found, now, living)
         self._s.counts.add_all(rises(moves))
         return answers, moves
 
@@ -73,6 +104,7 @@ class Steering:
         return len(pruned)
 
     def _forget(self, seqs: list[int]) -> None:
+        self._s.keys.forgotten(seqs)
         self._s.write_seqs(sql.FORGET_ATTEMPTS, seqs)
         self._s.write_seqs(sql.DELETE, seqs)
 

@@ -165,6 +165,15 @@ class Store:
         )
         return min((at for at in (done, cancelled) if at is not None), default=None), failed
 
+    def next_expiring(self) -> int | None:
+        """When the next waiting task expires."""
+        at: int | None = self._s.one(sql.NEXT_EXPIRING)
+        if at is not None and self.owes:  # it may have been claimed
+            with suppress(apsw.FullError):
+                self.written()
+            at = self._s.one(sql.NEXT_EXPIRING)
+        return at
+
     def attempts(self, task_id: str) -> list[Attempt] | None:
         """The unsuccessful attempts of a task."""
         return history.attempts(self._s.db, task_id)
