@@ -18,7 +18,11 @@ from programs import Server, until
 from tabs import MARKUP, Open, Start, Tab
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = ["--disable-background-networking", "--no-first-run"]
+FLAGS = [
+    "--disable-background-networking",
+    "--no-first-run",
+    "--host-resolver-rules=MAP queue.test 127.0.0.1",
+]
 QUICK = ("--processes", "0", "--workers", "8", "--retry-base", "0.05", "--retry-jitter", "0.01")
 
 

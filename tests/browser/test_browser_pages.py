@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
+from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from accessible import PROBLEMS
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 from programs import Server, until
 from tabs import MARKUP, Open, Start, numbers, settled
 
@@ -195,3 +199,80 @@ def test_one_tab_reads_the_stream_for_all_and_a_hidden_one_asks_for_nothing(
     asked = len(second.asked)
     second.page.wait_for_timeout(1500)  # longer than any page goes without asking while something changes
     assert len(second.asked) == asked
+
+
+AFAR = "queue.test"
+"""A name for this machine that a browser does not take for secure: it has neither locks nor hashes there."""
+
+
+@pytest.fixture
+def afar(start: Start, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Server]:
+    """A server as it is seen over plain HTTP from elsewhere; with a number, with so many keys k0, k1 ..."""
+
+    def afar(keys: int = 0) -> Server:
+        lines = [f"k{n}:admin:{sha256(f'k{n}'.encode()).hexdigest()}" for n in range(keys)]
+        monkeypatch.setenv("JOBPIPE_API_KEYS", ";".join(lines))
+        server = start("--allowed-hosts", AFAR)
+        server.url = f"http://{AFAR}:{server.port}"
+        return server
+
+    return afar
+
+
+def shows(page: Page, id: str) -> None:
+    expect(page.get_by_role("link", name=id, exact=True).first).to_be_visible()
+
+
+def test_eight_windows_over_plain_http_share_one_stream_and_all_are_live(
+    afar: Callable[..., Server], open_tab: Open
+) -> None:
+    server = afar()
+    tabs = [open_tab(server)]
+    tabs += [open_tab(server, beside=tabs[0]) for _ in range(7)]
+    for tab in tabs:
+        tab.go("#/tasks")
+    assert tabs[0].page.evaluate("[isSecureContext, navigator.locks === undefined]") == [False, True]
+    assert sum(tab.asked_for("/events") for tab in tabs) == 1
+    send(server, {"id": "seen-by-all", "handler": "works"})
+    for tab in tabs:
+        shows(tab.page, "seen-by-all")
+    (reader,) = (tab for tab in tabs if tab.asked_for("/events"))
+    reader.page.close()
+    left = [tab for tab in tabs if tab is not reader]
+    until(
+        "another window reads the stream",
+        lambda: left[0].page.wait_for_timeout(20) or sum(tab.asked_for("/events") for tab in left) == 1,
+    )
+    send(server, {"id": "seen-by-the-rest", "handler": "works"})
+    for tab in left:
+        shows(tab.page, "seen-by-the-rest")
+        tab.check()
+
+
+def test_eight_windows_with_keys_of_their_own_leave_each_other_connections(
+    afar: Callable[..., Server], open_tab: Open
+) -> None:
+    server = afar(keys=8)
+    tabs = [open_tab(server)]
+    tabs += [open_tab(server, beside=tabs[0]) for _ in range(7)]
+    for n, tab in enumerate(tabs):
+        tab.page.add_init_script(f"sessionStorage.setItem('jobpipe.key', 'k{n}')")
+        tab.page.goto(f"{server.url}/#/tasks")
+        tab.page.locator("#link.live, #link.asking").wait_for()
+    states = sorted(tab.page.locator("#link").inner_text() for tab in tabs)
+    assert states == ["asking"] * 5 + ["live"] * 3
+    send(server, {"id": "seen-by-all", "handler": "works"}, "k0")
+    for tab in tabs:
+        shows(tab.page, "seen-by-all")
+        tab.check()
+
+
+def send(server: Server, task: dict[str, Any], key: str = "") -> None:
+    """Enqueue at the address that needs no name service."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.port}/enqueue",
+        json.dumps(task).encode(),
+        {"Authorization": f"Bearer {key}"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.status == 202

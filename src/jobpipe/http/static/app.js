@@ -19,6 +19,7 @@ import { workers } from "./workers.js";
 const TICK_MS = 250; // also the shortest time between two drawings that the stream asks for
 const AGES_MS = 1000;
 const SOON_MS = 1500;
+const ASK_MS = 2000;
 const NOTHING = { counts: null };
 const THEMES = ["auto", "light", "dark"];
 const PAGES = [["", "Overview", overview], ["tasks", "Tasks", tasks], ["errors", "Errors", errors], ["queues", "Queues", queues], ["workers", "Workers", workers], ["enqueue", "Enqueue", enqueue]];
@@ -30,6 +31,7 @@ let dirty = false;
 let drawn = 0;
 let stale = false; // what is shown may be from before
 let opened = 0;
+let asked = 0;
 let frame = 0;
 
 const app = {
@@ -51,6 +53,7 @@ const app = {
 
 const feed = new Feed(hear, () => {
   if (feed.state === "away") stale = true;
+  else if (feed.state === "asking") app.live = NOTHING;
   else if (feed.state === "live" && stale) renew();
   app.render();
 });
@@ -113,6 +116,10 @@ function tick() {
   if (document.hidden || session.refused) return;
   if (feed.state !== "away") {
     const time = performance.now();
+    if (feed.state === "asking" && time - asked >= ASK_MS) {
+      asked = time;
+      for (const resource of page.resources) resource.touch();
+    }
     for (const resource of page.resources) {
       if (!page.holds?.(resource) && resource.due(time)) resource.refresh().then(answered);
     }
@@ -225,6 +232,7 @@ document.addEventListener("visibilitychange", () => {
     feed.stop();
   } else if (session.who !== null) feed.restart();
 });
+addEventListener("pagehide", () => feed.stop());
 setInterval(tick, TICK_MS);
 open();
 void enter();

@@ -1,13 +1,17 @@
-// The event stream: one connection per browser and key, read by the visible tab that holds the lock and passed on to
-// the others. A hidden tab reads nothing. What stops talking is given up and tried again, with growing pauses.
+// The event stream: one connection per browser and key, read by one visible tab and passed on to the others. A hidden tab
+// reads nothing. What stops talking is given up and tried again, with growing pauses. A browser has six connections to a
+// server, so that windows with many keys share a few streams' places; without one they ask now and then.
 import { address, headers, refuse, session } from "./api.js";
+import { inTurn } from "./turns.js";
 
+const STREAMS = 3;
 const SILENCE_MS = 35000; // the server says something every 15 s
+const SLOW_MS = 4000;
 const FIRST_PAUSE_MS = 400;
 const LAST_PAUSE_MS = 8000;
 
 export class Feed {
-  state = "connecting"; // connecting, live, away, refused
+  state = "connecting"; // connecting, live, asking, away, refused
   retryAt = 0;
   #tell;
   #told;
@@ -24,7 +28,7 @@ export class Feed {
   start() {
     if (this.#run) return;
     this.#run = new AbortController();
-    this.#share(this.#run.signal).catch(() => {}); // aborted: `stop` was called
+    this.#share(this.#run.signal);
   }
 
   stop() {
@@ -45,22 +49,19 @@ export class Feed {
     this.#wake();
   }
 
-  async #share(signal) {
-    const name = await groupName();
-    if (signal.aborted) return;
-    if (name === null) {
-      await this.#lead(signal, () => {});
-      return;
-    }
+  // Tabs share only with tabs of the same key, whom the channel's name finds: nobody can list the names of channels.
+  #share(signal) {
+    const name = `jobpipe\n${address("events")}\n${session.key || ""}`;
     const channel = new BroadcastChannel(name);
-    signal.addEventListener("abort", () => channel.close());
     channel.onmessage = ({ data }) => this.#hear(data, channel);
-    channel.postMessage({ hello: true });
+    signal.addEventListener("abort", () => channel.close());
     const say = (message) => signal.aborted || channel.postMessage(message);
-    await navigator.locks.request(name, { signal }, () => {
+    inTurn(`${name}\nturn`, 1, signal, (ours) => {
       this.leads = true;
-      return this.#lead(signal, say).finally(() => (this.leads = false));
+      ours.addEventListener("abort", () => (this.leads = false));
+      inTurn("jobpipe streams", STREAMS, ours, (stream) => void this.#lead(stream, say), () => this.#become("asking", 0, say));
     });
+    channel.postMessage({ hello: true });
   }
 
   #hear(message, channel) {
@@ -101,6 +102,7 @@ export class Feed {
     const give_up = () => attempt.abort();
     signal.addEventListener("abort", give_up);
     let watch = setTimeout(give_up, SILENCE_MS);
+    const slow = setTimeout(() => this.state === "connecting" && this.#become("asking", 0, say), SLOW_MS);
     try {
       const more = { Accept: "text/event-stream", ...(this.#id ? { "Last-Event-ID": this.#id } : {}) };
       const answer = await fetch(address("events"), {
@@ -111,6 +113,7 @@ export class Feed {
         throw new Refused();
       }
       if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
+      clearTimeout(slow);
       this.#become("live", 0, say);
       const parser = new Parser((type, data, id) => {
         this.#id = id || this.#id;
@@ -126,6 +129,7 @@ export class Feed {
         parser.push(value);
       }
     } finally {
+      clearTimeout(slow);
       clearTimeout(watch);
       signal.removeEventListener("abort", give_up);
     }
@@ -180,12 +184,4 @@ class Parser {
     else if (name === "data") this.#data.push(value);
     else if (name === "id") this.#id = value;
   }
-}
-
-// Tabs share only with tabs of the same key. Without a secure context there is neither a lock nor a hash: null.
-async function groupName() {
-  if (!navigator.locks || !globalThis.BroadcastChannel || !globalThis.crypto?.subtle) return null;
-  const bytes = new TextEncoder().encode(`${document.baseURI}\n${session.key || ""}`);
-  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  return `jobpipe.${[...hash.subarray(0, 12)].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
