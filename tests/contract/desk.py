@@ -95,9 +95,10 @@ class Desk:
         lease_s: float | None = None,
         local: bool = True,
         worker: str = "w",
+        free: int | None = None,
     ) -> ClaimAnswer:
         chosen = None if queues is None else frozenset(queues)
-        return await self.store.claim(ClaimRequest(limit, worker, chosen, lease_s, local), self.now)
+        return await self.store.claim(ClaimRequest(limit, worker, chosen, lease_s, local, free), self.now)
 
     async def claim(self, limit: int = 1, **wishes: Any) -> list[Claim]:
         return (await self.ask(limit, **wishes)).claims

@@ -22,6 +22,7 @@ from jobpipe.storage.base import (
     Summary,
 )
 from jobpipe.storage.contract import Storage
+from jobpipe.storage.flow import Declaration
 
 TO = Transition(Kind.DONE, Status.DONE, 0, 1, 0, 0)
 TASK = Task(1, "a", "h", "q", b"1", 0, Status.QUEUED, 0, 0, 0, 3, None, 0, 0)
@@ -51,6 +52,13 @@ CALLS: dict[str, Callable[[Storage], Coroutine[Any, Any, object]]] = {
     "cancelling": lambda store: store.cancelling(),
     "export": lambda store: store.export(0, 1, 1),
     "import_": lambda store: store.import_([Record(TASK)]),
+    "say": lambda store: store.say("q", None, {"paused": True}, 0, None),
+    "unsay": lambda store: store.unsay("q", None),
+    "resume": lambda store: store.resume("q", None, 0, None),
+    "declare": lambda store: store.declare(Declaration("a"), 0),
+    "rules": lambda store: store.rules("q", 0),
+    "keys": lambda store: store.keys("q", 1, None, 0),
+    "held": lambda store: store.held([TASK], 0),
     "check": lambda store: store.check(),
 }
 
@@ -71,6 +79,7 @@ def test_every_method_of_the_contract_is_tried_here() -> None:
         "listen",
         "commits",
         "clock_step",
+        "limited",
     }
 
 

@@ -15,10 +15,15 @@ from jobpipe.core.unique import Answer
 
 
 class Limits(Struct, frozen=True):
-    """Queued tasks a queue, and queue names that hold tasks, at most."""
+    """Queued tasks a queue, and queue names that hold tasks, at most; `own` is what rules say of single queues."""
 
     capacity: int
     max_queues: int
+    own: Mapping[str, int] = {}
+
+    def of(self, queue: str) -> int:
+        """The capacity of a queue."""
+        return self.own.get(queue, self.capacity)
 
 
 class Counted(Protocol):
@@ -41,7 +46,7 @@ def fit_surely(tasks: Sequence[NewTask], limits: Limits, counts: Counted) -> boo
     wanted = Counter([new.queue for new in tasks])
     names = sum(queue not in counts.queues for queue in wanted)
     return (
-        all(counts.queued(queue) + n <= limits.capacity for queue, n in wanted.items())
+        all(counts.queued(queue) + n <= limits.of(queue) for queue, n in wanted.items())
         and len(counts.queues) + names <= limits.max_queues
         and len({new.id for new in tasks}) == len(tasks)
         and not any(new.uniqueness or new.digest for new in tasks)
@@ -69,7 +74,7 @@ def _no_room(queue: str, room: dict[str, int], limits: Limits, counts: Counted) 
         new_names = sum(name not in counts.queues for name in room)
         if queue not in counts.queues and len(counts.queues) + new_names >= limits.max_queues:
             return TooManyQueues(f"{limits.max_queues} queues hold tasks already")
-        room[queue] = limits.capacity - counts.queued(queue)
+        room[queue] = limits.of(queue) - counts.queued(queue)
     if room[queue] <= 0:
-        return QueueFull(f"queue '{queue}' holds {limits.capacity} waiting tasks")
+        return QueueFull(f"queue '{queue}' holds {limits.of(queue)} waiting tasks")
     return None

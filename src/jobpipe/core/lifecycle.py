@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from jobpipe.core.errors import AlreadyFinished, JobpipeError, NotFinished, NotRetryable
 from jobpipe.core.retry import RetryPolicy
+from jobpipe.core.rules import MAX_HOLD_S
 from jobpipe.core.shape import error_group
 from jobpipe.core.task import FINISHED, Claim, Status, Task, TaskError
 
@@ -81,12 +82,16 @@ class Kind(StrEnum):
     LOST = "lost"
 
 
+Scope = Literal["key", "queue"]
+
+
 class Outcome(Struct, frozen=True, gc=False):
     """What became of a run, as the one who ran it (or found it lost) tells it.
 
     `result` (JSON bytes) belongs to done. `error_type`, `message` and `traceback` to failed, timed_out and lost; a
     released run has the type UNKNOWN_HANDLER when its worker cannot run such tasks.
-    `retryable` and `retry_in` (seconds, None for the policy's backoff) carry a handler's own wish.
+    `retryable` and `retry_in` (seconds, None for the policy's backoff) carry a handler's own wish. A released run with
+    `retry_in` waits for so long, and with `hold` nothing else of its key (without one: of its queue) starts meanwhile.
     """
 
     kind: Kind
@@ -96,6 +101,7 @@ class Outcome(Struct, frozen=True, gc=False):
     traceback: str | None = None
     retryable: bool = True
     retry_in: float | None = None
+    hold: Scope | None = None
 
 
 End = tuple[Claim, Outcome]
@@ -120,11 +126,19 @@ class Effect(Struct, frozen=True):
     """What the end of a run brings about beside its task's own change: base of successors, deliveries, freed keys."""
 
 
+class Hold(Effect, frozen=True):
+    """Nothing of the task's key (None: of its queue) starts before `until` (ms)."""
+
+    key: str | None
+    until: int
+
+
 class Transition(Struct, frozen=True, gc=False):
     """What to write for an outcome: the complete new state of everything that a settle may change.
 
     `error` None leaves the stored last error; `finished_at` and `result` None clear. `error_group` is the group of
-    `error` (core.shape), set whenever that is. `effects` are what else the same commit brings about: nothing yet.
+    `error` (core.shape), set whenever that is. `effects` are what else the same commit brings about. `snoozed`: it
+    asked for a later time itself.
     """
 
     kind: Kind
@@ -138,6 +152,7 @@ class Transition(Struct, frozen=True, gc=False):
     error: TaskError | None = None
     error_group: str | None = None
     effects: tuple[Effect, ...] = ()
+    snoozed: bool = False
 
     @property
     def outcome(self) -> str:
@@ -185,7 +200,7 @@ class Transition(Struct, frozen=True, gc=False):
     @property
     def keeps_place(self) -> bool:
         """Whether the task goes back to the place that it had in its queue."""
-        return self.kind is Kind.RELEASED and self.error is None
+        return self.kind is Kind.RELEASED and self.error is None and not self.snoozed
 
     @property
     def is_attempt(self) -> bool:
@@ -231,11 +246,15 @@ def decide(task: Task, outcome: Outcome, now: int, policy: Policy, random: Calla
             outcome.result,
         )
     if task.cancel_requested:
-        return _end(task, outcome.kind, Status.CANCELLED, now)
+        return replace(_end(task, outcome.kind, Status.CANCELLED, now), effects=_effects(task, outcome, now))
     if outcome.kind is Kind.CANCELLED:
         raise ValueError(f"nobody asked to cancel task '{task.id}'")
     if outcome.kind is Kind.RELEASED and outcome.error_type == UNKNOWN_HANDLER:
         return _no_handler(task, outcome, now, policy)
+    if outcome.kind is Kind.RELEASED and outcome.retry_in is not None:
+        later = now + round(outcome.retry_in * 1000)
+        snoozed = _again(task, outcome.kind, later, attempts=task.attempts - 1)
+        return replace(snoozed, snoozed=True, effects=_effects(task, outcome, now))
     if outcome.kind is Kind.RELEASED:
         # It was its turn: it keeps its place before those that have waited for less.
         return _again(task, outcome.kind, task.run_at, attempts=task.attempts - 1)
@@ -276,6 +295,13 @@ def _no_handler(task: Task, outcome: Outcome, now: int, policy: Policy) -> Trans
     return _again(
         task, outcome.kind, now + pause * 1000, attempts=task.attempts - 1, error=replace(error, since=since)
     )
+
+
+def _effects(task: Task, outcome: Outcome, now: int) -> tuple[Effect, ...]:
+    if outcome.kind is not Kind.RELEASED or outcome.hold is None or outcome.retry_in is None:
+        return ()
+    key = task.key if outcome.hold == "key" else None
+    return (Hold(key, now + round(min(outcome.retry_in, MAX_HOLD_S) * 1000)),)
 
 
 def _waiting_since(task: Task) -> tuple[int, int] | None:

@@ -21,7 +21,8 @@ class ClaimRequest(Struct, frozen=True):
     """A worker's wish: up to `limit` due tasks of `queues` (None for all).
 
     `lease_s` None makes a claim that does not expire while this process lives. `local` marks claims of workers that die
-    with this process: after a restart their tasks are lost at once, those of others get one full fresh lease.
+    with this process: after a restart their tasks are lost at once, those of others get one full fresh lease. Of the
+    tasks `free` can begin at once (None: all); the others are claimed ahead, and none of those from a limited queue.
     """
 
     limit: int
@@ -29,6 +30,7 @@ class ClaimRequest(Struct, frozen=True):
     queues: frozenset[str] | None = None
     lease_s: float | None = None
     local: bool = True
+    free: int | None = None
 
 
 class ClaimAnswer(Struct, frozen=True):

@@ -33,6 +33,7 @@ from jobpipe.storage.base import (
     Summary,
     TaskFilter,
 )
+from jobpipe.storage.flow import FlowRules
 
 
 class Lookup(Protocol):
@@ -262,5 +263,5 @@ class Health(Protocol):
         ...
 
 
-class Storage(TaskLife, Reading, Upkeep, Past, Peers, Moving, Health, Protocol):
+class Storage(TaskLife, Reading, Upkeep, Past, Peers, Moving, FlowRules, Health, Protocol):
     """All of it: what an engine has."""

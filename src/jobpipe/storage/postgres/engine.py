@@ -60,6 +60,7 @@ from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.address import Address, parse
 from jobpipe.storage.postgres.audit import Audit
 from jobpipe.storage.postgres.company import FORGOTTEN_S, Company
+from jobpipe.storage.postgres.flow import NoFlow
 from jobpipe.storage.postgres.hosts import Hosts
 from jobpipe.storage.postgres.intake import Intake
 from jobpipe.storage.postgres.lane import Lane, LaneCall, together
@@ -78,7 +79,7 @@ PRIORITIES = 100
 """Of so many of a queue, the highest, it is asked since when a task of it is due."""
 
 
-class PostgresStorage:
+class PostgresStorage(NoFlow):
     """Tasks in a PostgreSQL database. See `storage.base.Storage` for the promises."""
 
     shared = True

@@ -3,7 +3,8 @@
 For each queue and priority that has queued tasks (a level) memory holds its head: a (run_at, seq) not later than its
 first task. A claim looks only at levels whose head is due, one index seek each, and merges them; what it sees
 corrects the heads. So a level that lies in the future costs nothing, whatever its priority, until it is due. The rows
-that a few levels begin with are kept from one look to the next (line.py).
+that a few levels begin with are kept from one look to the next (line.py). Of a queue with rules lanes (lanes.py) say
+which task is next, and where its levels begin; one that nothing may be claimed from has no head.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from itertools import groupby
 
 from msgspec import Struct
 
-from jobpipe.core.task import Task
+from jobpipe.core.task import PRIORITY_MAX, PRIORITY_MIN, Task
 from jobpipe.storage.heads import Head, Heads, Level
+from jobpipe.storage.sqlite.lanes import Key, Lanes
 from jobpipe.storage.sqlite.line import Line, Row
 
 Peek = Callable[[str, int, int], list[Row]]
 """`peek(queue, priority, n)` reads the first n rows of a level."""
 
 EARLIEST: Head = (0, 0)
+PRIORITIES = range(PRIORITY_MIN, PRIORITY_MAX + 1)
 MOST_LINES = 256
 MOST_ROWS = 8192
 """In all lines together, about: few lines may be long."""
@@ -35,23 +38,81 @@ class Picked(Struct, frozen=True):
 
 
 class Due:
-    """The heads of all levels, and the lines of some. `peek` reads what is not known."""
+    """The heads of all levels, and the lines of some. `peek` reads what is not known, `clock` gives milliseconds."""
 
-    def __init__(self, peek: Peek) -> None:
+    def __init__(self, peek: Peek, clock: Callable[[], int]) -> None:
         self._peek = peek
+        self._clock = clock
         self._heads = Heads()
+        self.ruled: dict[str, Lanes] = {}
+        """The queues whose claims obey rules."""
+        self._ruled_heads = Heads()
         self._lines: dict[Level, Line] = {}
 
     def load(self, levels: Iterable[Level]) -> None:
         """Begin anew, knowing only which levels have tasks; the first look at each finds its true head."""
         self._heads.clear()
+        self._ruled_heads.clear()
         for level in levels:
-            self._heads.put(level, EARLIEST)
+            if level[0] not in self.ruled:
+                self._heads.put(level, EARLIEST)
         self._lines.clear()
+        for queue in self.ruled:
+            self.refresh(queue)
+
+    def rule(self, queue: str, lanes: Lanes | None, priorities: Iterable[int]) -> None:
+        """From now on the claims of a queue go by these lanes; None: by no rules. Its tasks have these priorities."""
+        for level in [(queue, priority) for priority in PRIORITIES]:
+            self._heads.drop(level)
+            self._ruled_heads.drop(level)
+            self._lines.pop(level, None)
+        if lanes is not None:
+            self.ruled[queue] = lanes
+            self.refresh(queue)
+            return
+        self.ruled.pop(queue, None)
+        for priority in priorities:
+            self._heads.put((queue, priority), EARLIEST)
+
+    def refresh(self, queue: str, now: int | None = None) -> None:
+        """Where the levels of a queue with rules begin, now that something changed."""
+        lanes, now = self.ruled[queue], self._clock() if now is None else now
+        for priority in lanes.priorities:
+            level, head = (queue, priority), lanes.head(priority, now)
+            for heads in (self._heads, self._ruled_heads):
+                if head is None:
+                    heads.drop(level)
+                else:
+                    heads.put(level, head)
+
+    def ended(self, queue: str, key: Key) -> None:
+        """A run of a task came to its end."""
+        lanes = self.ruled.get(queue)
+        if lanes is not None:
+            lanes.ended(key)
+            self.refresh(queue)
+
+    def passed(self, task: Task) -> None:
+        """A picked task expired: it does not start, and waits for its end."""
+        lanes = self.ruled.get(task.queue)
+        if lanes is not None:
+            lanes.give_back(task.key, task.priority)
+            self.refresh(task.queue)
+
+    def obeys(self, queues: frozenset[str] | None, now: int) -> bool:
+        """Whether a claim for `queues` may meet one with rules."""
+        due = self._ruled_heads.earliest(queues) if self.ruled else None
+        return due is not None and due <= now
 
     def accept(self, queue: str, priority: int, run_at: int, tasks: Sequence[Task]) -> None:
-        """New tasks are queued, in the order of their seqs."""
+        """New tasks with the same key are queued, in the order of their seqs."""
         level = (queue, priority)
+        lanes = self.ruled.get(queue)
+        if lanes is not None:
+            rows = [(run_at, task.seq, len(task.payload), None) for task in tasks]
+            lanes.accept(tasks[0].key, priority, rows)
+            self.refresh(queue)
+            return
         head = self._heads.get(level)
         place = (run_at, tasks[0].seq)
         self._heads.lower(level, place)
@@ -63,17 +124,26 @@ class Due:
         if not line.extend(run_at, tasks, 2 * self._length):
             del self._lines[level]
 
-    def add(self, queue: str, priority: int, run_at: int, seq: int) -> None:
+    def add(self, queue: str, priority: int, run_at: int, seq: int, key: Key) -> None:
         """A task is queued again."""
         level = (queue, priority)
+        lanes = self.ruled.get(queue)
+        if lanes is not None:
+            lanes.add(key, priority, run_at, seq)
+            self.refresh(queue)
+            return
         place = (run_at, seq)
         self._heads.lower(level, place)
         line = self._lines.get(level)
         if line is not None and (line.end is None or place <= line.end):
             del self._lines[level]
 
-    def forget(self, queue: str, priority: int) -> None:
-        """Tasks of this level are not queued any more, other than by a claim."""
+    def forget(self, queue: str, priority: int, key: Key) -> None:
+        """A task of this level is not queued any more, other than by a claim."""
+        lanes = self.ruled.get(queue)
+        if lanes is not None:
+            lanes.leave(key, priority)
+            self.refresh(queue)
         self._lines.pop((queue, priority), None)
 
     def next_due(self, queues: frozenset[str] | None) -> int | None:
@@ -83,25 +153,32 @@ class Due:
     def oldest(self, now: int) -> dict[str, int]:
         """The `run_at` of the task that has been due longest, for each queue that has a due one."""
         found: dict[str, int] = {}
-        for queue in self._heads.queues:
+        for queue in [queue for queue in self._heads.queues if queue not in self.ruled]:
             while (first := self._heads.oldest(queue)) is not None and first[1][0] <= now:
                 level, head = first
                 line = self._lines.get(level)
                 if line is None or not line.rows:
                     rows = self._peek(*level, 1)
                     line = Line(rows, None if not rows else rows[0][:2])
-                self._correct(level, line)
+                self._correct(level, line, now)
                 if self._heads.get(level) == head:
                     found[queue] = head[0]
                     break
+        for queue, lanes in self.ruled.items():  # what is held has been due all the same
+            firsts = [self._peek(queue, priority, 1) for priority in lanes.priorities]
+            runs = [rows[0][0] for rows in firsts if rows and rows[0][0] <= now]
+            if runs:
+                found[queue] = min(runs)
         return found
 
-    def pick(self, queues: frozenset[str] | None, limit: int, now: int, max_bytes: int) -> Picked:
-        """The next due tasks: higher priority, then earlier `run_at`, then order of acceptance.
+    def pick(
+        self, queues: frozenset[str] | None, limit: int, now: int, max_bytes: int, free: int | None = None
+    ) -> Picked:
+        """The next due tasks: higher priority, then earlier `run_at` or turn, then order of acceptance.
 
-        At most `max_bytes` of payload, but one task.
+        At most `max_bytes` of payload, but one task. `free` as in ClaimRequest.
         """
-        picking = _Picking(limit, now, max_bytes, self._look)
+        picking = _Picking(limit, now, max_bytes, self._look, limit if free is None else free)
         while not picking.full:
             # One more than can be needed: before its first task all that comes first is in the others.
             ready = self._heads.first(queues, now, picking.left + 1)
@@ -112,13 +189,20 @@ class Due:
                 until = beyond[1] if beyond is not None and beyond[0][1] == priority else None
                 heap = [(head, queue) for (queue, _), head in levels]
                 for queue, line in picking.merge(priority, heap, until).items():
-                    self._correct((queue, priority), line)
+                    self._correct((queue, priority), line, now)
                 if picking.full:
                     break
-        return Picked(picking.rows, self.next_due(queues))
+        # What is kept for free workers is nothing to look for again at once, where this claim's have none.
+        next_due = self.next_due(queues)
+        for queue in picking.passed:
+            self.refresh(queue, now)
+        return Picked(picking.rows, self.next_due(queues) if picking.rows else next_due)
 
-    def _look(self, level: Level, n: int) -> Line:
+    def _look(self, level: Level, n: int, picking: _Picking) -> Line | _Ruled:
         """The line of a level, which knows n rows at least, or all."""
+        lanes = self.ruled.get(level[0])
+        if lanes is not None:
+            return _Ruled(lanes, level[1], picking)
         line = self._lines.get(level)
         if line is None or (line.end is not None and len(line.rows) < n):
             n = max(n, self._length)
@@ -138,8 +222,15 @@ class Due:
             del self._lines[next(iter(self._lines))]
         return line
 
-    def _correct(self, level: Level, line: Line) -> None:
+    def _correct(self, level: Level, line: Line | _Ruled, now: int) -> None:
         """The head of a level, now that its line was looked at."""
+        if isinstance(line, _Ruled):
+            if line.passed:
+                line.note(level[0])
+                self._heads.drop(level)  # until this claim is over
+            else:
+                self.refresh(level[0], now)
+            return
         first = line.first
         if first is not None:
             self._heads.put(level, first)
@@ -148,15 +239,53 @@ class Due:
             self._lines.pop(level, None)
 
 
-class _Picking:
-    """One claim's way through the levels."""
+class _Ruled:
+    """A level of a queue with rules, as one claim sees it."""
 
-    def __init__(self, limit: int, now: int, max_bytes: int, look: Callable[[Level, int], Line]) -> None:
+    __slots__ = ("_lanes", "_picking", "_priority", "passed")
+
+    def __init__(self, lanes: Lanes, priority: int, picking: _Picking) -> None:
+        self._lanes = lanes
+        self._priority = priority
+        self._picking = picking
+        self.passed = False
+        """Whether what is left of it is kept for free workers."""
+
+    def next(self) -> Row | None:
+        """The first row that may be taken; what workers ask for ahead is none of a queue with limits."""
+        if self._lanes.limited and len(self._picking.rows) >= self._picking.free:
+            self.passed = True
+            return None
+        return self._lanes.next(self._priority, self._picking.now)
+
+    def note(self, queue: str) -> None:
+        """Have the claim know that it passed over this queue."""
+        self._picking.passed.append(queue)
+
+    def pop(self) -> Row:
+        """Take that row."""
+        return self._lanes.take(self._priority, self._picking.now)
+
+
+class _Picking:
+    """One claim's way through the levels, for workers of which `free` have nothing to do."""
+
+    def __init__(
+        self,
+        limit: int,
+        now: int,
+        max_bytes: int,
+        look: Callable[[Level, int, _Picking], Line | _Ruled],
+        free: int,
+    ) -> None:
         self._limit = limit
-        self._now = now
+        self.now = now
+        self.free = free
         self._bytes_left = max_bytes
         self._look = look
         self.rows: list[Row] = []
+        self.passed: list[str] = []
+        """Queues of which something is kept for free workers."""
         self.full = limit <= 0
 
     @property
@@ -164,37 +293,40 @@ class _Picking:
         """How many more are wanted."""
         return self._limit - len(self.rows)
 
-    def merge(self, priority: int, heap: list[tuple[Head, str]], until: Head | None) -> dict[str, Line]:
+    def merge(
+        self, priority: int, heap: list[tuple[Head, str]], until: Head | None
+    ) -> dict[str, Line | _Ruled]:
         """Take due rows of one priority over its queues in order, none behind `until`; answer the lines that were
         looked at, by queue."""
         heapq.heapify(heap)
-        lines: dict[str, Line] = {}
-        while heap and not self.full and heap[0][0][0] <= self._now:
+        lines: dict[str, Line | _Ruled] = {}
+        while heap and not self.full and heap[0][0][0] <= self.now:
             if until is not None and heap[0][0] > until:
                 break
             head, queue = heap[0]
             if queue not in lines:
                 # One more than can be taken, so that the row after the last one taken, the new head, is known.
-                lines[queue] = self._look((queue, priority), self.left + 1)
+                lines[queue] = self._look((queue, priority), self.left + 1, self)
             else:  # the smaller of the root's two children is the second of all
                 second = min(heap[1:3])[0] if len(heap) > 1 else until
                 self._take(lines[queue], second if until is None or second is None else min(second, until))
-            rows = lines[queue].rows
-            first = rows[0][:2] if rows else None
-            if first is None:
+            row = lines[queue].next()
+            if row is None:
                 heapq.heappop(heap)
-            elif first != head:
-                heapq.heapreplace(heap, (first, queue))
+            elif row[:2] != head:
+                heapq.heapreplace(heap, (row[:2], queue))
         return lines
 
-    def _take(self, line: Line, until: Head | None) -> None:
+    def _take(self, line: Line | _Ruled, until: Head | None) -> None:
         """Take due rows of one level, as far as they come before `until`, where the next level's begin."""
-        rows = line.rows
-        while rows and not self.full and rows[0][0] <= self._now and (until is None or rows[0][:2] <= until):
-            if self.rows and rows[0][2] > self._bytes_left:
+        row = line.next()
+        while row is not None and row[0] <= self.now and (until is None or row[:2] <= until):
+            if self.rows and row[2] > self._bytes_left:
                 self.full = True
                 return
-            row = line.pop()
-            self.rows.append(row)
+            self.rows.append(line.pop())
             self._bytes_left -= row[2]
-            self.full = len(self.rows) >= self._limit
+            if len(self.rows) >= self._limit:
+                self.full = True
+                return
+            row = line.next()

@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shutil import disk_usage
+from typing import Any
 
 import apsw
 
@@ -27,6 +28,7 @@ from jobpipe.core.errors import (
     StorageFull,
     StorageRefused,
 )
+from jobpipe.core.gate import Held
 from jobpipe.core.revision import Revision
 from jobpipe.core.task import Attempt, NewTask, Status, Task
 from jobpipe.core.unique import Known
@@ -50,6 +52,7 @@ from jobpipe.storage.base import (
     TaskFilter,
 )
 from jobpipe.storage.calls import INSERT, READ, SETTLE, STEER, A, T
+from jobpipe.storage.flow import Declaration, KeyUse, QueueRules
 from jobpipe.storage.sqlite import history, listing, moving
 from jobpipe.storage.sqlite.claimlog import ClaimLog
 from jobpipe.storage.sqlite.connection import open_reader, open_writer, refuse_foreign_file, translate
@@ -216,6 +219,32 @@ class SqliteStorage:
 
     async def import_(self, records: Sequence[Record]) -> list[str]:
         return await self._writer.call(INSERT, lambda store: store.intake.import_(records))
+
+    def limited(self) -> frozenset[str]:
+        return frozenset() if self._store is None else self._store.flow.ruled
+
+    async def say(
+        self, queue: str, key: str | None, change: Mapping[str, Any], now: int, by: str | None
+    ) -> JobpipeError | None:
+        return await self._writer.call(STEER, lambda store: store.flow.say(queue, key, change, now, by))
+
+    async def unsay(self, queue: str, key: str | None) -> None:
+        await self._writer.call(STEER, lambda store: store.flow.unsay(queue, key))
+
+    async def resume(self, queue: str, key: str | None, now: int, by: str | None) -> None:
+        await self._writer.call(STEER, lambda store: store.flow.resume(queue, key, now, by))
+
+    async def declare(self, declaration: Declaration, now: int) -> bool:
+        return await self._writer.call(STEER, lambda store: store.flow.declare(declaration, now))
+
+    async def rules(self, queue: str | None, now: int) -> list[QueueRules]:
+        return await self._writer.ask(lambda store: store.flow.all_rules(queue, now))
+
+    async def keys(self, queue: str, limit: int, after: str | None, now: int) -> list[KeyUse]:
+        return await self._writer.ask(lambda store: store.flow.keys(queue, limit, after, now))
+
+    async def held(self, tasks: Sequence[Task], now: int) -> list[Held | None]:
+        return await self._writer.ask(lambda store: store.flow.held(tasks, now))
 
     async def announce(self, server: str, data: bytes) -> None:
         self._require_open()

@@ -91,7 +91,7 @@ class Intake:
         taken = self._taken([task.id for task in accepted], first_seq)
         for task in accepted:
             if task.id not in taken:
-                self._s.due.add(task.queue, task.priority, task.run_at, task.seq)
+                self._s.due.add(task.queue, task.priority, task.run_at, task.seq, task.key)
                 self._s.counts.add(task.queue, Status.QUEUED, task.priority, 1)
         return [exists(task.id, taken[task.id]) if task.id in taken else task for task in accepted]
 

@@ -7,6 +7,7 @@ are orphans at once. The writer thread alone touches it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 
@@ -19,6 +20,7 @@ class Lease(Struct, frozen=True, gc=False):
     id: str
     queue: str
     priority: int
+    key: str | None
     lease_id: str
     lease_s: float | None
     ends: float | None
@@ -34,14 +36,18 @@ class Leases:
         self._undo: dict[int, Lease | None] = {}
 
     def load(
-        self, rows: Iterable[tuple[int, str, str, int, str, int | None, str | None, int]], monotonic: float
+        self,
+        rows: Iterable[tuple[int, str, str, int, str | None, str, int | None, str | None, int]],
+        monotonic: float,
     ) -> None:
         """Build the table from the running rows (see RUNNING) found at start."""
-        for seq, id_, queue, priority, lease_id, lease_ms, boot, cancel in rows:
+        for seq, id_, queue, priority, key, lease_id, lease_ms, boot, cancel in rows:
             lease_s = None if lease_ms is None else lease_ms / 1000
             ends = None if lease_s is None else monotonic + lease_s
             orphaned = boot is not None or lease_s is None
-            self._by_seq[seq] = Lease(id_, queue, priority, lease_id, lease_s, ends, bool(cancel), orphaned)
+            self._by_seq[seq] = Lease(
+                id_, queue, priority, key, lease_id, lease_s, ends, bool(cancel), orphaned
+            )
 
     def put(self, seq: int, lease: Lease) -> None:
         """A claim was made, or changed."""
@@ -68,6 +74,10 @@ class Leases:
     def holder(self, seq: int) -> Lease | None:
         """The claim that runs this task now."""
         return self._by_seq.get(seq)
+
+    def running_of(self, queue: str) -> Counter[str | None]:
+        """How many tasks of a queue run, by key."""
+        return Counter(lease.key for lease in self._by_seq.values() if lease.queue == queue)
 
     def held(self, id: str, lease_id: str) -> tuple[int, Lease] | None:
         """The claim with this id and lease id, if it still holds."""

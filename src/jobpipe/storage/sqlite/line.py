@@ -32,6 +32,10 @@ class Line:
         """A place not behind that of the first task; None when there is none."""
         return self.rows[0][:2] if self.rows else self.end
 
+    def next(self) -> Row | None:
+        """The first known row."""
+        return self.rows[0] if self.rows else None
+
     def pop(self) -> Row:
         """Take the first row."""
         row = self.rows.popleft()

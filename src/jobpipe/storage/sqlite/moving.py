@@ -44,7 +44,7 @@ def import_(state: State, records: Sequence[Record]) -> list[str]:
         state.db.executemany(sql.IMPORT_ATTEMPT, moved_attempts(record, seq))
         rises[(task.queue, task.priority, task.status)] += 1
         if not task.finished:
-            state.due.add(task.queue, task.priority, task.run_at, seq)
+            state.due.add(task.queue, task.priority, task.run_at, seq, task.key)
         state.keys.taken_over([replace(task, seq=seq)], state.clock.now())
     state.counts.add_all(rises)
     return [id_ for id_ in ids if id_ in taken]

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from jobpipe.core.errors import LeaseLost, NotFound, StorageBroken
 from jobpipe.core.expiry import expired
-from jobpipe.core.lifecycle import Kind, claimed
+from jobpipe.core.lifecycle import Hold, Kind, claimed
 from jobpipe.core.steering import Standing
 from jobpipe.core.task import Claim, Status, Task
 from jobpipe.storage.base import (
@@ -63,14 +63,17 @@ class Runs:
         """Claim, written in the transaction that is under way."""
         answer, _ = self._taken(request, now)
         self._s.write_claims([claim.task.seq for claim in answer.claims])
+        if self._s.due.ruled:
+            self._s.flow.claimed(answer.claims)
         return answer
 
     def hand_out(self, request: ClaimRequest, now: int) -> ClaimAnswer | None:
         """Claim, only noted for now (see unwritten.py); None for a claim that must be in the file first.
 
-        That is one of a worker that outlives this server: it would come back with a lease that nobody knows.
+        That is one of a worker that outlives this server: it would come back with a lease that nobody knows; and one
+        of tasks whose queue has rules: what these have used up is stored with it.
         """
-        if not request.local:
+        if not request.local or self._s.due.obeys(request.queues, now):
             return None
         try:
             answer, line = self._taken(request, now)
@@ -98,7 +101,9 @@ class Runs:
         claims: list[Claim] = []
         note = note_of(self._boot, self._claims, lease_ms, tasks, token_hex(len(tasks) * DIGITS // 2))
         for task, lease_id in zip(tasks, note.lease_ids(), strict=True):
-            self._s.leases.put(task.seq, Lease(task.id, task.queue, task.priority, lease_id, lease_s, ends))
+            self._s.leases.put(
+                task.seq, Lease(task.id, task.queue, task.priority, task.key, lease_id, lease_s, ends)
+            )
             claims.append(Claim(task, lease_id, until))
         line = note.line() if request.local else b""
         self._s.unwritten.add(
@@ -109,7 +114,7 @@ class Runs:
     def _picked(self, request: ClaimRequest, now: int) -> tuple[list[Task], int | None]:
         """The next tasks, as claimed, and when others are due; those that expired are passed over."""
         while True:
-            picked = self._s.due.pick(request.queues, request.limit, now, MAX_CLAIM_BYTES)
+            picked = self._s.due.pick(request.queues, request.limit, now, MAX_CLAIM_BYTES, request.free)
             tasks = self._as_claimed(picked.rows, now, request.worker)
             if tasks or not picked.rows:
                 return tasks, picked.next_due
@@ -119,6 +124,10 @@ class Runs:
         unknown = [seq for _, seq, _, task in rows if task is None]
         read = {row.task.seq: row.task for row in self._s.rows(sql.BY_SEQ, text(unknown))} if unknown else {}
         tasks = [task or read[seq] for _, seq, _, task in rows]
+        if self._s.due.ruled:
+            for task in tasks:
+                if expired(task, now):
+                    self._s.due.passed(task)
         return [claimed(task, now, worker) for task in tasks if not expired(task, now)]
 
     def settle(self, calls: Sequence[Settling]) -> None:
@@ -165,6 +174,7 @@ class Runs:
         if lease.cancel_requested != settlement.cancel_requested:
             return CancelChanged()
         self._s.leases.end(seq)
+        self._s.due.ended(lease.queue, lease.key)
         ends.moved[(lease.queue, lease.priority, to.status)] += 1
         if to.kind is _DONE and not settlement.rescue:
             claim = self._s.unwritten.take(seq)
@@ -177,13 +187,16 @@ class Runs:
                 ends.successes.append((seq, settlement))
             return _SUCCEEDED
         ends.moved[(lease.queue, lease.priority, _RUNNING)] -= 1
+        for effect in to.effects:
+            if isinstance(effect, Hold):
+                self._s.flow.hold(lease.queue, effect.key, effect.until)
         ends.unwritten.append(seq)
         ends.others.append((seq, settlement))
         if to.is_attempt:
             ends.attempts.append(attempted(seq, to, now))
         if to.status is _QUEUED:
             ends.queued = True
-            self._s.due.add(lease.queue, lease.priority, to.run_at, seq)
+            self._s.due.add(lease.queue, lease.priority, to.run_at, seq, lease.key)
         return Settled(to.status)
 
     def _answer(self, calls: Sequence[Settling], judged: Sequence[Sequence[SettleAnswer | None]]) -> None:

@@ -21,6 +21,7 @@ from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.claimlog import ClaimLog, Note, unwritten_claims
 from jobpipe.storage.sqlite.counts import Counts
 from jobpipe.storage.sqlite.due import Due
+from jobpipe.storage.sqlite.flow import Flow
 from jobpipe.storage.sqlite.leases import Leases
 from jobpipe.storage.sqlite.line import Row
 from jobpipe.storage.sqlite.rows import Stored, claims_written, decode_json, stored, text
@@ -34,13 +35,15 @@ EMPTY_COUNTS = 10_000
 class State:
     """The database behind one connection, its mirror in memory, and the log of what is not written yet."""
 
-    def __init__(self, db: apsw.Connection, clock: Clock, log: ClaimLog) -> None:
+    def __init__(self, db: apsw.Connection, clock: Clock, log: ClaimLog, max_queues: int) -> None:
         self.db = db
         self.clock = clock
         self.counts = Counts()
-        self.due = Due(self.peek)
+        self.max_queues = max_queues
+        self.due = Due(self.peek, clock.now)
         self.leases = Leases()
         self.unwritten = Unwritten()
+        self.flow = Flow(self)
         self.moved = 0
         """How many tasks this transaction accepts, hands out and settles."""
         self._empty = 0
@@ -49,6 +52,7 @@ class State:
         self._load_counts()
         self._recover(log.open())
         self.leases.load(decode_json(self.one(sql.RUNNING)), clock.monotonic())
+        self.flow.load()
 
     def _recover(self, notes: Sequence[Note]) -> None:
         """Write the claims that a killed server had answered for and not written."""
@@ -76,6 +80,7 @@ class State:
         Raises apsw.Error.
         """
         self.write_claims(list(self.unwritten.older(self.clock.monotonic() - KEEP_S)))
+        self.flow.flush()
         changes = self.counts.changes()
         if changes is not None:
             self.db.execute(sql.KEEP_COUNTS, changes[:1])
@@ -92,6 +97,7 @@ class State:
         self.leases.rollback()
         self.unwritten.rollback()
         self._load_counts()
+        self.flow.load()
 
     def take_back(self) -> None:
         """Undo a claim that was made outside of a transaction, and forget what is known of the lines."""
@@ -105,8 +111,9 @@ class State:
 
     @property
     def queues(self) -> dict[str, int]:
-        """All queue names that hold tasks, with the number of their tasks of any status."""
-        return self.counts.queues
+        """All queue names that hold tasks, with the number of their tasks of any status; and those that have rules."""
+        ruled = self.flow.queues
+        return {**ruled, **self.counts.queues} if ruled else self.counts.queues
 
     def one(self, statement: str, arguments: tuple[Any, ...] = ()) -> Any:
         """The value of a statement that hands out one."""
@@ -146,8 +153,8 @@ class State:
             (new.payload, new.priority, new.run_at, new.max_retries, new.timeout, new.expires_at, new.seq),
         )
         self.counts.add_all(rises([(old, new)]))
-        self.due.forget(old.queue, old.priority)
-        self.due.add(new.queue, new.priority, new.run_at, new.seq)
+        self.due.forget(old.queue, old.priority, old.key)
+        self.due.add(new.queue, new.priority, new.run_at, new.seq, new.key)
 
     def peek(self, queue: str, priority: int, n: int) -> list[Row]:
         """The first n rows of a level that are not handed out, in the order of claims."""
@@ -171,6 +178,11 @@ class State:
         for (queue, priority), n in moved.items():
             self.counts.add(queue, Status.QUEUED, priority, -n)
             self.counts.add(queue, Status.RUNNING, priority, n)
+
+    def write_late(self) -> None:
+        """Write all claims that are not in the file yet, in the transaction that is under way, if there is one."""
+        if self.db.in_transaction:
+            self.write_claims()
 
     def write_seqs(self, statement: str, seqs: list[int], *arguments: Any) -> None:
         """One statement for all these tasks; none for none."""

@@ -159,7 +159,7 @@ SELECT json_group_array(json_array(id, lease_id, settled)) FROM tasks
 
 # All running tasks, at start.
 RUNNING = """
-SELECT json_group_array(json_array(seq, id, queue, priority, lease_id, lease_ms, boot, cancel_requested)) FROM tasks INDEXED BY tasks_rare
+SELECT json_group_array(json_array(seq, id, queue, priority, key, lease_id, lease_ms, boot, cancel_requested)) FROM tasks INDEXED BY tasks_rare
  WHERE status IN (1, 3, 4) AND status = 1
 """
 

@@ -33,7 +33,7 @@ class Steering:
         self._s.write_seqs(sql.CANCEL_RUNNING, _seqs(moves, Status.RUNNING))
         for before, _ in moves:
             if before.status is Status.QUEUED:
-                self._s.due.forget(before.queue, before.priority)
+                self._s.due.forget(before.queue, before.priority, before.key)
         return [answer if isinstance(answer, JobpipeError) else self._told(answer) for answer in answers]
 
     def _told(self, task: Task) -> Cancelled:
@@ -50,7 +50,7 @@ class Steering:
         self._s.write_seqs(sql.RETRY, _seqs(moves, *ALLOWED[Event.RETRY]), now)
         self._s.keys.keep(task for task, _ in moves if retry_takes(task, now))
         for task, _ in moves:
-            self._s.due.add(task.queue, task.priority, now, task.seq)
+            self._s.due.add(task.queue, task.priority, now, task.seq, task.key)
         return answers
 
     def revise(self, id: str, revision: Revision, now: int) -> Task | JobpipeError:
@@ -71,7 +71,7 @@ class Steering:
         ended = [ended_by_expiry(task, now) for task in tasks]
         for task, group in ended:
             self._s.db.execute(sql.EXPIRE, (task.seq, now, text(task.last_error), group))
-            self._s.due.forget(task.queue, task.priority)
+            self._s.due.forget(task.queue, task.priority, task.key)
         self._s.counts.add_all(rises(zip(tasks, [task for task, _ in ended], strict=True)))
         self._s.keys.ended(seqs)
         return [task for task, _ in ended]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 import apsw
+from msgspec.structs import replace
 
 from jobpipe.clock import Clock
 from jobpipe.core.admission import Limits
@@ -21,6 +22,7 @@ from jobpipe.storage.sqlite import history
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.audit import Audit
 from jobpipe.storage.sqlite.claimlog import ClaimLog
+from jobpipe.storage.sqlite.flow import Flow
 from jobpipe.storage.sqlite.intake import Inserting, Intake
 from jobpipe.storage.sqlite.rows import NUMBER
 from jobpipe.storage.sqlite.runs import Runs, Settling
@@ -43,7 +45,8 @@ class Store:
         commits: CommitStats,
         log: ClaimLog,
     ) -> None:
-        self._s = State(connection, clock, log)
+        self._s = State(connection, clock, log, limits.max_queues)
+        limits = replace(limits, own=self._s.flow.capacities)
         self._commits = commits
         self.intake, self.runs, self.steering = Intake(self._s, limits), Runs(self._s), Steering(self._s)
         self.audit = Audit(self._s)
@@ -60,6 +63,11 @@ class Store:
     def owes(self) -> bool:
         """Whether claims were answered that are not in the file. May be read from any thread."""
         return self._s.unwritten.some
+
+    @property
+    def flow(self) -> Flow:
+        """The rules of queues and keys."""
+        return self._s.flow
 
     @property
     def overdue(self) -> bool:
