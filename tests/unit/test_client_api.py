@@ -168,3 +168,9 @@ def test_refusals_are_the_errors_of_the_tree(run: Run) -> None:
     answer = as_json(404, {"code": "not_found", "error": "task not found", "detail": "gone"})
     with Answers(answer) as server, pytest.raises(NotFound, match="gone"):
         run(server, "delete", "t1")
+
+
+def test_a_unique_task_that_lives_already_is_an_answer_to_another_id(run: Run) -> None:
+    with Answers(as_json(200, leased("living", deduplicated=True))) as server:
+        task = run(server, "enqueue", "greet")
+    assert (task.id, task.deduplicated) == ("living", True)

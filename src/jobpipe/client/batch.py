@@ -85,7 +85,7 @@ def outcomes(items: Sequence[Item], answer: Answer, *, many: bool = False) -> Se
     if len(found) != len(items):
         return [_mixed_up(answer)] * len(items)
     return [
-        _mixed_up(answer) if isinstance(one, Task) and one.id != item.id else one
+        _mixed_up(answer) if isinstance(one, Task) and _is_anothers(one, item) else one
         for item, one in zip(items, found, strict=True)
     ]
 
@@ -107,6 +107,11 @@ def _request(items: Sequence[Item]) -> Request:
 def trace_headers(trace: str | None) -> dict[str, str]:
     """The header that passes a trace on (W3C Trace Context), if there is one."""
     return {} if trace is None else {"traceparent": trace}
+
+
+def _is_anothers(task: Task, item: Item) -> bool:
+    """A unique task that lives already is the answer to another one, and says so."""
+    return task.id != item.id and not (task.deduplicated or task.replaced)
 
 
 def _mixed_up(answer: Answer) -> Failure:

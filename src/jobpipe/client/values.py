@@ -91,6 +91,8 @@ class Task(Struct, frozen=True, gc=False):
     result: Any = None
     last_error: TaskError | None = None
     key: str | None = None
+    deduplicated: bool = False
+    replaced: bool = False
 
     @property
     def finished(self) -> bool:
