@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator
 
 import pytest
 from desk import ALL, DONE, Desk, ids_of, settlement
+from prove.distance import Distance
 
 import postgres
 from jobpipe.clock import SystemClock
@@ -18,37 +18,6 @@ from jobpipe.storage import open_storage
 from jobpipe.storage.postgres import engine, lane
 
 pytestmark = pytest.mark.timeout(120)
-
-
-class Distance:
-    """A TCP proxy that passes bytes on after `seconds`; `silent` it takes them and passes nothing on."""
-
-    def __init__(self, port: int) -> None:
-        self._to = port
-        self.seconds = 0.0
-        self.silent = False
-        self.port = 0
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        loop = asyncio.get_running_loop()
-        with contextlib.suppress(OSError):
-            while data := await reader.read(1 << 16):
-                if not self.silent:
-                    loop.call_later(self.seconds, writer.write, data)
-        loop.call_later(self.seconds, writer.close)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, to_there = await asyncio.open_connection("127.0.0.1", self._to)
-        await asyncio.gather(self._pass(reader, to_there), self._pass(there, writer))
-
-    @contextlib.asynccontextmanager
-    async def listening(self) -> AsyncIterator[None]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield
-        finally:
-            server.close()
 
 
 @pytest.fixture

@@ -15,13 +15,15 @@ from msgspec import Struct
 
 from jobpipe.core.errors import StorageError
 from jobpipe.storage.postgres.address import Host
-from jobpipe.storage.postgres.link import Gone, Link, Refused
+from jobpipe.storage.postgres.link import Gone, Link, Refused, Row
 
 log = logging.getLogger("jobpipe.storage")
 
 _STORED = "SELECT generation, mark, system, timeline FROM jobpipe.lineage"
 _TIMELINE = "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint"
 _SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
+# All at once, because it is asked at every connection, and the database may be far away.
+_HERE = f"SELECT *, ({_SYSTEM}) AS here, ({_TIMELINE}) AS line FROM ({_STORED}) stored"
 # The row is locked by whoever comes first; the next finds it done.
 _RAISE = """
 UPDATE jobpipe.lineage SET generation = generation + 1, mark = $1::text, system = $2::text, timeline = $3::bigint
@@ -81,19 +83,28 @@ async def look(link: Link) -> Standing | None:
     """What the database is, its generation raised if it is new here; None where the schema does not say."""
     if not await link.value(_THERE):
         return None
-    system, timeline = await _told(link, _SYSTEM, ""), await _told(link, _TIMELINE, 0)
-    stored = await link.row(_STORED)
+    stored = await _told(link, _HERE)
+    if stored is not None:
+        system, timeline = stored["here"], stored["line"]
+    else:
+        system, timeline = await _value(link, _SYSTEM, ""), await _value(link, _TIMELINE, 0)
+        stored = await link.row(_STORED)
     if (system and system != stored["system"]) or timeline > stored["timeline"]:
         await link.rows(_RAISE, secrets.token_hex(8), system, timeline)
         stored = await link.row(_STORED)
     return Standing(stored["generation"], stored["mark"], system, timeline)
 
 
-async def _told(link: Link, question: str, otherwise: Any) -> Any:
+async def _value(link: Link, question: str, otherwise: Any) -> Any:
+    row = await _told(link, question)
+    return otherwise if row is None else row[0]
+
+
+async def _told(link: Link, question: str) -> Row | None:
     """What not every role, and not every managed service, is told."""
     try:
-        return await link.value(question)
+        return await link.row(question)
     except Gone:
         raise
     except (StorageError, Refused):
-        return otherwise
+        return None
