@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -22,18 +23,27 @@ var handlers = map[string]func(context.Context, any) (any, error){ // the contex
 	"fail":    func(context.Context, any) (any, error) { return nil, fmt.Errorf("this one always fails") },
 }
 
-const lease = 30 // seconds until the tasks of a silent worker are given to another
+const release = 0 // of what is deployed: a later one is higher
+const lease = 30  // seconds until the tasks of a silent worker are given to another
 
 var me, slots = fmt.Sprint("go:", os.Getpid()), make(chan bool, 50) // that many tasks at a time
 var client = http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 2 * cap(slots)}}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	for ctx.Err() == nil {
+	for told := false; ctx.Err() == nil; {
 		slots <- true // waits until one is free
 		<-slots
-		var leased struct{ Tasks []object }
-		post(ctx, "/lease", object{"worker_id": me, "lease": lease, "max": cap(slots) - len(slots), "wait": 2}, &leased)
+		var leased struct {
+			Tasks    []object
+			Features []string
+		}
+		wish := object{"worker_id": me, "lease": lease, "max": cap(slots) - len(slots), "wait": 2}
+		if told { // how many tasks it can run and its release, once the server says that it takes them
+			wish["total"], wish["release"] = cap(slots), release
+		}
+		post(ctx, "/lease", wish, &leased)
+		told = strings.Contains(fmt.Sprint(leased.Features), "total")
 		for _, task := range leased.Tasks { // also those of a poll that was under way at the signal
 			slots <- true
 			go func(task object) { run(task); <-slots }(task)

@@ -4,12 +4,13 @@
 import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-const { JOBPIPE_URL: url = 'http://127.0.0.1:8080', JOBPIPE_KEY, QUEUES = '*', WORKERS = 100, LEASE = 30 } = process.env;
+const { JOBPIPE_URL: url = 'http://127.0.0.1:8080', JOBPIPE_KEY, QUEUES = '*', WORKERS = 100, LEASE = 30, RELEASE = 0 } = process.env;
 const { default: handlers } = await import(new URL(process.argv[2] ?? 'handlers.mjs', `file://${process.cwd()}/`));
 const headers = { 'content-type': 'application/json', ...(JOBPIPE_KEY && { authorization: `Bearer ${JOBPIPE_KEY}` }) };
 const me = { worker_id: `${hostname()}:${process.pid}`, lease: Number(LEASE) };
 const held = new Map(); // lease id -> { id, abort }, until its settle was answered
 const outbox = []; // what is to be settled
+let told = {}; // how many tasks it can run and its release: once the server says that it takes them
 let [stopping, sending, wake] = [false, Promise.resolve(), () => {}];
 const change = () => new Promise((done) => { wake = done; });
 
@@ -59,8 +60,9 @@ async function beat() {
 for (const signal of ['SIGTERM', 'SIGINT']) process.once(signal, () => { stopping = true; });
 beat();
 while (!stopping) {
-  const wish = { ...me, queues: QUEUES.split(','), max: Math.min(WORKERS - held.size, 1000), wait: 2 };
-  const { tasks = [] } = await post('/lease', JSON.stringify(wish), () => !stopping);
+  const wish = { ...me, ...told, queues: QUEUES.split(','), max: Math.min(WORKERS - held.size, 1000), wait: 2 };
+  const { tasks = [], features = [] } = await post('/lease', JSON.stringify(wish), () => !stopping);
+  told = features.includes('total') ? { total: Number(WORKERS), release: Number(RELEASE) } : {};
   tasks.forEach(run);
   if (!tasks.length) await sleep(200); // it answers at once when it is stopping, or refuses
   while (held.size >= WORKERS) await change();

@@ -8,7 +8,7 @@
 set -u -o pipefail
 [ $# -gt 0 ] || { sed -n 's/^# //p' "$0" >&2; exit 2; }
 url=${JOBPIPE_URL:-http://127.0.0.1:8080} queues=$(printf %s "${QUEUES:-*}" | sed 's/,/","/g') lease=${LEASE:-30}
-me="$(hostname):$$" stopping="" job=""
+me="$(hostname):$$" stopping="" job="" more=""
 dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"; [ -z "$job" ] || kill -- "-$job" "-$heart" 2>/dev/null' EXIT
 trap 'stopping=1; trap - INT TERM' INT TERM
@@ -36,8 +36,10 @@ beat() { # a task that was cancelled, or given to another worker, is not worth f
 }
 
 while [ -z "$stopping" ]; do
-    post /lease <<<"{\"worker_id\":\"$me\",\"queues\":[\"$queues\"],\"lease\":$lease,\"wait\":2}" >"$dir/leased" ||
-        { pause; continue; }
+    post /lease <<<"{\"worker_id\":\"$me\",\"queues\":[\"$queues\"],\"lease\":$lease,\"wait\":2$more}" >"$dir/leased" ||
+        { more=""; pause; continue; }
+    # How many tasks it can run, and of what release it is, for operators: once the server says that it takes that.
+    more=""; grep -qE '"features":\[[^]]*"total"[^]]*\]\}\s*$' "$dir/leased" && more=",\"total\":1,\"release\":${RELEASE:-0}"
     # By files, not by $(...): bash loses a signal's trap that comes while it reads one.
     part 1 >"$dir/id"; part 5 >"$dir/lease"; id="" lease_id=""
     IFS= read -r id <"$dir/id"; IFS= read -r lease_id <"$dir/lease"

@@ -138,6 +138,40 @@ async def test_a_changed_cursor_is_400(mixed: Server) -> None:
     assert_problem(await mixed.get(changed), 400, "invalid", "cursor")
 
 
+async def test_fields_leave_the_others_out_and_keep_what_they_say(mixed: Server) -> None:
+    whole = (await mixed.get("/tasks")).json()
+    for wanted in [
+        ("id",),
+        ("status", "id", "last_error"),
+        ("result", "payload"),
+        tuple(whole[0]),
+        ("key", "id"),
+    ]:
+        response = await mixed.get("/tasks?fields=" + ",".join(wanted))
+        assert response.status_code == 200, response.text
+        assert response.json() == [{k: v for k, v in task.items() if k in wanted} for task in whole]
+        assert [list(task) for task in response.json()] == [
+            [k for k in task if k in wanted] for task in whole
+        ]
+
+
+async def test_a_page_without_payloads_is_whole_however_large_they_are(start: Start) -> None:
+    server = await start(max_body=4 * 1024 * 1024)
+    for i in range(4):
+        await server.enqueue(id=f"big{i}", payload="x" * 3_000_000)
+    response = await server.get("/tasks?fields=id,queue&limit=3")
+    assert [task["id"] for task in response.json()] == ["big3", "big2", "big1"]
+    (link,) = response.headers.get_list("link")
+    assert "fields=id%2Cqueue" in link
+    assert (await server.get(link[1 : link.index(">")])).json() == [{"id": "big0", "queue": "default"}]
+
+
+@pytest.mark.parametrize("fields", ["", "id,", "id,nothing", "Id"])
+async def test_a_field_that_no_task_has_is_400(server: Server, fields: str) -> None:
+    answer = await server.get(f"/tasks?fields={fields}")
+    assert (answer.status_code, answer.json()["field"]) == (400, "fields")
+
+
 # --- the bulk verbs -------------------------------------------------------------------------------------------------
 
 

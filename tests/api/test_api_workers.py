@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from jobpipe.engine.workers import KEPT_S, MOST_QUEUES, MOST_REMEMBERED, Worker
+from jobpipe.engine.signs import KEPT_S, MOST_QUEUES, MOST_REMEMBERED
+from jobpipe.engine.workers import Worker
 from jobpipe.http.working import LOCAL
 from jobpipe.wire import time_text
 
@@ -53,6 +54,8 @@ async def test_a_worker_elsewhere_is_shown_as_it_told_with_what_it_runs(server: 
             "busy": 2,
             "total": 3,
             "last_seen": now,
+            "state": "active",
+            "release": None,
             "tasks": [
                 {"id": "a", "handler": "h", "started_at": now},
                 {"id": "b", "handler": "default", "started_at": now},
@@ -133,7 +136,7 @@ async def test_runs_from_before_a_restart_are_shown_with_their_worker(server: Se
     await server.enqueue(id="a", handler="h")
     (task,) = await lease(server)
     server.queue._running.end(task["lease_id"])  # as a server that has just started
-    server.queue.workers._known.clear()
+    server.queue.workers._signs.known.clear()
     (worker,) = await workers(server)
     assert (worker["worker_id"], worker["busy"], worker["host"]) == ("w1", 1, None)
     assert worker["tasks"] == [{"id": "a", "handler": "h", "started_at": task["started_at"]}]
@@ -170,11 +173,11 @@ async def test_names_that_never_come_again_fill_no_memory(server: Server) -> Non
     known = server.queue.workers
     for n in range(MOST_REMEMBERED + 10):
         known.beat(f"w{n}", 30)
-    assert len(known._known) == MOST_REMEMBERED
-    assert "w9" not in known._known
+    assert len(known._signs.known) == MOST_REMEMBERED
+    assert "w9" not in known._signs.known
     server.clock.advance(KEPT_S + 1)
     await lease(server)
-    assert list(known._known) == ["w1"]
+    assert list(known._signs.known) == ["w1"]
 
 
 async def test_of_a_worker_with_many_queues_the_first_are_remembered(server: Server) -> None:
@@ -182,3 +185,108 @@ async def test_of_a_worker_with_many_queues_the_first_are_remembered(server: Ser
     await lease(server, queues=named)
     (worker,) = await workers(server)
     assert worker["queues"] == named[:MOST_QUEUES]
+
+
+# --- how many slots, and who is there -------------------------------------------------------------------------------
+
+
+async def stats(server: Server) -> Json:
+    found: Json = (await server.get("/stats")).json()["workers"]
+    return found
+
+
+async def metric(server: Server, name: str) -> float:
+    text = (await server.get("/metrics")).text
+    (value,) = [line.split()[1] for line in text.splitlines() if line.startswith(f"{name} ")]
+    return float(value)
+
+
+async def test_the_answer_of_a_lease_lists_what_a_worker_may_say_of_itself(server: Server) -> None:
+    answer = (await server.post("/lease", {"worker_id": "w1"})).json()
+    assert answer["features"] == ["total", "release"]
+
+
+async def test_a_worker_has_as_many_slots_as_it_says(server: Server) -> None:
+    await server.enqueue([{}] * 8)
+    await lease(server, max=6, total=6, release=3)
+    await lease(server, max=2, total=6, release=3)  # ahead of its slots
+    (worker,) = await workers(server)
+    assert (worker["total"], worker["busy"], worker["release"], len(worker["tasks"])) == (6, 6, 3, 8)
+    assert await stats(server) == {"total": 6, "busy": 6, "processes": 1}
+    await lease(server, worker_id="w2", max=1, total=6)
+    assert (await stats(server))["total"] == 12
+    await lease(server, max=1, total=2)  # started anew, smaller
+    assert (await stats(server))["total"] == 8
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("total", 0), ("total", 10**7), ("total", "6"), ("release", -1), ("release", 1.5)]
+)
+async def test_slots_and_release_that_are_none_are_refused(server: Server, field: str, value: object) -> None:
+    answer = await server.post("/lease", {"worker_id": "w1", field: value})
+    assert (answer.status_code, answer.json()["field"]) == (400, field)
+
+
+async def test_a_worker_without_a_sign_for_one_lease_is_lost_and_offers_nothing(server: Server) -> None:
+    await lease(server, total=6)
+    await lease(server, worker_id="w2", total=4, lease=60)
+    server.clock.advance(31)
+    states = {worker["worker_id"]: (worker["state"], worker["total"]) for worker in await workers(server)}
+    assert states == {"w1": ("lost", 0), "w2": ("active", 4)}
+    assert await stats(server) == {"total": 4, "busy": 0, "processes": 1}
+    assert await metric(server, "jobpipe_workers") == 4
+    assert await metric(server, "jobpipe_workers_lost") == 1
+    await lease(server, total=6)  # it was only slow
+    assert {worker["state"] for worker in await workers(server)} == {"active"}
+    assert (await stats(server))["total"] == 10
+
+
+async def test_a_worker_whose_poll_is_open_is_there(start: Start) -> None:
+    server = await start()
+    waiting = asyncio.create_task(
+        server.post("/lease", {"worker_id": "w1", "wait": 60, "lease": 5, "total": 2})
+    )
+    while not await workers(server):
+        await asyncio.sleep(0.001)
+    server.clock.advance(50)
+    (worker,) = await workers(server)
+    assert (worker["state"], worker["total"]) == ("active", 2)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_worker_that_takes_nothing_new_offers_what_it_still_uses(start: Start, lane: str) -> None:
+    if lane not in ("live", "fast"):
+        pytest.skip("needs a connection that can close")
+    server = await start()
+    assert server.port is not None
+    await server.enqueue(id="a")
+    await lease(server, total=3)
+    body = json.dumps({"worker_id": "w1", "wait": 60, "total": 3}).encode()
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"POST /lease HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+    while not server.queue.workers._signs.known["w1"].asking:
+        await asyncio.sleep(0.001)
+    writer.close()
+    await writer.wait_closed()
+    while (worker := (await workers(server))[0])["state"] != "stopping":
+        await asyncio.sleep(0.001)
+    assert (worker["total"], worker["busy"]) == (1, 1)
+
+
+async def test_an_own_worker_that_freezes_is_lost_too(start: Start) -> None:
+    own = Worker("own", 5000, total=2, busy=0)
+    server = await start(workers=lambda: [own], local_token="secret")
+    await server.post("/lease", {"worker_id": "own", "release": 7}, **{LOCAL.decode(): "secret"})
+    (worker,) = await workers(server)
+    assert (worker["state"], worker["total"], worker["release"]) == ("active", 2, 7)
+    server.clock.advance(31)
+    (worker,) = await workers(server)
+    assert (worker["state"], worker["total"]) == ("lost", 0)
+    assert await stats(server) == {"total": 0, "busy": 0, "processes": 0}
+
+
+async def test_the_signs_of_an_own_worker_that_is_gone_make_no_worker(start: Start) -> None:
+    server = await start(local_token="secret")
+    await server.post("/lease", {"worker_id": "own"}, **{LOCAL.decode(): "secret"})
+    assert await workers(server) == []

@@ -14,7 +14,8 @@ from jobpipe.engine import sharing as sharing_
 from jobpipe.engine.feed import Feed, Frame
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.sharing import Sharing
-from jobpipe.engine.workers import Sign, Worker
+from jobpipe.engine.signs import Sign
+from jobpipe.engine.workers import Worker
 from jobpipe.storage import open_storage
 
 PATIENCE_S = 10

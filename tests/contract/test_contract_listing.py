@@ -7,6 +7,7 @@ import random
 
 import pytest
 from desk import ALL, DONE, FAILED_FOR_GOOD, MANY_BYTES, Desk, ids_of, new
+from msgspec.structs import replace
 
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.shape import error_group
@@ -225,6 +226,16 @@ async def test_a_page_holds_one_task_however_big(desk: Desk, max_bytes: int) -> 
             break
         before = page.next_seq
     assert met == ["t2", "t1", "t0"]
+
+
+async def test_a_page_without_bytes_is_whole_but_for_payload_and_result(desk: Desk) -> None:
+    tasks = await populate(desk)
+    page = await desk.store.page(ALL, len(tasks), None, None)
+    assert page.next_seq is None
+    assert [replace(task, payload=b"", result=None) for task in tasks] == [
+        replace(task, result=None) for task in page.tasks
+    ]
+    assert not any(task.payload or task.result for task in page.tasks)
 
 
 async def test_a_page_tells_of_more_when_its_bytes_ran_out_before_its_limit(desk: Desk) -> None:

@@ -93,6 +93,17 @@ async def test_an_empty_answer_is_asked_again(server: ScriptedServer, make: Make
     assert server.connections == 1
 
 
+async def test_slots_and_release_are_told_to_a_server_that_takes_them_alone(
+    server: ScriptedServer, make: Make
+) -> None:
+    newer = EMPTY | {"features": ["hold", "total", "release"]}
+    server.script("/lease", EMPTY, newer, newer, problem(400, "invalid"), EMPTY, gives("a"))
+    await make(total=6, release=3).claim(1)
+    said = [(body.get("total", "-"), body.get("release", "-")) for body in server.bodies("/lease")]
+    # What refuses a poll may be an older server at the same address: it is asked without.
+    assert said == [("-", "-"), ("-", "-"), (6, 3), (6, 3), ("-", "-"), ("-", "-")]
+
+
 async def test_an_outage_is_waited_out_and_told_once(
     server: ScriptedServer, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -49,15 +49,24 @@ class _Leased(Struct, gc=False):
 
 class _Leases(Struct):
     tasks: list[_Leased]
+    features: tuple[str, ...] = ()
+
+
+class Leased(Struct, frozen=True):
+    """What a server leased, and the further fields of a lease request that it takes."""
+
+    claims: list[Claim]
+    features: tuple[str, ...]
 
 
 _DONE: Final = Kind.DONE
 _leases: Final = msgspec.json.Decoder(_Leases)
 
 
-def claims_of(body: bytes) -> list[Claim]:
-    """The claims in the answer of `/lease`. Raises ValueError when it is not one."""
-    return [_claim(form) for form in _leases.decode(body).tasks]
+def leased(body: bytes) -> Leased:
+    """The answer of `/lease`. Raises ValueError when it is not one."""
+    answer = _leases.decode(body)
+    return Leased([_claim(form) for form in answer.tasks], answer.features)
 
 
 def settle_body(claim: Claim, outcome: Outcome) -> bytes:

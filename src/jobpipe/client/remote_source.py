@@ -16,11 +16,12 @@ from functools import partial
 from typing import Final
 
 import msgspec
+from msgspec import UNSET
 
 from jobpipe import randomness
 from jobpipe.client.address import authorization, parse_addresses
 from jobpipe.client.blocking import BlockingConnection
-from jobpipe.client.claims import claims_of
+from jobpipe.client.claims import Leased, leased
 from jobpipe.client.connection import Connection
 from jobpipe.client.destination import destinations
 from jobpipe.client.errors import bad_answer, error_of
@@ -56,8 +57,9 @@ class RemoteSource:
 
     `url` as for a Client; of several, the next is gone on to when one fails or drains. `timeout_of` gives a handler's
     own timeout in seconds, None when it has none; the server extends no lease much longer than that. `version` is the
-    program's, shown to operators. With `hears_cancels` a request waits at the server for cancels, which else come with
-    the next heartbeat.
+    program's, `total` how many tasks it can run at a time and `release` its app's: shown to operators, the latter two
+    once a server said that it takes them. With `hears_cancels` a request waits at the server for cancels, which else
+    come with the next heartbeat.
 
     `on_cancel(lease_id)` is called on the event loop when somebody wants the task cancelled, again and again until it
     does not return False; `on_lost(lease_id)` once when the lease is gone or may be. Both are there to be replaced.
@@ -76,6 +78,8 @@ class RemoteSource:
         timeout_of: Callable[[Claim], float | None] | None = None,
         version: str | None = None,
         hears_cancels: bool = False,
+        total: int | None = None,
+        release: int | None = None,
         clock: Clock | None = None,
         random: Callable[[], float] = randomness.random,
     ) -> None:
@@ -91,6 +95,7 @@ class RemoteSource:
         self._wish = LeaseBody(
             worker_id, [*queues], 1, wait_s, lease_s, socket.gethostname(), os.getpid(), version
         )
+        self._optional = {"total": total, "release": release}
         self._leases = Leases()
         self._outage = Outage(str(self._servers), self._clock)
         self._settler = Settler(self._connection(), self._outage, random)
@@ -228,7 +233,15 @@ class RemoteSource:
         if self._closed.is_set():  # then what came is being released
             return []
         self._polling = None
-        return _read(answer)
+        self._offer(())  # what refuses a poll may be another server than before
+        answered = _read(answer)
+        self._offer(answered.features)
+        return answered.claims
+
+    def _offer(self, features: Sequence[str]) -> None:
+        """Say with the next polls what this server takes, and nothing that it may refuse."""
+        for name, value in self._optional.items():
+            setattr(self._wish, name, value if name in features and value is not None else UNSET)
 
     def _hold(self, claims: Sequence[Claim], began: float) -> None:
         now = self._clock.monotonic()
@@ -269,7 +282,7 @@ class RemoteSource:
         finally:
             connection.close()
         with suppress(JobpipeError, asyncio.CancelledError):
-            claims = _read(await polling)
+            claims = _read(await polling).claims
             released = Outcome(Kind.RELEASED)
             await self._settler.settle([(claim, released) for claim in claims])
 
@@ -312,11 +325,11 @@ def _excused(end: End, held: Held | None) -> End:
     return claim, Outcome(Kind.RELEASED)
 
 
-def _read(answer: Answer) -> list[Claim]:
+def _read(answer: Answer) -> Leased:
     if answer.status != 200:
         raise error_of(answer.status, answer.body, answer.retry_after)
     try:
-        return claims_of(answer.body)
+        return leased(answer.body)
     except (ValueError, RecursionError):
         raise bad_answer(answer.status, answer.body) from None
 

@@ -324,9 +324,11 @@ class TaskQueue:
             self._ends.waiters.leave(task_id, future)
         return final or (await self._storage.get([task_id]))[0]
 
-    async def page(self, where: TaskFilter, limit: int, before_seq: int | None = None) -> Page:
-        """Matching tasks, newest first, a page at a time."""
-        return await self._storage.page(where, limit, before_seq, LIST_BYTES)
+    async def page(
+        self, where: TaskFilter, limit: int, before_seq: int | None = None, *, slim: bool = False
+    ) -> Page:
+        """Matching tasks, newest first, a page at a time; slim ones without payload and result."""
+        return await self._storage.page(where, limit, before_seq, None if slim else LIST_BYTES)
 
     async def match(self, where: TaskFilter, limit: int, before_seq: int | None = None) -> Matches:
         """The ids of matching tasks, newest first, a slice at a time."""

@@ -17,14 +17,10 @@ from msgspec.structs import replace
 from jobpipe.clock import Clock
 from jobpipe.core.task import Status, Task
 from jobpipe.engine.running import Running
+from jobpipe.engine.signs import Known, Sign, Signs, State
 from jobpipe.storage.base import TaskFilter
 from jobpipe.storage.contract import Peers, Reading
 
-KEPT_S = 90.0
-"""How long a silent worker is remembered: longer than the longest poll; or two of its leases, if that is more."""
-MOST_REMEMBERED = 5_000
-MOST_QUEUES = 20
-"""Of the queues that a worker names, so many are remembered: what one call may name would else be kept for all."""
 MOST_STRAYS = 1000
 STRAY_BYTES = 1024 * 1024
 
@@ -51,9 +47,10 @@ class Replaced(Struct, frozen=True):
 class Worker(Struct, frozen=True):
     """One worker process, or the pool in a server's own process (not `apart`).
 
-    `total` is how many tasks it runs at a time, as it is known here or as far as it showed; `queues` None means all.
-    `last_seen` is milliseconds since the epoch. `leaving` says why it takes nothing new, to follow "it"; `replaced`
-    whose place it took. Both are known of a server's own processes alone.
+    `total` is how many tasks it runs at a time, as it says itself (`told`) or as far as it showed; one that stops
+    offers no more than it runs, one that is lost nothing. `queues` None means all. `last_seen` is milliseconds since
+    the epoch. `leaving` says why it takes nothing new, to follow "it"; `replaced` whose place it took. Both are known
+    of a server's own processes alone.
     """
 
     worker_id: str
@@ -68,18 +65,9 @@ class Worker(Struct, frozen=True):
     apart: bool = True
     leaving: str | None = None
     replaced: Replaced | None = None
-
-
-class Sign(Struct, frozen=True):
-    """What a worker elsewhere says about itself when it asks for up to `wants` tasks under leases of `lease_s`."""
-
-    worker_id: str
-    wants: int
-    lease_s: float
-    queues: tuple[str, ...] | None = None
-    host: str | None = None
-    pid: int | None = None
-    version: str | None = None
+    state: State = State.ACTIVE
+    release: int | None = None
+    told: bool = False
 
 
 class Announcement(Struct, frozen=True):
@@ -87,19 +75,6 @@ class Announcement(Struct, frozen=True):
 
     server: str
     workers: list[Worker]
-
-
-class _Known:
-    """A worker elsewhere: its latest words, the most it ever wanted, and its latest call by both clocks."""
-
-    __slots__ = ("at", "heard", "left", "most", "sign")
-
-    def __init__(self, sign: Sign) -> None:
-        self.sign = sign
-        self.most = 0
-        self.at = 0
-        self.heard = 0.0
-        self.left = False
 
 
 class Workers:
@@ -116,55 +91,43 @@ class Workers:
         self._storage = storage
         self._running = running
         self._clock = clock
-        self._known: dict[str, _Known] = {}
-        """The longest silent first."""
+        self._signs = Signs()
 
     # --- told by the edge ---
 
-    def asked(self, sign: Sign) -> None:
-        """A worker elsewhere asks for tasks."""
-        known = self._known.pop(sign.worker_id, None)
-        if known is None:
-            self._make_room()
-            known = _Known(sign)
-        many = sign.queues is not None and len(sign.queues) > MOST_QUEUES
-        known.sign = replace(sign, queues=(sign.queues or ())[:MOST_QUEUES]) if many else sign
-        known.most = max(known.most, sign.wants)
-        known.left = False
+    def asked(self, sign: Sign, *, own: bool = False) -> None:
+        """A worker asks for tasks, and waits until it is `answered`."""
+        known = self._of(sign, own)
+        known.asks(sign)
         self._hear(known)
 
-    def beat(self, worker_id: str, lease_s: float) -> None:
-        """A worker elsewhere extends its leases; after a restart of the server that may be its first word."""
-        known = self._known.pop(worker_id, None)
-        if known is None:
-            self._make_room()
-            known = _Known(Sign(worker_id, 0, lease_s))
-        self._hear(known)
+    def answered(self, worker_id: str) -> None:
+        """What the worker asked for was answered, or it does not wait any more."""
+        if known := self._signs.known.get(worker_id):
+            known.asking = max(0, known.asking - 1)
+            self._hear(known)
+
+    def beat(self, worker_id: str, lease_s: float, *, own: bool = False) -> None:
+        """A worker extends its leases; after a restart of the server that may be its first word."""
+        self._hear(self._of(Sign(worker_id, 0, lease_s), own))
 
     def settles(self, id: str, lease_id: str) -> None:
         """The holder of this claim settles."""
         task = self._running.task(id, lease_id)
-        known = None if task is None or task.worker is None else self._known.pop(task.worker, None)
+        known = None if task is None or task.worker is None else self._signs.known.get(task.worker)
         if known is not None:
             self._hear(known)
 
     def hung_up(self, worker_id: str) -> None:
         """A worker elsewhere took its wish for tasks back: it is gone once it runs nothing, unless it asks again."""
-        if known := self._known.get(worker_id):
+        if known := self._signs.known.get(worker_id):
             known.left = True
 
-    def _hear(self, known: _Known) -> None:
-        known.at, known.heard = self._clock.now(), self._clock.monotonic()
-        self._known[known.sign.worker_id] = known
+    def _of(self, sign: Sign, own: bool) -> Known:
+        return self._signs.of(sign, own, self._clock.monotonic())
 
-    def _make_room(self) -> None:
-        """Forget who was silent for long, and at the bound the longest silent."""
-        now = self._clock.monotonic()
-        while self._known:
-            worker_id, known = next(iter(self._known.items()))
-            if len(self._known) < MOST_REMEMBERED and not _silent(known, now):
-                return
-            del self._known[worker_id]
+    def _hear(self, known: Known) -> None:
+        self._signs.hear(known, self._clock.now(), self._clock.monotonic())
 
     # --- asked by people ---
 
@@ -185,7 +148,7 @@ class Workers:
         for stray in strays:
             runs.setdefault(stray.worker or "", {}).setdefault(stray.id, stray)
         own = {worker.worker_id: worker for worker in self.own()}
-        workers = [self._with_runs(worker, runs.pop(worker.worker_id, {})) for worker in own.values()]
+        workers = [self._own(worker, runs.pop(worker.worker_id, {})) for worker in own.values()]
         return [*workers, *self._elsewhere(runs)]
 
     async def _announced(self) -> list[Announcement]:
@@ -203,16 +166,27 @@ class Workers:
         where = TaskFilter(status=Status.RUNNING)
         return (await self._storage.page(where, MOST_STRAYS, None, STRAY_BYTES)).tasks
 
-    def _with_runs(self, worker: Worker, runs: dict[str, Task]) -> Worker:
-        return replace(worker, tasks=_runs(runs.values()))
+    def _own(self, worker: Worker, runs: dict[str, Task]) -> Worker:
+        """One of this server's own, with what it holds; frozen ones are known by their silence."""
+        known = self._signs.known.get(worker.worker_id)
+        state = State.STOPPING if worker.leaving is not None else worker.state
+        worker = replace(worker, tasks=_runs(runs.values()), state=state, told=True)
+        if known is not None and known.own:
+            lost = known.state(self._clock.monotonic()) is State.LOST
+            worker = replace(
+                worker, last_seen=known.at, release=known.sign.release, state=State.LOST if lost else state
+            )
+        return _standing(worker)
 
     def _elsewhere(self, runs: dict[str, dict[str, Task]]) -> Iterable[Worker]:
         """Who leases from here, and who holds a task of ours without having said a word since the start."""
         now = self._clock.monotonic()
-        for worker_id, known in self._known.items():
+        for worker_id, known in self._signs.known.items():
+            if known.own:
+                continue
             tasks = runs.pop(worker_id, {})
-            if tasks or not (known.left or _silent(known, now)):
-                yield _worker(known, _runs(tasks.values()))
+            if tasks or not (known.left or known.forgotten(now)):
+                yield _worker(known, _runs(tasks.values()), known.state(now))
         for worker_id, tasks in runs.items():
             began = max(task.started_at or 0 for task in tasks.values())
             yield Worker(worker_id, began, len(tasks), len(tasks), tasks=_runs(tasks.values()))
@@ -222,15 +196,22 @@ def _nobody(worker: str) -> bool:
     return False
 
 
-def _silent(known: _Known, now: float) -> bool:
-    return now - known.heard > max(KEPT_S, 2 * known.sign.lease_s)
-
-
-def _worker(known: _Known, runs: tuple[WorkerRun, ...]) -> Worker:
-    sign, busy = known.sign, len(runs)
-    return Worker(
-        sign.worker_id, known.at, max(known.most, busy), busy, sign.host, sign.pid, sign.version, sign.queues, runs
+def _worker(known: Known, runs: tuple[WorkerRun, ...], state: State) -> Worker:
+    sign, total = known.sign, known.slots(len(runs))
+    return _standing(
+        Worker(
+            sign.worker_id, known.at, total, min(total, len(runs)), sign.host, sign.pid, sign.version, sign.queues,
+            runs, state=state, release=sign.release, told=sign.total is not None,
+        )
     )  # fmt: skip
+
+
+def _standing(worker: Worker) -> Worker:
+    """The worker with the slots that count: none of one that is lost, of one that stops those that it still uses."""
+    if worker.state is State.ACTIVE:
+        return worker
+    busy = 0 if worker.state is State.LOST else worker.busy
+    return replace(worker, total=busy, busy=busy)
 
 
 def _announcement(data: bytes) -> Announcement | None:
@@ -244,8 +225,11 @@ def _merged(one: Worker, other: Worker) -> Worker:
     """A worker that several servers know, since it calls now the one and now the other."""
     latest, earlier = (one, other) if one.last_seen >= other.last_seen else (other, one)
     runs = {run.id: run for run in (*earlier.tasks, *latest.tasks)}
-    total = max(one.total, other.total, len(runs))
-    return replace(latest, total=total, busy=max(len(runs), latest.busy), tasks=tuple(runs.values()))
+    total = latest.total if latest.told else max(one.total, other.total, len(runs))
+    merged = replace(
+        latest, total=total, busy=min(total, max(len(runs), latest.busy)), tasks=tuple(runs.values())
+    )
+    return _standing(merged)
 
 
 def _by_worker(tasks: Iterable[Task]) -> dict[str, dict[str, Task]]:

@@ -21,6 +21,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from jobpipe.core.histogram import Histogram
+from jobpipe.engine.signs import State
 
 if TYPE_CHECKING:
     from jobpipe.http.metrics import Reading
@@ -107,11 +108,15 @@ def _of_runs(reading: Reading) -> Iterator[Metric]:
 def _of_workers(reading: Reading) -> Iterator[Metric]:
     workers = GaugeMetricFamily("jobpipe_workers", "Tasks that the workers known here can run at a time.")
     busy = GaugeMetricFamily("jobpipe_workers_busy", "Tasks that they run now.")
+    lost = GaugeMetricFamily(
+        "jobpipe_workers_lost",
+        "Worker processes that gave no sign for a whole lease, and are not forgotten yet.",
+    )
     if reading.workers is not None:
         workers.add_metric((), sum(worker.total for worker in reading.workers))
         busy.add_metric((), sum(worker.busy for worker in reading.workers))
-    yield workers
-    yield busy
+        lost.add_metric((), sum(worker.state is State.LOST for worker in reading.workers))
+    yield from (workers, busy, lost)
 
 
 def _of_server(reading: Reading) -> Iterator[Metric]:

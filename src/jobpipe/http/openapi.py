@@ -167,6 +167,7 @@ def _tasks() -> Json:
         "created_before": _TIME,
         "limit": _LIMIT,
         "cursor": {"type": "string", "description": "from the Link of the page before"},
+        "fields": {"type": "string", "description": "the fields wanted, between commas; all when left out"},
     }
     page = _json("a page, newest first", {"type": "array", "items": _ref("TaskView")})
     page["headers"] = {"Link": {"schema": {"type": "string"}, "description": 'the next page, rel="next"'}}

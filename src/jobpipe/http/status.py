@@ -10,6 +10,7 @@ from msgspec import UNSET
 from jobpipe.core.errors import StorageError
 from jobpipe.core.keys import Scope as Scopes
 from jobpipe.core.task import Status
+from jobpipe.engine.signs import State
 from jobpipe.http.answers import Receive, Scope, Send, send_json
 from jobpipe.http.browser import HEAD
 from jobpipe.http.config import Api
@@ -78,7 +79,7 @@ async def _stats(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
         workers=WorkersView(
             total=sum(worker.total for worker in workers),
             busy=sum(worker.busy for worker in workers),
-            processes=sum(worker.apart for worker in workers),
+            processes=sum(worker.apart and worker.state is not State.LOST for worker in workers),
         ),
         trouble=UNSET if trouble is None else trouble,
     )

@@ -30,6 +30,7 @@ from jobpipe.wire import (
     parse_query,
     parse_revision,
 )
+from jobpipe.wire.slim import BYTES, task_encoder
 
 MAX_WAIT_S = 60
 MAX_LIST_BYTES = MAX_CLAIM_BYTES
@@ -92,8 +93,11 @@ async def _attempts(api: Api, scope: Scope, receive: Receive, send: Send) -> Non
 
 async def _list(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     listing = parse_listing(scope["query_string"])
-    page = await api.queue.page(_where(listing.where), listing.limit, listing.before_seq)
-    body, next_seq = _fill(page.tasks, page.next_seq)
+    fields = listing.fields
+    slim = fields is not None and fields.isdisjoint(BYTES)
+    page = await api.queue.page(_where(listing.where), listing.limit, listing.before_seq, slim=slim)
+    encode = encode_task if fields is None else task_encoder(fields)
+    body, next_seq = _fill(page.tasks, page.next_seq, encode)
     link = [] if next_seq is None else [(b"link", _next_link(scope, listing, next_seq))]
     await send_json(scope, send, body, 200, *link)
 
@@ -150,12 +154,14 @@ def _where(filters: Filters) -> TaskFilter:
     return TaskFilter(**structs.asdict(filters))
 
 
-def _fill(tasks: Sequence[Task], next_seq: int | None) -> tuple[bytes, int | None]:
+def _fill(
+    tasks: Sequence[Task], next_seq: int | None, encode: Callable[[Task], bytes]
+) -> tuple[bytes, int | None]:
     """As many of the tasks as fit into an answer, at least one, and where the next page begins then."""
     parts: list[bytes] = []
     size = 2
     for task in tasks:
-        part = encode_task(task)
+        part = encode(task)
         size += len(part) + 1
         if size > MAX_LIST_BYTES and parts:
             next_seq = tasks[len(parts) - 1].seq

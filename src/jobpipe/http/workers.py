@@ -36,6 +36,8 @@ def _view(worker: Worker) -> WorkerView:
             WorkerTaskView(run.id, run.handler, None if run.started_at is None else time_text(run.started_at))
             for run in worker.tasks
         ],
+        state=worker.state.value,
+        release=worker.release,
         leaving=UNSET if worker.leaving is None else worker.leaving,
         replaced=UNSET
         if worker.replaced is None

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from hashlib import sha256
-from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from jobpipe.core.errors import Forbidden, JobpipeError
 from jobpipe.core.task import Claim
 from jobpipe.engine import MAX_CLAIM_BYTES, Extended, Settled
+from jobpipe.engine.signs import Sign
 from jobpipe.engine.values import Heartbeat, Report
-from jobpipe.engine.workers import Sign
 from jobpipe.http.answers import Receive, Reply, Scope, Send, send_reply
 from jobpipe.http.bodies import read_body, while_connected
 from jobpipe.http.browser import HEAD
@@ -22,6 +22,7 @@ from jobpipe.http.config import Api
 from jobpipe.http.routing import Endpoint, RawRoute
 from jobpipe.wire import time_text
 from jobpipe.wire.working import (
+    ExtendBody,
     ExtendedView,
     LeaseBody,
     RefusedSettle,
@@ -78,19 +79,23 @@ async def _claim(api: Api, wish: LeaseBody, local: bool, receive: Receive) -> Se
     return claims if claims and connected else []
 
 
-def claiming(api: Api, wish: LeaseBody, local: bool) -> Coroutine[Any, Any, list[Claim]]:
+async def claiming(api: Api, wish: LeaseBody, local: bool) -> list[Claim]:
     """The claim that a worker asks for; it waits for as long as the worker wants to."""
+    workers = api.queue.workers
     if not local:
         _refuse_own(api, wish.worker_id)
-        api.queue.workers.asked(_sign(api, wish))
-    return api.queue.claim(
-        wish.worker_id,
-        wish.max or 1,
-        queues=queues_of(wish),
-        lease_s=api.config.lease if wish.lease is None else wish.lease,
-        local=local,
-        wait=wish.wait or 0.0,
-    )
+    workers.asked(_sign(api, wish, local), own=local)
+    try:
+        return await api.queue.claim(
+            wish.worker_id,
+            wish.max or 1,
+            queues=queues_of(wish),
+            lease_s=_lease_s(api, wish),
+            local=local,
+            wait=wish.wait or 0.0,
+        )
+    finally:
+        workers.answered(wish.worker_id)
 
 
 async def handed_out(api: Api, claims: Sequence[Claim]) -> tuple[Reply, Sequence[Claim]]:
@@ -101,16 +106,25 @@ async def handed_out(api: Api, claims: Sequence[Claim]) -> tuple[Reply, Sequence
     return Reply(200, body), claims[:sent]
 
 
-def _sign(api: Api, wish: LeaseBody) -> Sign:
+def _lease_s(api: Api, wish: LeaseBody | ExtendBody) -> float:
+    return api.config.lease if wish.lease is None else wish.lease
+
+
+def _sign(api: Api, wish: LeaseBody, local: bool) -> Sign:
+    release = None if wish.release is UNSET else wish.release
+    if local:  # all else of its own workers the server knows better
+        return Sign(wish.worker_id, wish.max or 1, _lease_s(api, wish), release=release)
     queues = queues_of(wish)
     return Sign(
         wish.worker_id,
         wants=wish.max or 1,
-        lease_s=api.config.lease if wish.lease is None else wish.lease,
+        lease_s=_lease_s(api, wish),
         queues=None if queues is None else tuple(sorted(queues)),
         host=wish.host,
         pid=wish.pid,
         version=wish.version,
+        total=None if wish.total is UNSET else wish.total,
+        release=release,
     )
 
 
@@ -151,10 +165,10 @@ async def _extend(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
 async def extended(api: Api, body: bytes, local: bool) -> Reply:
     """Prolong the leases that the body names. Raises InvalidJson or Invalid with the field."""
     wish = parse_extend(body)
-    lease_s = api.config.lease if wish.lease is None else wish.lease
+    lease_s = _lease_s(api, wish)
     if not local:
         _refuse_own(api, wish.worker_id)
-        api.queue.workers.beat(wish.worker_id, lease_s)
+    api.queue.workers.beat(wish.worker_id, lease_s, own=local)
     if wish.wait and not wish.leases:
         await api.queue.wait_cancel(wish.worker_id, wish.wait)
     beats = [Heartbeat(lease.id, lease.lease_id, lease_s, lease.timeout) for lease in wish.leases]

@@ -104,8 +104,13 @@ class Reading(Lookup, Protocol):
         """The unsuccessful attempts of a task, oldest first, at most the newest MAX_ATTEMPTS; None: unknown task."""
         ...
 
-    async def page(self, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int) -> Page:
-        """The newest matching tasks before `before_seq`, at most `max_bytes` of payload and result, at least one."""
+    async def page(
+        self, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int | None
+    ) -> Page:
+        """The newest matching tasks before `before_seq`, at most `max_bytes` of payload and result, at least one.
+
+        None: neither payload nor result is read, and both are empty.
+        """
         ...
 
     async def match(self, where: TaskFilter, limit: int, before_seq: int | None) -> Matches:

@@ -155,7 +155,8 @@ class Supervisor:
 
 def _process(child: Child, total: int) -> Process:
     leaving = child.leaving.result() if child.leaving.done() else None
-    busy = len(child.begun)
+    # What has ended and is not delivered yet holds no worker any more.
+    busy = min(total, len(child.begun))
     # One that leaves has no workers to offer.
     return Process(
         child.worker or "", child.pid, total if leaving is None else busy, busy, leaving, child.replaced

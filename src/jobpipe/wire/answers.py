@@ -144,7 +144,9 @@ class RatesView(Struct):
 
 
 class WorkersView(Struct):
-    """Workers in all, own ones and those elsewhere; those that run a task now; the worker processes that hold them."""
+    """Workers in all, own ones and those elsewhere; those that run a task now; the worker processes that hold them.
+
+    A process that is lost counts for none of the three, what a worker claimed ahead is not busy."""
 
     total: Count
     busy: Count
@@ -169,8 +171,10 @@ class ReplacedView(Struct):
 class WorkerView(Struct):
     """A worker process, or the pool in a server's own process; `total` is how many tasks it runs at a time.
 
-    `host`, `pid` and `version` are null where the worker did not say. Of a server's own processes: `leaving` says why
-    one takes nothing new and ends with what it runs, `replaced` why one took another's place.
+    `state`: `stopping` takes nothing new and offers no more slots than it still uses; `lost` gave no sign for a whole
+    lease and offers none. `host`, `pid`, `version` and `release` (its app's) are null where the worker did not say.
+    Of a server's own processes: `leaving` says why one takes nothing new and ends with what it runs, `replaced` why
+    one took another's place.
     """
 
     worker_id: str
@@ -182,6 +186,8 @@ class WorkerView(Struct):
     total: Count
     last_seen: Time
     tasks: list[WorkerTaskView]
+    state: Literal["active", "stopping", "lost"]
+    release: Count | None
     leaving: str | UnsetType = UNSET
     replaced: ReplacedView | UnsetType = UNSET
 

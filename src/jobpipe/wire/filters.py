@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from jobpipe.core.errors import Invalid
 from jobpipe.core.task import Status
 from jobpipe.wire import requests, strict
+from jobpipe.wire.slim import TASK_FIELDS
 from jobpipe.wire.times import parse_time
 
 MAX_LIMIT = 1000
@@ -46,11 +47,12 @@ class Filters(Struct, frozen=True):
 
 
 class Listing(Struct, frozen=True):
-    """A page that was asked for; `query` is the request's own, without the cursor."""
+    """A page that was asked for; `fields` None means all, `query` is the request's own, without the cursor."""
 
     where: Filters
     limit: int
     before_seq: int | None
+    fields: frozenset[str] | None
     query: tuple[tuple[str, str], ...]
 
 
@@ -80,7 +82,7 @@ FILTERS = (
     "status", "queue", "handler", "error_type", "error_group", "id_prefix", "created_after", "created_before",
     "key",
 )  # fmt: skip
-_PARAMETERS = frozenset({*FILTERS, "limit", "cursor"})
+_PARAMETERS = frozenset({*FILTERS, "limit", "cursor", "fields"})
 _bulk = msgspec.json.Decoder(BulkBody)
 _bulk_fields: dict[str, Any] = dict.fromkeys(BulkBody.__struct_fields__)
 
@@ -95,7 +97,17 @@ def parse_listing(query: bytes) -> Listing:
     before = decode_cursor(given["cursor"]) if "cursor" in given else None
     times = {name: _time_text(given[name]) for name in ("created_after", "created_before") if name in given}
     where = _filters({name: given[name] for name in FILTERS if name in given} | times)
-    return Listing(where, limit, before, tuple((k, v) for k, v in given.items() if k != "cursor"))
+    fields = _fields(given["fields"]) if "fields" in given else None
+    return Listing(where, limit, before, fields, tuple((k, v) for k, v in given.items() if k != "cursor"))
+
+
+def _fields(text: str) -> frozenset[str]:
+    """Names of fields of a task, between commas."""
+    wanted = frozenset(text.split(","))
+    unknown = sorted(wanted.difference(TASK_FIELDS))
+    if unknown:
+        raise Invalid(f"a task has no field '{unknown[0][:100]}'", field="fields")
+    return wanted
 
 
 def parse_limit(given: Mapping[str, str]) -> int:

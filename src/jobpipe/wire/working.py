@@ -26,7 +26,13 @@ MIN_LEASE_S, MAX_LEASE_S = 5, 3600
 MAX_ITEMS = 10_000
 """Settles, and leases to extend, in one request."""
 
+MAX_SLOTS = 1_000_000
+FEATURES = ("total", "release")
+"""Fields of a lease request that not every server takes: sent once an answer listed them."""
+
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Slots = Annotated[int, Meta(ge=1, le=MAX_SLOTS, description="Tasks that the worker can run at a time.")]
+Release = Annotated[int, Meta(ge=0, le=2**53, description="Of the worker's app: a later one is higher.")]
 LeaseSeconds = Annotated[float, Meta(ge=MIN_LEASE_S, le=MAX_LEASE_S, description="Seconds.")]
 
 
@@ -44,6 +50,9 @@ class LeaseBody(Struct, forbid_unknown_fields=True):
     host: Annotated[str, Meta(max_length=255)] | None = None
     pid: Annotated[int, Meta(ge=0, le=2**53)] | None = None
     version: Annotated[str, Meta(max_length=100)] | None = None
+    # Left out, not null, by a worker that does not know yet whether its server takes them: see `FEATURES`.
+    total: Slots | UnsetType | None = UNSET
+    release: Release | UnsetType | None = UNSET
 
 
 class SettleError(Struct, forbid_unknown_fields=True):
@@ -122,6 +131,7 @@ class LeasesView(Struct):
     """What was leased; none when nothing was due, or when the server drains."""
 
     tasks: list[LeasedView]
+    features: list[Literal["total", "release"]]
 
 
 class SettleItem(Struct, frozen=True):
@@ -154,6 +164,7 @@ _settles = msgspec.json.Decoder(list[SettleBody])
 _settle_fields: dict[str, Any] = dict.fromkeys(SettleBody.__struct_fields__)
 _settle_id = msgspec.json.Decoder(_SettleId)
 _encode = msgspec.json.encode
+_FEATURES = b',"features":%b' % _encode(FEATURES)
 
 
 def parse_lease(body: bytes) -> LeaseBody:
@@ -203,7 +214,7 @@ def encode_leases(claims: Iterable[Claim], most: int) -> tuple[bytes, int]:
         if size > most and parts:
             break
         parts.append(part)
-    return b'{"tasks":[%b]}' % b",".join(parts), len(parts)
+    return b'{"tasks":[%b]%b}' % (b",".join(parts), _FEATURES), len(parts)
 
 
 def _encode_claim(claim: Claim) -> bytes:

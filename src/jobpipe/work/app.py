@@ -85,11 +85,13 @@ class App(Generic[Deps]):
 
     A payload's field that a handler does not know fails the run as `unknown_field`, to be retried, because a newer
     worker may know it; `unknown_fields="ignore"`, here or of one handler, runs it without, with a warning in the log.
+
+    `release` is the number of what is deployed, a later one higher: operators see which worker runs which.
     """
 
     @overload
     def __init__(
-        self: App[None], *, lifespan: None = None, unknown_fields: UnknownFields = "retry"
+        self: App[None], *, lifespan: None = None, unknown_fields: UnknownFields = "retry", release: int = 0
     ) -> None: ...
 
     @overload
@@ -98,6 +100,7 @@ class App(Generic[Deps]):
         *,
         lifespan: Callable[[App[Any]], AbstractAsyncContextManager[Deps]],
         unknown_fields: UnknownFields = "retry",
+        release: int = 0,
     ) -> None: ...
 
     def __init__(
@@ -105,7 +108,11 @@ class App(Generic[Deps]):
         *,
         lifespan: Callable[[App[Any]], AbstractAsyncContextManager[Any]] | None = None,
         unknown_fields: UnknownFields = "retry",
+        release: int = 0,
     ) -> None:
+        if not 0 <= release < 2**53:
+            raise ValueError("release is a whole number from 0 on")
+        self.release = release
         self._unknown_fields = unknown_fields
         self._handlers: dict[str, Handler[..., Any]] = {}
         self._lifespan = lifespan

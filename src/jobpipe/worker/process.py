@@ -152,6 +152,8 @@ class WorkerProcess(Watcher):
             timeout_of=self._own_timeout,
             version=version("jobpipe"),
             hears_cancels=orders.token is None,
+            total=orders.workers,
+            release=app.release,
         )
         self._source.on_cancel = self._source.on_lost = self._cancel
         self._pool = Pool(

@@ -196,7 +196,9 @@ class PostgresStorage(NoFlow):
     async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
         return await self._work.call("delete", lambda link: self._steering.delete(link, ids))
 
-    async def page(self, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int) -> Page:
+    async def page(
+        self, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int | None
+    ) -> Page:
         return await self._upkeep.ask(
             "page", lambda link: listing.page(link, where, limit, before_seq, max_bytes)
         )

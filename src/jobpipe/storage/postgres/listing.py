@@ -19,17 +19,21 @@ _RARE = frozenset({Status.RUNNING, Status.FAILED, Status.CANCELLED})
 _END = 1 << 62
 
 
-async def page(link: Link, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int) -> Page:
-    """The newest matching tasks before `before_seq`; at most `max_bytes`, but one task."""
+async def page(
+    link: Link, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int | None
+) -> Page:
+    """The newest matching tasks before `before_seq`; at most `max_bytes`, but one task. None: without any bytes."""
     found = await _search(link, sql.WINDOW, where, limit + 1, before_seq)
     seqs: list[int] = []
+    total = 0
     for row in found[:limit]:
-        max_bytes -= row["size"]
-        if max_bytes < 0 and seqs:
+        total += row["size"]
+        if max_bytes is not None and total > max_bytes and seqs:
             break
         seqs.append(row["seq"])
     # A task that ends between the two reads is in one of the tables in any case; one deleted is missing.
-    tasks = [task_of(row) for row in await link.rows(sql.BY_SEQ, seqs)] if seqs else []
+    statement = sql.SLIM_BY_SEQ if max_bytes is None else sql.BY_SEQ
+    tasks = [task_of(row) for row in await link.rows(statement, seqs)] if seqs else []
     tasks.sort(key=lambda task: task.seq, reverse=True)
     return Page(tasks, seqs[-1] if len(seqs) < len(found) else None)
 

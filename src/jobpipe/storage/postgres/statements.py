@@ -444,6 +444,12 @@ BY_SEQ = f"""
 SELECT {_HOT} FROM jobpipe.tasks WHERE seq = ANY($1::bigint[])
 UNION ALL SELECT {_COLD} FROM jobpipe.finished WHERE seq = ANY($1::bigint[])
 """
+# The same without the payloads and results, which may lie in tables of their own.
+_SLIM = {"payload": "''::bytea AS payload", "result": "NULL::bytea AS result"}
+SLIM_BY_SEQ = f"""
+SELECT {names(READ, finished_at="NULL::bigint AS finished_at", **_SLIM)} FROM jobpipe.tasks WHERE seq = ANY($1::bigint[])
+UNION ALL SELECT {names(READ, **_SLIM)} FROM jobpipe.finished WHERE seq = ANY($1::bigint[])
+"""
 
 # Since when the first task of each of the queues $1 is due, of its first $2 priorities.
 OLDEST_READY = """

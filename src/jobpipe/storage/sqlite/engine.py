@@ -185,7 +185,9 @@ class SqliteStorage:
     async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
         return await self._writer.call(STEER, lambda store: store.steering.delete(ids))
 
-    async def page(self, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int) -> Page:
+    async def page(
+        self, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int | None
+    ) -> Page:
         return await self._list(lambda db: listing.page(db, where, limit, before_seq, max_bytes))
 
     async def match(self, where: TaskFilter, limit: int, before_seq: int | None) -> Matches:

@@ -24,16 +24,19 @@ Sized = tuple[int, Any]
 """A seq, and its bytes or its id."""
 
 
-def page(db: apsw.Connection, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int) -> Page:
-    """The newest matching tasks before `before_seq`; at most `max_bytes`, but one task."""
+def page(
+    db: apsw.Connection, where: TaskFilter, limit: int, before_seq: int | None, max_bytes: int | None
+) -> Page:
+    """The newest matching tasks before `before_seq`; at most `max_bytes`, but one task. None: without any bytes."""
     found = _search(db, sql.WINDOW, where, limit + 1, before_seq)
     seqs: list[int] = []
+    total = 0
     for seq, size in found[:limit]:
-        max_bytes -= size
-        if max_bytes < 0 and seqs:
+        total += size
+        if max_bytes is not None and total > max_bytes and seqs:
             break
         seqs.append(seq)
-    rows = stored(db, sql.BY_SEQ, text(seqs)) if seqs else []
+    rows = stored(db, sql.SLIM_BY_SEQ if max_bytes is None else sql.BY_SEQ, text(seqs)) if seqs else []
     # A task deleted between the two reads is missing here; the page is a little shorter, not wrong.
     tasks = sorted((row.task for row in rows), key=lambda task: task.seq, reverse=True)
     return Page(tasks, seqs[-1] if len(seqs) < len(found) else None)
