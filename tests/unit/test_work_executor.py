@@ -18,7 +18,7 @@ import pytest
 from jobpipe.core.lifecycle import HANDLER_MISSING, Kind, Outcome
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim, Status, Task
-from jobpipe.core.text import TEXT_LIMIT, head, tail
+from jobpipe.core.text import CUT, TEXT_LIMIT, head, tail
 from jobpipe.work.app import App
 from jobpipe.work.context import Context
 from jobpipe.work.errors import Fail, Retry
@@ -335,10 +335,20 @@ async def test_messages_keep_their_beginning_and_tracebacks_their_end() -> None:
 
 def test_texts_are_valid_utf_8_whatever_they_were() -> None:
     assert head("a\ud800b") == tail("a\ud800b") == "a?b"
-    assert (
-        head("\U0001f600" * TEXT_LIMIT) == tail("\U0001f600" * TEXT_LIMIT) == "\U0001f600" * (TEXT_LIMIT // 4)
-    )
+    assert head("\U0001f600" * TEXT_LIMIT) == "\U0001f600" * (TEXT_LIMIT // 4)
+    cut = tail("\U0001f600" * TEXT_LIMIT)
+    assert cut == CUT + "\U0001f600" * ((TEXT_LIMIT - len(CUT)) // 4)
     assert head("x" + "\U0001f600" * TEXT_LIMIT) == "x" + "\U0001f600" * (TEXT_LIMIT // 4 - 1)
+
+
+def test_a_text_cut_at_its_beginning_says_so_once_and_whole_ones_stay() -> None:
+    whole = "x" * TEXT_LIMIT
+    assert tail(whole) == whole
+    cut = tail("y" + whole)
+    assert cut.startswith(CUT)
+    assert cut.endswith("x")
+    assert tail(cut) == cut
+    assert len(cut.encode()) == TEXT_LIMIT
 
 
 async def test_an_exception_that_cannot_describe_itself_breaks_nothing() -> None:

@@ -30,6 +30,7 @@ class ChangeView(Struct):
     finished_at: Time | None
     worker: str | None
     error_type: str | None
+    error_message: str | None
 
 
 class DeltaView(Struct):
@@ -56,7 +57,7 @@ def encode_delta(
 def _encode_change(change: Change) -> bytes:
     return (
         b'{"id":%b,"status":"%b","queue":%b,"handler":%b,"priority":%d,"attempts":%d,"run_at":%b,"created_at":%b,'
-        b'"started_at":%b,"finished_at":%b,"worker":%b,"error_type":%b}'
+        b'"started_at":%b,"finished_at":%b,"worker":%b,"error_type":%b,"error_message":%b}'
         % (
             _encode(change.id),
             change.status.encode(),
@@ -70,5 +71,6 @@ def _encode_change(change: Change) -> bytes:
             b"null" if change.finished_at is None else format_time(change.finished_at),
             b"null" if change.worker is None else encode_text(change.worker),
             b"null" if change.error_type is None else encode_text(change.error_type),
+            b"null" if change.error_message is None else encode_text(change.error_message),
         )
     )

@@ -6,12 +6,14 @@ import { h, patch } from "./dom.js";
 import { enqueue } from "./enqueue.js";
 import { errors } from "./errors.js";
 import { Feed } from "./feed.js";
+import { health, judge, notice } from "./health.js";
+import { holding } from "./still.js";
 import { icon } from "./ui.js";
 import { keep } from "./kept.js";
 import { help, listen } from "./keyboard.js";
 import { overview } from "./overview.js";
 import { queues } from "./queues.js";
-import { failure, sentence } from "./resource.js";
+import { Resource, failure, sentence } from "./resource.js";
 import { task } from "./task.js";
 import { tasks } from "./tasks.js";
 import { workers } from "./workers.js";
@@ -33,9 +35,14 @@ let stale = false; // what is shown may be from before
 let opened = 0;
 let asked = 0;
 let frame = 0;
+let unheard = false; // the server did not answer who is looking
+
+const stats = new Resource("stats", { every: 1000, idle: 4000 });
+let trusted = true;
 
 const app = {
   live: NOTHING,
+  stats,
   // Something that the reader did: drawn with the next frame.
   render() {
     frame ||= requestAnimationFrame(draw);
@@ -46,10 +53,12 @@ const app = {
     else location.hash = hash;
   },
   refresh() {
-    for (const resource of page.resources) resource.renew();
+    for (const resource of sources()) resource.renew();
     tick();
   },
 };
+
+const sources = () => [stats, ...page.resources];
 
 const feed = new Feed(hear, () => {
   if (feed.state === "away") stale = true;
@@ -104,6 +113,7 @@ function open() {
 
 function hear(type, delta) {
   app.live = { counts: delta.counts };
+  stats.touch();
   if (type !== "reset" && page.live) {
     page.live(delta);
   } else {
@@ -118,9 +128,9 @@ function tick() {
     const time = performance.now();
     if (feed.state === "asking" && time - asked >= ASK_MS) {
       asked = time;
-      for (const resource of page.resources) resource.touch();
+      for (const resource of sources()) resource.touch();
     }
-    for (const resource of page.resources) {
+    for (const resource of sources()) {
       if (!page.holds?.(resource) && resource.due(time)) resource.refresh().then(answered);
     }
   }
@@ -138,16 +148,26 @@ function draw() {
   frame = 0;
   dirty = false;
   drawn = performance.now();
+  trust();
   patch(document.getElementById("nav"), PAGES.map(([name, label]) => h("a", {
     key: name, href: `#/${name}`, class: name === "enqueue" ? "new" : "", "aria-current": shown.nav === name && "page",
   }, icon(label.toLowerCase()), h("span", label))));
   patch(document.getElementById("tools"), tools());
-  patch(document.getElementById("banner"), banner());
-  patch(main, content());
+  patch(document.getElementById("banner"), notice(feed));
+  holding(main, () => patch(main, content()));
+}
+
+// What was from before is asked for anew as soon as it can be.
+function trust() {
+  judge(feed, stats, page.resources);
+  main.classList.toggle("old", health.shut);
+  if (!health.shut && !trusted) for (const resource of page.resources) resource.renew();
+  trusted = !health.shut;
 }
 
 function content() {
   if (session.who !== null) return viewed();
+  if (!session.refused && unheard) return [h("h1", { tabindex: "-1" }, page.title), failure(new Away())];
   if (!session.refused) return [h("p.empty", { "aria-busy": "true" }, "Loading …")];
   return [h("div.empty", h("p", "This server asks for a key."), h("button.primary", { onclick: askKey }, icon("key"), "Enter a key"))];
 }
@@ -165,17 +185,10 @@ function viewed() {
 function tools() {
   const theme = document.documentElement.dataset.theme || "auto";
   const next = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
-  return [h("span.link", { class: feed.state, id: "link" }, h("i", { "aria-hidden": "true" }), feed.state === "refused" ? "not live" : feed.state),
+  return [h("span.link", { class: health.name, id: "link" }, h("i", { "aria-hidden": "true" }), health.text),
     (session.who?.keys || session.refused) && h("button.icon-only", { onclick: askKey, "aria-label": session.who ? `Key ${session.who.name}: change it` : "Enter a key", title: session.who?.name || "Key" }, icon("key")),
     h("button.icon-only", { onclick: () => setTheme(next), "aria-label": `Theme: ${theme}. Change to ${next}`, title: `Theme: ${theme}` }, icon(theme)),
     h("button.icon-only", { onclick: help, "aria-label": "Keyboard shortcuts", title: "Keyboard shortcuts" }, icon("help"))];
-}
-
-function banner() {
-  if (feed.state !== "away") return [];
-  const s = Math.max(0, Math.ceil((feed.retryAt - Date.now()) / 1000));
-  return [h("div.away", { key: "away" }, icon("errors"), h("span", h("b", "The server is away, trying again."), " What you see is from before."),
-    h("span.soft", { "aria-hidden": "true" }, s ? `in ${s} s` : "now"), h("button", { onclick: () => feed.tryNow() }, "Try now"))];
 }
 
 function setTheme(theme) {
@@ -193,9 +206,12 @@ async function enter() {
   } catch (error) {
     if (error instanceof Problem && error.status === 401) return;
     if (!(error instanceof Problem || error instanceof Away)) throw error;
+    unheard = true;
+    app.render();
     setTimeout(enter, 2000);
     return;
   }
+  unheard = false;
   feed.restart();
 }
 

@@ -4,6 +4,7 @@ import { h } from "./dom.js";
 import { clock, count, day, duration, rate } from "./format.js";
 
 const MINUTE = 60000;
+const DAY = 1440 * MINUTE;
 const COUNTS = ["enqueued", "done", "failed", "cancelled", "retried", "rescued"];
 const TIMES = ["wait_p50", "wait_p95", "wait_p99", "run_p50", "run_p95", "run_p99"];
 const MARGIN = { left: 50, right: 10, top: 8, bottom: 20 };
@@ -191,7 +192,7 @@ function xAxis(points, plot) {
     if ((p.at - offset) % step) return null;
     const x = round(plot.x + (i * plot.w) / points.length);
     if (x < plot.x + 8 || x > plot.x + plot.w - 12) return null;
-    return h("text", { key: p.at, x, y: plot.y + plot.h + 15, "text-anchor": "middle" }, step >= 720 * MINUTE ? day(p.at) : clock(p.at));
+    return h("text", { key: p.at, x, y: plot.y + plot.h + 15, "text-anchor": "middle" }, (p.at - offset) % DAY ? clock(p.at) : step >= 720 * MINUTE ? day(p.at) : clock(p.at));
   }));
 }
 

@@ -73,6 +73,7 @@ function create(kid, parent) {
 }
 
 function update(old, kid) {
+  if (old === kid) return; // not made anew
   kid.node = old.node;
   if (kid.name === undefined) {
     if (old.text !== kid.text) kid.node.data = kid.text;

@@ -2,6 +2,7 @@
 import { Problem, can, post } from "./api.js";
 import { copy, toast } from "./dialogs.js";
 import { h } from "./dom.js";
+import { health } from "./health.js";
 import { head, hrefOf, icon, taskLink } from "./ui.js";
 import { parse, pretty } from "./json.js";
 import { Resource, failure } from "./resource.js";
@@ -20,7 +21,7 @@ export function enqueue(app, route) {
 
   const send = async (event) => {
     event.preventDefault();
-    if (form.sending || payloadError(form.payload)) return;
+    if (form.sending || health.shut || payloadError(form.payload)) return;
     form.sending = true;
     form.problem = null;
     app.render();
@@ -87,7 +88,7 @@ function view(form, queues, send, app) {
         oninput: (event) => ((form.payload = event.target.value), app.render()) })),
       h("small", { id: "h-payload", "aria-live": "polite" }, bad ? h("span.bad", `Not JSON yet: ${bad}`) : "sent as it is typed"))),
     form.problem && !(form.problem.field in form.fields) && h("div", { role: "alert" }, failure(form.problem)),
-    h("div.toolbar", h("button.primary", { type: "submit", disabled: Boolean(bad) || form.sending }, icon("enqueue"), form.sending ? "Enqueueing …" : "Enqueue"),
+    h("div.toolbar", h("button.primary", { type: "submit", disabled: Boolean(bad) || form.sending || health.shut }, icon("enqueue"), form.sending ? "Enqueueing …" : "Enqueue"),
       h("span.space"),
       h("button.quiet", { type: "button", disabled: Boolean(bad), onclick: () => copy(curl(fieldsIn(form), form.payload), "curl command") }, icon("copy"), "curl"),
       h("button.quiet", { type: "button", disabled: Boolean(bad), onclick: () => copy(python({ handler: null, ...fieldsIn(form) }, parse(form.payload)), "Python") }, icon("copy"), "Python")));

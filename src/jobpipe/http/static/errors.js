@@ -3,7 +3,9 @@ import { can } from "./api.js";
 import { spark } from "./charts.js";
 import { h, heads } from "./dom.js";
 import { ago, coarse, count, full } from "./format.js";
-import { head, hrefOf, icon, segments } from "./ui.js";
+import { health } from "./health.js";
+import { Order } from "./order.js";
+import { head, hrefOf, icon, resort, segments } from "./ui.js";
 import { Resource, shownOf } from "./resource.js";
 import { steerMany } from "./steering.js";
 
@@ -19,28 +21,35 @@ export function errors(app, route) {
     const filter = { error_group: group.group, status: "failed" };
     if (await steerMany("retry", filter, `failed with ${group.type} in ${group.handler}`)) app.refresh();
   };
+  const order = new Order();
+  const groups = (data) => {
+    const { all, changed } = order.of(data, (group) => group.group, byCount, "count");
+    return [resort(changed, () => (order.renew(), app.render())),
+      h("div.groups", { key: "groups" }, all.map(({ row, gone }) => card(row, label, retry, gone)))];
+  };
   return {
     title: "Errors",
     resources: [list],
     view: () => [
       head("Errors", "Attempts that failed, by handler, error and the shape of its message.",
         segments("Window", chosen, Object.entries(WINDOWS).map(([name, [text]]) => [name, name === "24h" ? "#/errors" : `#/errors?range=${name}`, text]))),
-      shownOf(list, (data) => h("div.groups", data.map((group) => card(group, label, retry))), `Nothing failed in the last ${label}.`),
+      shownOf(list, groups, `Nothing failed in the last ${label}.`),
     ],
   };
 }
 
+const byCount = (a, b) => b.count - a.count || a.group.localeCompare(b.group);
 const tasksOf = (group) => `#/tasks?error_group=${group.group}`;
 
-function card(group, label, retry) {
-  return h("section.panel.group", { key: group.group, "data-group": group.group },
+function card(group, label, retry, gone) {
+  return h("section.panel.group", { key: group.group, "data-group": group.group, class: gone ? "gone" : "" },
     h("div.what", h("h2", h("a", { href: tasksOf(group) }, group.type)), h("p.shape", group.message || "(no message)"),
       h("p.soft", "in ", h("code", group.handler), " · first ", h("time", { title: full(group.first_seen) }, ago(group.first_seen)),
         " · last ", h("time", { title: full(group.last_seen) }, ago(group.last_seen)))),
     h("div.trend", spark(group.trend, `Over the last ${label}: ${group.trend.join(", ")}`), h("small", `last ${label}`)),
     h("div.many", h("p.big", { "data-count": "group" }, count(group.count)), h("small", group.count === 1 ? "attempt" : "attempts")),
     h("div.actions", h("a.button", { href: hrefOf(group.example_id) }, "Example"), h("a.button", { href: tasksOf(group) }, "Tasks"),
-      can("admin") && h("button", { onclick: () => retry(group) }, icon("retry"), "Retry all")));
+      can("admin") && h("button", { onclick: () => retry(group), disabled: health.shut }, icon("retry"), "Retry all")));
 }
 
 // For the overview: one line each.

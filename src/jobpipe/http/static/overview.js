@@ -6,6 +6,7 @@ import { coarse, count, duration, now, plural, rate, since } from "./format.js";
 import { head, icon, queueLink, segments, taskLink } from "./ui.js";
 import { fill } from "./queues.js";
 import { Resource, failure, shownOf } from "./resource.js";
+import { Still } from "./still.js";
 import { running, slots } from "./workers.js";
 
 const ROWS = 6;
@@ -13,15 +14,17 @@ const ROWS = 6;
 export function overview(app, route) {
   const range = RANGES[route.query.get("range")] ? route.query.get("range") : "1h";
   // Asked in one breath, so that the parts of the pipe agree; the stream only says when.
-  const stats = new Resource("stats", { every: 700, idle: 5000 });
+  const stats = app.stats;
   const series = new Resource(seriesPath(range), { every: range === "1h" ? 2000 : 15000, idle: 20000 });
-  const queues = new Resource("queues", { every: 700, idle: 5000 });
-  const workers = new Resource("workers", { every: 700, idle: 5000 });
+  const queues = new Resource("queues", { every: 1000, idle: 4000 });
+  const workers = new Resource("workers", { every: 1000, idle: 4000 });
   const errors = new Resource(`errors?limit=${ROWS}`, { every: 3000, idle: 15000 });
   const flow = new FlowChart(app.render, 190);
   const wait = new TimeChart(app.render, 190, "wait", "Waited");
   const run = new TimeChart(app.render, 190, "run", "Ran");
 
+  const still = new Still();
+  const panel = (id, title, href, body) => still.of(id, () => h("section.panel", { key: id, id }, h("header", h("h2", title), h("a.more", { href }, "All", h("span.hidden", ` of ${title}`))), body()));
   const charts = (data) => {
     const points = steps(data, range, now());
     return h("div.charts", flow.view(points, range), wait.view(points, range), run.view(points, range));
@@ -29,15 +32,15 @@ export function overview(app, route) {
 
   return {
     title: "Overview",
-    resources: [stats, queues, series, workers, errors],
+    resources: [queues, series, workers, errors],
     view: () => [
       head("Overview", facts(stats.data), ranges(range)),
       stats.error && !stats.data ? failure(stats.error) : pipe(stats.data, queues.data, workers.data),
       h("section.panel", { "aria-label": "History" }, shownOf(series, charts)),
       h("div.three", {},
-        panel("Running longest", "#/workers", shownOf(workers, longest, "No workers are connected.")),
-        panel("Failing", "#/errors", shownOf(errors, (data) => errorRows(data, true), "Nothing failed in the last 24 hours.")),
-        panel("Queues", "#/queues", shownOf(queues, fullest, "No queue holds tasks."))),
+        panel("longest", "Running longest", "#/workers", () => shownOf(workers, longest, "No workers are connected.")),
+        panel("failing", "Failing", "#/errors", () => shownOf(errors, (data) => errorRows(data, true), "Nothing failed in the last 24 hours.")),
+        panel("fullest", "Queues", "#/queues", () => shownOf(queues, fullest, "No queue holds tasks."))),
     ],
   };
 }
@@ -58,8 +61,6 @@ function facts(stats) {
 function ranges(range) {
   return segments("Range of the charts", range, Object.entries(RANGES).map(([name, [label]]) => [name, name === "1h" ? "#/" : `#/?range=${name}`, label]));
 }
-
-const panel = (title, href, body) => h("section.panel", h("header", h("h2", title), h("a.more", { href }, "All", h("span.hidden", ` of ${title}`))), body);
 
 // --- the pipe: in, waiting, running, out ---
 
@@ -95,7 +96,10 @@ function floor(stats, workers) {
   const total = workers ? workers.reduce((sum, w) => sum + w.total, 0) : (stats?.workers.total ?? 0);
   const busy = workers ? workers.reduce((sum, w) => sum + w.busy, 0) : (stats?.workers.busy ?? 0);
   if (!stats && !workers) return h("p.note", "…");
-  return [h("p.note", total ? [h("b", { id: "busy" }, `${count(busy)} of ${count(total)}`), " workers busy"] : h("b.late", "no workers")), slots(busy, total)];
+  // Both are of their own moment: only what is more than passing is told.
+  const ahead = (stats?.counts.running ?? 0) - (stats?.workers.busy ?? 0);
+  return [h("p.note", total ? [h("b", { id: "busy" }, `${count(busy)} of ${count(total)}`), " workers busy"] : h("b.late", "no workers"),
+    ahead > 0 && total > 0 && [", ", h("b", { id: "ahead" }, count(ahead)), " claimed ahead or not yet settled"]), slots(busy, total)];
 }
 
 // --- the panels below ---

@@ -1,26 +1,67 @@
-// The queues: how full, how old, how fast. Rates are what this page saw change while it was open, at most a minute.
+// The queues, a few or hundreds: how full, how old, how fast. Rates are what this page saw change while it was open, at
+// most a minute. The order holds until it is asked for anew; the filter and the order are in the address.
 import { spark } from "./charts.js";
-import { h, heads } from "./dom.js";
+import { h } from "./dom.js";
 import { count, duration, percent, rate } from "./format.js";
+import { Lazy } from "./lazy.js";
+import { Order } from "./order.js";
 import { Resource, shownOf } from "./resource.js";
-import { head, queueLink, region } from "./ui.js";
+import { head, queueLink, region, resort } from "./ui.js";
 
 const WINDOW_MS = 60000;
 const SAMPLES = 24;
+const ROW_PX = 31;
 
-export function queues(app) {
-  const list = new Resource("queues", { every: 1000, idle: 2500 });
+// What can be sorted by: its head, and which comes first.
+const SORTS = {
+  queue: ["Queue", () => 0],
+  load: ["Waiting", (a, b) => b.queued / b.capacity - a.queued / a.capacity || b.running - a.running],
+  oldest: ["Oldest due", (a, b) => (b.oldest_ready_s ?? -1) - (a.oldest_ready_s ?? -1)],
+  running: ["Running", (a, b) => b.running - a.running],
+  done: ["Done", (a, b) => b.done - a.done],
+  failed: ["Failed", (a, b) => b.failed - a.failed],
+  cancelled: ["Cancelled", (a, b) => b.cancelled - a.cancelled],
+};
+
+export function queues(app, route) {
+  const list = new Resource("queues", { every: 1000, idle: 4000 });
   const seen = new Map();
+  const order = new Order();
+  const lazy = new Lazy(app.render);
+  const sort = SORTS[route.query.get("sort")] ? route.query.get("sort") : "load";
+  const busy = route.query.get("only") === "work";
+  const state = { find: route.query.get("find") || "" };
+  const compare = (a, b) => SORTS[sort][1](a, b) || a.queue.localeCompare(b.queue, "en", { numeric: true });
+  const find = (event) => {
+    state.find = event.target.value.trim();
+    history.replaceState(null, "", hashOf({ sort, busy, find: state.find }));
+    app.render();
+  };
+  const anew = () => {
+    order.renew();
+    lazy.renew();
+    app.render();
+  };
+
   const view = (data) => {
     remember(seen, data);
-    return region("Queues", "panel", h("table.full.cards", {},
-      h("caption.hidden", "Queues that hold tasks"),
-      heads("Queue", "Waiting", "Depth", "#Out", "#Oldest due", "#Running", "#Done", "#Failed", "#Cancelled"),
-      h("tbody", [...data].sort(byLoad).map((q) => row(q, seen.get(q.queue))))));
+    const { all: rows, changed } = order.of(data, (q) => q.queue, compare, sort);
+    const wanted = rows.filter(({ row }) => (!busy || living(row)) && row.queue.includes(state.find));
+    return [
+      h("div.toolbar.steady", { key: "bar", role: "group", "aria-label": "Which queues" },
+        h("input", { id: "find", type: "search", "aria-label": "Find a queue", placeholder: "Find a queue", value: state.find, oninput: find, autocomplete: "off", spellcheck: "false" }),
+        h("a.button.quiet", { href: hashOf({ sort, busy: !busy, find: state.find }) }, busy ? "Also without work" : "Only with work"),
+        h("span.soft", { id: "shown" }, `${count(wanted.length)} of ${count(data.length)} shown`), h("span.space"), resort(changed, anew)),
+      h("div", { key: "table" }, region("Queues", "panel", h("table.full.cards.dense", h("caption.hidden", "Queues"),
+        h("thead", h("tr", ["queue", "load"].map((name) => sorter(name, sort, busy, state.find)), h("th", { key: "depth", scope: "col" }, "Depth"),
+          h("th.num", { key: "out", scope: "col" }, "Out"), Object.keys(SORTS).slice(2).map((name) => sorter(name, sort, busy, state.find, "num")))),
+        h("tbody", lazy.rows(wanted, ({ row }) => row.queue, ({ row, gone }) => line(row, seen.get(row.queue) || [], gone)))),
+      lazy.more(wanted, ROW_PX)))];
   };
   return {
     title: "Queues",
     resources: [list],
+    keys: () => ({ "/": () => document.getElementById("find")?.focus() }),
     view: () => [
       head("Queues", list.data && `${count(list.data.length)} in use. Full ones refuse new tasks with 503.`),
       shownOf(list, view, "No queue holds tasks. A queue exists while it holds some."),
@@ -28,17 +69,27 @@ export function queues(app) {
   };
 }
 
-const byLoad = (a, b) => b.queued / b.capacity - a.queued / a.capacity || b.running - a.running || a.queue.localeCompare(b.queue);
+const living = (q) => q.queued + q.running > 0;
 
-function row(q, samples) {
+function hashOf({ sort, busy, find }) {
+  const query = new URLSearchParams({ ...(sort === "load" ? {} : { sort }), ...(busy ? { only: "work" } : {}), ...(find ? { find } : {}) });
+  return query.size ? `#/queues?${query}` : "#/queues";
+}
+
+function sorter(name, sort, busy, find, cls = "") {
+  return h("th", { key: name, scope: "col", class: cls, "aria-sort": name === sort ? (name === "queue" ? "ascending" : "descending") : undefined },
+    h("a.sort", { href: hashOf({ sort: name, busy, find }) }, SORTS[name][0]));
+}
+
+function line(q, samples, gone) {
   const link = (status) => h("a", { href: `#/tasks?queue=${encodeURIComponent(q.queue)}&status=${status}`, "data-count": status }, count(q[status]));
   const speed = rates(samples);
-  return h("tr", { key: q.queue, "data-queue": q.queue },
+  return h("tr", { key: q.queue, "data-queue": q.queue, class: gone ? "gone" : "" },
     h("th", { scope: "row" }, queueLink(q.queue)),
     h("td", { "data-label": "Waiting" }, fill(q)),
     h("td", { "data-label": "Depth" }, spark(samples.slice(-SAMPLES).map((s) => s.queued), `Depth while this page was open: ${samples.map((s) => s.queued).join(", ")}`, SAMPLES)),
-    h("td.num", { "data-label": "Out" }, speed === null ? "–" : `${rate(speed)}/s`),
-    h("td.num", { "data-label": "Oldest due", class: q.oldest_ready_s > 60 ? "late" : "" }, q.oldest_ready_s === null ? "–" : duration(q.oldest_ready_s)),
+    h("td.num", { "data-label": "out" }, speed === null ? "–" : `${rate(speed)}/s`),
+    h("td.num", { "data-label": "oldest", class: q.oldest_ready_s > 60 ? "late" : "" }, q.oldest_ready_s === null ? "–" : duration(Math.floor(q.oldest_ready_s))),
     ["running", "done", "failed", "cancelled"].map((status) => h("td.num", { key: status, "data-label": status }, link(status))));
 }
 
@@ -62,8 +113,7 @@ function remember(seen, data) {
 }
 
 // Ended tasks a second; pruning and deleting can only make it less.
-function rates(samples) {
-  const all = samples || [];
+function rates(all) {
   if (all.length < 2) return null;
   return Math.max(0, all.at(-1).ended - all[0].ended) / ((all.at(-1).at - all[0].at) / 1000);
 }

@@ -2,11 +2,17 @@
 // than the server can take, and now and then when nothing did. While it fails, the last answer stays.
 import { Away, Problem, get } from "./api.js";
 import { h } from "./dom.js";
+import { health } from "./health.js";
 import { icon } from "./ui.js";
+
+const AGAIN_MS = 1500;
 
 export class Resource {
   data = null;
   error = null;
+  good = 0; // when the data came, in ms of this browser's clock
+  fails = 0; // in a row
+  #began = 0;
   #at = 0;
   #took = 0;
   #wanted = false;
@@ -35,11 +41,17 @@ export class Resource {
   due(time) {
     if (this.#asking) return false;
     const age = time - this.#at;
+    if (this.error) return age >= Math.min(this.idle, AGAIN_MS * this.fails);
     return this.#at === 0 || age >= this.idle || (this.#wanted && age >= Math.max(this.every, 4 * this.#took));
   }
 
+  // How long the server takes: for the answer that is under way, else for the latest.
+  late() {
+    return this.#asking ? performance.now() - this.#began : this.#took;
+  }
+
   async refresh() {
-    const began = performance.now();
+    const began = (this.#began = performance.now());
     const asking = new AbortController();
     this.#asking = asking;
     this.#wanted = false;
@@ -48,10 +60,13 @@ export class Resource {
       if (asking.signal.aborted) return;
       this.data = data;
       this.error = null;
+      this.good = Date.now();
+      this.fails = 0;
     } catch (error) {
       if (asking.signal.aborted) return;
       if (!(error instanceof Problem || error instanceof Away)) console.error(error);
       this.error = error;
+      this.fails += 1;
     }
     this.#asking = null;
     this.#at = performance.now();
@@ -65,7 +80,7 @@ export function shownOf(resource, view, empty) {
     const nothing = empty && Array.isArray(resource.data) && !resource.data.length;
     return nothing ? h("p.empty", empty) : view(resource.data);
   }
-  if (resource.error) return failure(resource.error);
+  if (resource.error || health.name === "away") return failure(resource.error || new Away());
   return h("p.empty.loading", { "aria-busy": "true" }, "Loading …");
 }
 

@@ -4,6 +4,7 @@ import { Away, Problem, can, call, post } from "./api.js";
 import { dialog, renderDialog, toast } from "./dialogs.js";
 import { h } from "./dom.js";
 import { count, plural } from "./format.js";
+import { health } from "./health.js";
 import { icon } from "./ui.js";
 import { sentence } from "./resource.js";
 
@@ -19,7 +20,7 @@ const CALLS = {
   delete: (id) => call(`tasks/${encodeURIComponent(id)}`, { method: "DELETE" }),
 };
 
-export const allowed = (verb, status) => can("admin") && VERBS[verb].from.includes(status);
+export const allowed = (verb, status) => can("admin") && !health.shut && VERBS[verb].from.includes(status);
 
 export function complain(error) {
   if (error instanceof Problem || error instanceof Away) toast([sentence(error.message), error.detail].filter(Boolean).join(": "), { bad: true });
@@ -49,11 +50,12 @@ function confirmOne(task) {
 function buttons(close, label, verb, act, disabled = false) {
   return h("footer", {},
     h("button", { type: "button", onclick: () => close(null), "data-first": disabled || undefined }, "Keep"),
-    h("button.primary", { type: "button", class: verb === "retry" ? "" : "danger", onclick: act, disabled, "data-first": !disabled || undefined }, icon(verb), label));
+    h("button.primary", { type: "button", class: verb === "retry" ? "" : "danger", onclick: act, disabled: disabled || health.shut, "data-first": !disabled || undefined }, icon(verb), label));
 }
 
 // `filter` is the body of the bulk routes, `meant` says in words what it stands for. How many were changed, null for none.
 export async function steerMany(verb, filter, meant) {
+  if (health.shut) return null;
   const rule = VERBS[verb];
   const statuses = rule.from.filter((status) => !filter.status || filter.status === status);
   const stop = new AbortController();

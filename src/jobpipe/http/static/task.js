@@ -3,6 +3,7 @@ import { Problem, call, can } from "./api.js";
 import { copy } from "./dialogs.js";
 import { h } from "./dom.js";
 import { ago, count, duration, full, shown } from "./format.js";
+import { health } from "./health.js";
 import { badge, icon } from "./ui.js";
 import { Tree, member, parse, pretty } from "./json.js";
 import { Resource, shownOf } from "./resource.js";
@@ -62,9 +63,11 @@ export async function readTask(path, options) {
 
 function actions({ task, payload }, act) {
   const fields = fieldsOf(task);
+  // All of them, always: a button that took the place of another would be clicked for it.
+  const off = (verb) => health.shut || !allowed(verb, task.status) || (verb === "cancel" && task.cancel_requested);
   return h("div.toolbar", { role: "group", "aria-label": "This task" },
-    Object.keys(VERBS).filter((verb) => allowed(verb, task.status)).map((verb) =>
-      h("button", { key: verb, class: verb === "delete" ? "danger" : "", onclick: () => act(verb), disabled: verb === "cancel" && task.cancel_requested }, icon(verb), verb === "cancel" && task.cancel_requested ? "Told to stop" : VERBS[verb].name)),
+    can("admin") && Object.keys(VERBS).map((verb) =>
+      h("button", { key: verb, class: verb === "delete" ? "danger" : "", onclick: () => act(verb), disabled: off(verb) }, icon(verb), verb === "cancel" && task.cancel_requested && task.status === "running" ? "Told to stop" : VERBS[verb].name)),
     can("enqueue") && h("a.button", { href: `#/enqueue?from=${encodeURIComponent(task.id)}` }, icon("clone"), "Clone and edit"),
     h("span.space"),
     h("button.quiet", { onclick: () => copy(curl(fields, payload.text), "curl command") }, icon("copy"), "curl"),

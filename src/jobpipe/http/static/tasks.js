@@ -3,11 +3,14 @@
 import { call, can } from "./api.js";
 import { h, heads } from "./dom.js";
 import { ago, count, duration, full, now, seconds, shown } from "./format.js";
+import { health } from "./health.js";
 import { badge, head, icon, region, segments, taskLink } from "./ui.js";
 import { Resource, shownOf } from "./resource.js";
 import { VERBS, steerMany } from "./steering.js";
 
 const LIMIT = 50;
+// What a row shows: payloads and results stay where they are.
+const FIELDS = "id,handler,queue,priority,status,attempts,run_at,created_at,started_at,finished_at,cancel_requested,worker,last_error";
 const STATUSES = ["queued", "running", "done", "failed", "cancelled"];
 const FILTERS = ["status", "queue", "handler", "error_type", "error_group", "id_prefix", "created_after", "created_before"];
 const NAMES = { status: "status", queue: "queue", handler: "handler", error_type: "error", error_group: "error group", id_prefix: "id", created_after: "from", created_before: "until" };
@@ -79,7 +82,7 @@ const wireOf = (filter) => (Object.keys(filter).length ? Object.fromEntries(Obje
 const wordsOf = (filter) => Object.entries(filter).map(([name, value]) => `${NAMES[name]} ${value}`).join(", ") || "all tasks";
 
 function pathOf(filter, cursor) {
-  const query = new URLSearchParams({ ...(Object.keys(filter).length ? wireOf(filter) : {}), limit: LIMIT, ...(cursor ? { cursor } : {}) });
+  const query = new URLSearchParams({ ...(Object.keys(filter).length ? wireOf(filter) : {}), limit: LIMIT, fields: FIELDS, ...(cursor ? { cursor } : {}) });
   return `tasks?${query}`;
 }
 
@@ -98,11 +101,11 @@ const leavers = (rows, filter) => Boolean(filter.status) && rows.some((row) => r
 
 function patchRows(rows, changes) {
   const byId = new Map(rows.map((row) => [row.id, row]));
-  for (const { error_type: type, ...change } of changes) {
+  for (const { error_type: type, error_message: message, ...change } of changes) {
     const row = byId.get(change.id);
     if (!row) continue;
     Object.assign(row, change);
-    if (type && row.last_error?.type !== type) row.last_error = { type, message: "" };
+    if (type) row.last_error = { ...row.last_error, type, message: message ?? row.last_error?.message ?? "" };
   }
 }
 
@@ -115,7 +118,7 @@ function statuses(app, filter) {
 
 function form(filter, queues, state, change, app) {
   const field = (name, label, more = {}) => h("label", { key: name }, h("span", label),
-    h("input", { name, value: filter[name] || "", onchange: (event) => change(name, event.target.value.trim()), autocomplete: "off", spellcheck: "false", ...more }));
+    h("input", { name, placeholder: label, value: filter[name] || "", onchange: (event) => change(name, event.target.value.trim()), autocomplete: "off", spellcheck: "false", ...more }));
   return h("form.filters", { onsubmit: (event) => event.preventDefault(), role: "search", "aria-label": "Filter tasks" },
     field("id_prefix", "Id begins with", { id: "find", type: "search" }),
     field("queue", "Queue", { list: "queues" }), h("datalist", { id: "queues" }, queues.map((q) => h("option", { key: q.queue, value: q.queue }))),
@@ -128,12 +131,13 @@ function form(filter, queues, state, change, app) {
 
 function toolbar({ filter, selected, state, act, show, cursor, clear }) {
   const verbs = can("admin") ? Object.keys(VERBS).filter((verb) => selected.size || !filter.status || VERBS[verb].from.includes(filter.status)) : [];
-  return h("div.toolbar", { role: "group", "aria-label": "Many tasks" },
+  return h("div.toolbar.steady", { role: "group", "aria-label": "Many tasks" },
     verbs.length > 0 && h("span.scope", { "aria-live": "polite" }, selected.size ? [h("b", count(selected.size)), " selected"] : "All that match:"),
-    verbs.map((verb) => h("button", { key: verb, class: verb === "delete" ? "danger" : "", onclick: () => act(verb) }, icon(verb), VERBS[verb].name)),
-    selected.size > 0 && h("button.quiet", { onclick: clear }, "Select none"),
+    verbs.map((verb) => h("button", { key: verb, class: verb === "delete" ? "danger" : "", onclick: () => act(verb), disabled: health.shut }, icon(verb), VERBS[verb].name)),
+    // Both keep their place while there is nothing to say: the rows below stay where they are.
+    h("button.quiet", { onclick: clear, class: selected.size ? "" : "unseen" }, "Select none"),
     h("span.space"),
-    state.newer.size > 0 && !cursor && h("button.fresh", { onclick: show }, `${count(state.newer.size)} newer: show`));
+    h("button.fresh", { onclick: show, class: state.newer.size && !cursor ? "" : "unseen" }, `${count(state.newer.size)} newer: show`));
 }
 
 // --- the table ---

@@ -23,3 +23,7 @@ export function segments(label, chosen, links, cls = "") {
 
 // What may be wider than the screen is scrolled by itself, by keyboard too.
 export const region = (label, cls, ...kids) => h("div.scroll", { class: cls, tabindex: "0", role: "region", "aria-label": label }, kids);
+
+// Says that rows would stand otherwise by now, and puts them in order when it is asked to; it is always there.
+export const resort = (changed, act) => h("p.resort", { key: "resort" },
+  h("button.quiet", { onclick: act, class: changed ? "" : "unseen" }, "The order has changed: put in order"));
