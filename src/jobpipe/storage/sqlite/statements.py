@@ -98,7 +98,7 @@ SELECT json_group_array(json_array({_COLUMNS})),
 BY_SEQ = f"{_WHOLE} FROM tasks WHERE seq IN {_SEQS}"
 BY_ID = f"{_WHOLE} FROM tasks WHERE id IN (SELECT value FROM json_each(?1))"
 # The same without the pages that payloads and results lie on.
-_SLIM = names("0" if name in BYTES else name for name in READ)
+_SLIM = names({"payload": "0", "result": "NULL"}.get(name, name) for name in READ)
 SLIM_BY_SEQ = f"SELECT json_group_array(json_array({_SLIM})), NULL, NULL FROM tasks WHERE seq IN {_SEQS}"
 
 # ?1 claims as JSON. The writer alone hands tasks out, so fewer changes than claims mean that memory and file disagree.
