@@ -12,6 +12,7 @@ from desk import ALL, Desk, OpenDesk, OpenStore, codes_of, new, settlement
 from jobpipe.clock import ManualClock
 from jobpipe.core.errors import StorageError, StorageRefused
 from jobpipe.core.lifecycle import Kind, Outcome, Transition
+from jobpipe.core.revision import Revision
 from jobpipe.core.task import Status, Task
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import (
@@ -37,6 +38,9 @@ CALLS: dict[str, Callable[[Storage], Coroutine[Any, Any, object]]] = {
     "attempts": lambda store: store.attempts("a"),
     "cancel": lambda store: store.cancel(["a"], 0),
     "retry": lambda store: store.retry(["a"], 0),
+    "revise": lambda store: store.revise("a", Revision(), 0),
+    "expire": lambda store: store.expire(0, 1),
+    "next_expiring": lambda store: store.next_expiring(),
     "delete": lambda store: store.delete(["a"]),
     "page": lambda store: store.page(ALL, 1, None, 1),
     "match": lambda store: store.match(ALL, 1, None),

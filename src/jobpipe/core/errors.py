@@ -143,6 +143,14 @@ class Draining(JobpipeError):
     retry_after = 5
 
 
+class Upgrading(JobpipeError):
+    """A server of an earlier version serves the same store, and would not honour what the task asks for."""
+
+    code = "upgrading"
+    sentence = "an upgrade is under way"
+    retry_after = 5
+
+
 class Degraded(JobpipeError):
     """The server takes tasks, but it should work on them and has no worker that can."""
 

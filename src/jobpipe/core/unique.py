@@ -88,6 +88,12 @@ def name_of(task: Task | NewTask) -> Named | None:
     return None if unique is None else (task.handler, unique.key)
 
 
+def may_replace(new: NewTask) -> bool:
+    """Whether it changes the living task instead of being answered with it."""
+    unique = unique_of(new)
+    return unique is not None and unique.on_conflict is OnConflict.REPLACE
+
+
 def claim_frees(task: Task) -> bool:
     """Whether the first claim of the task frees its key."""
     unique = unique_of(task)
@@ -101,6 +107,14 @@ def retry_takes(task: Task, now: int) -> bool:
         return False
     until = unique.lives_until(task.created_at)
     return until is None or until > now
+
+
+def lives(task: Task, now: int) -> bool:
+    """Whether a task that comes from another store brings its key along."""
+    unique = unique_of(task)
+    if unique is None or unique.lives_until(task.created_at) is not None:
+        return retry_takes(task, now)
+    return not task.finished and (unique.until == "end" or task.attempts == 0)
 
 
 def meet(new: NewTask, living: Task, now: int) -> Known | JobpipeError:

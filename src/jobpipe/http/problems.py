@@ -54,6 +54,7 @@ STATUS = {
     "too_many_queues": 503,
     "too_many_readers": 503,
     "draining": 503,
+    "upgrading": 503,
     "degraded": 503,
     "storage_down": 503,
     "storage_full": 507,

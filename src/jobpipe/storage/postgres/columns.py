@@ -86,6 +86,11 @@ def nothing(columns: Mapping[str, str], **but: str) -> str:
     return ", ".join(f"{but.get(name, f'NULL::{type_}')} AS {name}" for name, type_ in columns.items())
 
 
+HOT = names(READ, finished_at="NULL::bigint AS finished_at", result="NULL::bytea AS result")
+COLD = names(READ)
+"""Whole tasks of the two tables, and what is kept of their latest claim."""
+
+
 def unnest(columns: Mapping[str, str], first: int = 1) -> str:
     """Arguments from $first on, an array for each column, as rows."""
     return f"unnest({', '.join(f'${at}::{type_}[]' for at, type_ in enumerate(columns.values(), first))})"

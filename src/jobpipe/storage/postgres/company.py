@@ -18,6 +18,7 @@ from jobpipe import randomness
 from jobpipe.core.errors import StorageError
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.link import Link, Refused, Unserved
+from jobpipe.storage.postgres.migrations import scripts
 from jobpipe.storage.postgres.shared import Shared
 from jobpipe.storage.postgres.steps import keep_time
 
@@ -110,7 +111,12 @@ class Company:
         await keep_time(self._s, link)
         counts = self._s.counts
         row = await link.row(
-            sql.BEAT, self._s.server, counts.writers, self._s.alive_ms, round(FORGOTTEN_S * 1000)
+            sql.BEAT,
+            self._s.server,
+            counts.writers,
+            self._s.alive_ms,
+            round(FORGOTTEN_S * 1000),
+            len(scripts()),
         )
         self._s.others = row["others"]
 

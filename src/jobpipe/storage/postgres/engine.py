@@ -187,11 +187,11 @@ class PostgresStorage(NoFlow):
     def revise(self, id: str, revision: Revision, now: int) -> Awaitable[Task | JobpipeError]:
         return self._work.call("revise", lambda link: self._steering.revise(link, id, revision, now))
 
-    async def expire(self, now: int, limit: int) -> list[Task]:
-        return []
+    def expire(self, now: int, limit: int) -> Awaitable[list[Task]]:
+        return self._work.call("expire", lambda link: self._steering.expire(link, limit))
 
     async def next_expiring(self) -> int | None:
-        return None
+        return await self._questions.ask("next_expiring", self._steering.next_expiring)
 
     async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
         return await self._work.call("delete", lambda link: self._steering.delete(link, ids))

@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from jobpipe.core.admission import Limits, fit_surely, judge
-from jobpipe.core.errors import Invalid, StorageError
+from jobpipe.core.errors import StorageError, Upgrading
 from jobpipe.core.once import Once, Taken
 from jobpipe.core.task import NewTask, Status, Task, accepted
-from jobpipe.core.unique import Answer
+from jobpipe.core.unique import Answer, Known, may_replace, name_of
 from jobpipe.storage.base import Record
 from jobpipe.storage.calls import Call, hand_slices
-from jobpipe.storage.postgres import moving
+from jobpipe.storage.postgres import moving, unique
 from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres import statements_once as once_sql
 from jobpipe.storage.postgres.columns import given
 from jobpipe.storage.postgres.lane import Lane
 from jobpipe.storage.postgres.link import Gone, Link
-from jobpipe.storage.postgres.rows import STATUSES, delay
+from jobpipe.storage.postgres.migrations import scripts
+from jobpipe.storage.postgres.rows import STATUSES, delay, rewritten, task_of
 from jobpipe.storage.postgres.session import STATEMENT_S
 from jobpipe.storage.postgres.shared import Shared
+from jobpipe.storage.postgres.unique import Raced
 
 LANE = "intake"
 RACES = 10
@@ -32,7 +37,7 @@ RACES = 10
 Inserting = Call[tuple[Sequence[NewTask], int], list[Answer]]
 """Tasks to be accepted, and the time."""
 Item = tuple[NewTask, int]
-"""A task to be accepted, and its delay in ms from the caller's now."""
+"""A task to be accepted, its `expires_at` in ms from the caller's now, and its delay from then."""
 
 
 class Intake:
@@ -44,7 +49,7 @@ class Intake:
 
     async def insert(self, lane: Lane, calls: Sequence[Inserting]) -> None:
         """Accept all tasks of all calls in one statement; each call gets its own slice of the answers."""
-        items = [(new, delay(new.run_at, call.argument[1])) for call in calls for new in call.argument[0]]
+        items = [_item(new, call.argument[1]) for call in calls for new in call.argument[0]]
         answers: list[Answer] = []
         answers += await self._inserted(lane, items) if items else []
         hand_slices(calls, [len(call.argument[0]) for call in calls], answers)
@@ -65,6 +70,11 @@ class Intake:
 
     async def _inserted(self, lane: Lane, items: Sequence[Item]) -> list[Answer]:
         await self._s.counts.freshen(await lane.link())
+        if any(_asks_more(new) for new, _ in items) and await self._beside_older(await lane.link()):
+            return await self._without_more(lane, items)
+        return await self._accepted(lane, items)
+
+    async def _accepted(self, lane: Lane, items: Sequence[Item]) -> list[Answer]:
         wanted = [new for new, _ in items]
         if (
             fit_surely(wanted, self._limits, self._s.counts)
@@ -76,6 +86,21 @@ class Intake:
             if answers is not None:
                 return answers
         raise StorageError("the ids of this batch change too fast")
+
+    async def _beside_older(self, link: Link) -> bool:
+        """Whether a server is here that would not honour what came after its version."""
+        return bool(await link.value(once_sql.OLDER, len(scripts())))
+
+    async def _without_more(self, lane: Lane, items: Sequence[Item]) -> list[Answer]:
+        """Accept those that a server of an earlier version understands."""
+        plain = [item for item in items if not _asks_more(item[0])]
+        answers = iter(await self._accepted(lane, plain) if plain else [])
+        return [
+            Upgrading("a server of an earlier version still serves the store")
+            if _asks_more(new)
+            else next(answers)
+            for new, _ in items
+        ]
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -110,7 +135,7 @@ class Intake:
             return None
         self._s.counts.add_all(LANE, rises)
         tasks = [
-            accepted(new, seq, now + late, now) for (new, late), seq in zip(items, row["seqs"], strict=True)
+            _stored(new, seq, now + late, now) for (new, late), seq in zip(items, row["seqs"], strict=True)
         ]
         for (late, *_), new in shapes.items():
             self._s.levels.add(new.queue, new.priority, now + late, row["seqs"][0])
@@ -130,7 +155,7 @@ class Intake:
             if rows:
                 found = {row["id"]: row for row in rows}
                 return [
-                    accepted(new, row["seq"], row["run_at"], row["created_at"])
+                    _stored(new, row["seq"], row["run_at"], row["created_at"])
                     for new, row in ((new, found[new.id]) for new, _ in items)
                 ]
             if gone:
@@ -142,21 +167,61 @@ class Intake:
     # --- deciding item by item ----------------------------------------------------------------------------------
 
     async def _admitted(self, lane: Lane, items: Sequence[Item]) -> list[Answer] | None:
-        """Decide each, in order, and write those accepted; None when somebody took or freed one of the ids."""
-        taken = await self._taken(await lane.link(), [new.id for new, _ in items])
-        now, late = self._s.time.now(), {new.id: late for new, late in items}
-        once = Once(taken, {}, {}, now)
+        """Decide each, in order, and write what comes of it in one commit; None when it is to be decided anew."""
+        accept, link = secrets.randbits(63), await lane.link()
+        decided: Decided | None = None
+        try:
+            async with link.transaction():
+                decided = await self._decide(link, items)
+                await self._rewrite(link, decided.once)
+                tasks = await self._put(link, decided.items, accept) if decided.items else []
+                if tasks is None:
+                    raise Raced
+                await unique.take(link, tasks)
+        except Raced:
+            return None
+        except Gone:
+            # With nothing new it may be decided again whatever became of it: the same replacement twice is one.
+            if decided is None or not decided.items:
+                return None
+            tasks = await self._written(lane, link.backend, decided.items, accept)
+            if tasks is None:
+                return None
+        self._replaced(decided.once)
+        return decided.with_stored(tasks)
+
+    async def _decide(self, link: Link, items: Sequence[Item]) -> Decided:
+        """What each is to become. Raises Raced."""
+        now = self._s.time.now()
+        wanted = [_told(new, now + late, now) for new, late in items]
+        names = {name for new in wanted if (name := name_of(new)) is not None}
+        replacing = {name for new in wanted if (name := name_of(new)) is not None and may_replace(new)}
+        locked = await unique.hold(link, replacing)
+        taken = await self._taken(link, [new.id for new in wanted])
+        again = [
+            new.id for new in wanted if new.digest and new.id in taken and taken[new.id].digest == new.digest
+        ]
+        replayed = {row["id"]: task_of(row) for row in (await link.rows(sql.BY_ID, again) if again else [])}
+        once = Once(taken, await unique.holders(link, names), replayed, now)
 
         def accept(new: NewTask) -> Task:
-            return accepted(new, -1 - len(once.accepted), now + late[new.id], now)
+            return accepted(new, -1 - len(once.accepted), new.run_at or now, now)
 
-        answers = judge([new for new, _ in items], once, self._limits, self._s.counts, accept)
-        chosen = [item for item, answer in zip(items, answers, strict=True) if isinstance(answer, Task)]
-        tasks = await self._write(lane, chosen) if chosen else []
-        if tasks is None:
-            return None
-        stored = iter(tasks)
-        return [next(stored) if isinstance(answer, Task) else answer for answer in answers]
+        answers = judge(wanted, once, self._limits, self._s.counts, accept)
+        if not (once.replaced.keys() <= locked and replayed.keys() >= set(again)):
+            raise Raced
+        return Decided(now, once, answers)
+
+    async def _rewrite(self, link: Link, once: Once) -> None:
+        for _, new in once.replaced.values():
+            await link.rows(sql.REWRITE, *rewritten(new))
+
+    def _replaced(self, once: Once) -> None:
+        """Stored tasks were changed: they may be due earlier."""
+        for _, new in once.replaced.values():
+            self._s.levels.add(new.queue, new.priority, new.run_at, new.seq)
+        if once.replaced:
+            self._s.news()
 
     async def _taken(self, link: Link, ids: Sequence[str]) -> dict[str, Taken]:
         """Which of the ids have a task; those that only seem to are made free."""
@@ -164,11 +229,70 @@ class Intake:
         free = sorted((row["id"], row["seq"]) for row in rows if row["status"] is None)
         if free:
             await link.rows(sql.FREE, [id_ for id_, _ in free], [seq for _, seq in free])
-        return {row["id"]: Taken(STATUSES[row["status"]]) for row in rows if row["status"] is not None}
+        return {
+            row["id"]: Taken(STATUSES[row["status"]], row["digest"])
+            for row in rows
+            if row["status"] is not None
+        }
 
 
-_NOT_YET = Invalid("unique, expires and Idempotency-Key are not served on PostgreSQL yet")
+class Decided:
+    """A batch as it was decided, at a time of the database that was about right; new tasks have seqs below 0."""
+
+    def __init__(self, now: int, once: Once, answers: Sequence[Answer]) -> None:
+        self._now = now
+        self._answers = answers
+        self.once = once
+        self.items = [(_new(task, now), max(0, task.run_at - now)) for task in once.accepted.values()]
+        """The new tasks, as they are once all of the batch was decided."""
+
+    def with_stored(self, tasks: Sequence[Task]) -> list[Answer]:
+        """The answers, with the places and times that new tasks got."""
+        stored = dict(zip(self.once.accepted, tasks, strict=True))
+        return [self._with(answer, stored) for answer in self._answers]
+
+    def _with(self, answer: Answer, stored: Mapping[int, Task]) -> Answer:
+        if isinstance(answer, Known):
+            return replace(answer, task=self._placed(answer.task, stored.get(answer.task.seq)))
+        return self._placed(answer, stored.get(answer.seq)) if isinstance(answer, Task) else answer
+
+    def _placed(self, task: Task, stored: Task | None) -> Task:
+        if stored is None:
+            return task
+        later = stored.created_at - self._now
+        expires_at = None if task.expires_at is None else task.expires_at + later
+        return replace(
+            task,
+            seq=stored.seq,
+            created_at=stored.created_at,
+            run_at=task.run_at + later,
+            expires_at=expires_at,
+        )
 
 
-def _beyond(new: NewTask) -> bool:
-    return bool(new.uniqueness or new.digest or new.expires_at)
+def _item(new: NewTask, now: int) -> Item:
+    late = delay(new.run_at, now)
+    return (new if new.expires_at is None else replace(new, expires_at=new.expires_at - now)), late
+
+
+def _asks_more(new: NewTask) -> bool:
+    """Whether it uses what servers of an earlier version know nothing of."""
+    return bool(new.uniqueness or new.digest or new.expires_at or new.key)
+
+
+def _told(new: NewTask, run_at: int, now: int) -> NewTask:
+    """The same with its times, which are delays here, on the database's clock."""
+    expires_at = None if new.expires_at is None else now + new.expires_at
+    return replace(new, run_at=run_at, expires_at=expires_at)
+
+
+def _new(task: Task, now: int) -> NewTask:
+    """The task as it is given, its expiry as a delay again."""
+    given = {name: getattr(task, name) for name in NewTask.__struct_fields__}
+    return NewTask(**given | {"expires_at": None if task.expires_at is None else task.expires_at - now})
+
+
+def _stored(new: NewTask, seq: int, run_at: int, created_at: int) -> Task:
+    """The task as it was stored, its expiry a time."""
+    task = accepted(new, seq, run_at, created_at)
+    return task if task.expires_at is None else replace(task, expires_at=created_at + task.expires_at)

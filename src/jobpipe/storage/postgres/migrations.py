@@ -7,6 +7,7 @@ by the schema that this one brings. Steps run one transaction each, under one lo
 from __future__ import annotations
 
 import re
+from functools import cache
 from importlib import resources
 
 from jobpipe.core.errors import StorageRefused
@@ -113,6 +114,7 @@ async def _step(link: Link, number: int, script: str, address: Address) -> None:
         )  # fmt: skip
 
 
+@cache
 def scripts() -> list[str]:
     """The numbered schema scripts; script n leads from version n-1 to n."""
     folder = resources.files("jobpipe.storage.postgres") / "schema"

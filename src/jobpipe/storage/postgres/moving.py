@@ -6,10 +6,13 @@ import secrets
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from jobpipe.core.steering import Standing
 from jobpipe.core.task import Attempt
 from jobpipe.storage.base import Record
 from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres import unique
 from jobpipe.storage.postgres.counts import columns
 from jobpipe.storage.postgres.link import Link
 from jobpipe.storage.postgres.rows import attempt_of, imported, imported_attempts, task_of
@@ -49,6 +52,7 @@ async def write(link: Link, records: Sequence[Record], writer: int) -> dict[str,
         ):
             if rows:
                 await link.rows(statement, *([row[name] for row in rows] for name in names))
+        await unique.bring(link, [replace(record.task, seq=seqs[record.task.id]) for record in chosen])
         if chosen:
             await link.rows(sql.KEEP_COUNTS, writer, *columns(rises(chosen)))
     return seqs

@@ -13,7 +13,9 @@ from jobpipe.storage.postgres.columns import (
     AT_END,
     ATTEMPT,
     BOTH,
+    COLD,
     GIVEN,
+    HOT,
     IMPORTED,
     READ,
     Settled,
@@ -24,6 +26,7 @@ from jobpipe.storage.postgres.columns import (
     types,
     unnest,
 )
+from jobpipe.storage.postgres.statements_once import freed
 
 BEGIN = "BEGIN"
 COMMIT = "COMMIT"
@@ -63,21 +66,21 @@ INSERT = _INSERT.format(
     arrays=names([_ID, _PAYLOAD, *(f"{place}[]" for place in _BOUND.values())]),
     names=names(["id", "payload", *_VARIED]),
     delay="delay",
-    given=names(GIVEN),
+    given=names(GIVEN, expires_at="t.now + expires_at"),
 )
 INSERT_ALIKE = _INSERT.format(
     arrays=names([_ID, _PAYLOAD]),
     names="id, payload",
     delay=_BOUND["delay"],
-    given=names(_BOUND[name] for name in GIVEN),
+    given=names({**_BOUND, "expires_at": f"t.now + {_BOUND['expires_at']}"}[name] for name in GIVEN),
 )
 
 # Who has each of the ids $1: a NULL status says that no task stands behind the id.
 TAKEN = """
-SELECT i.id, i.seq, k.status
+SELECT i.id, i.seq, k.status, k.digest
   FROM jobpipe.ids i
-  LEFT JOIN LATERAL (SELECT status FROM jobpipe.tasks WHERE seq = i.seq
-                     UNION ALL SELECT status FROM jobpipe.finished WHERE seq = i.seq LIMIT 1) k ON true
+  LEFT JOIN LATERAL (SELECT status, digest FROM jobpipe.tasks WHERE seq = i.seq
+                     UNION ALL SELECT status, digest FROM jobpipe.finished WHERE seq = i.seq LIMIT 1) k ON true
  WHERE i.id = ANY($1::text[])
 """
 FREE = """
@@ -141,21 +144,19 @@ SELECT array_agg(queue) AS queues, array_agg(priority) AS priorities, array_agg(
 """
 
 # Whole tasks, and what is kept of their latest claim.
-_HOT = names(READ, finished_at="NULL::bigint AS finished_at", result="NULL::bytea AS result")
-_COLD = names(READ)
 BY_ID = f"""
 SELECT k.* FROM jobpipe.ids i
- CROSS JOIN LATERAL (SELECT {_HOT} FROM jobpipe.tasks WHERE seq = i.seq
-                     UNION ALL SELECT {_COLD} FROM jobpipe.finished WHERE seq = i.seq LIMIT 1) k
+ CROSS JOIN LATERAL (SELECT {HOT} FROM jobpipe.tasks WHERE seq = i.seq
+                     UNION ALL SELECT {COLD} FROM jobpipe.finished WHERE seq = i.seq LIMIT 1) k
  WHERE i.id = ANY($1::text[])
 """
 # The same, locked for steering, in the order of seq as every other lock of rows.
 HOT_FOR_UPDATE = f"""
-SELECT {_HOT} FROM jobpipe.tasks WHERE seq = ANY(ARRAY(SELECT seq FROM jobpipe.ids WHERE id = ANY($1::text[])))
+SELECT {HOT} FROM jobpipe.tasks WHERE seq = ANY(ARRAY(SELECT seq FROM jobpipe.ids WHERE id = ANY($1::text[])))
  ORDER BY seq FOR UPDATE
 """
 COLD_FOR_UPDATE = f"""
-SELECT {_COLD} FROM jobpipe.finished WHERE seq = ANY(ARRAY(SELECT seq FROM jobpipe.ids WHERE id = ANY($1::text[])))
+SELECT {COLD} FROM jobpipe.finished WHERE seq = ANY(ARRAY(SELECT seq FROM jobpipe.ids WHERE id = ANY($1::text[])))
  ORDER BY seq FOR UPDATE
 """
 
@@ -176,6 +177,7 @@ seen AS MATERIALIZED (
     SELECT s.*, l.floor FROM level l CROSS JOIN LATERAL (
         SELECT seq, queue, priority, run_at FROM jobpipe.tasks k
          WHERE k.status = 0 AND k.queue = l.queue AND k.priority = l.priority AND k.run_at >= l.floor
+           AND (k.expires_at IS NULL OR k.expires_at > (SELECT now FROM t))
          ORDER BY k.run_at, k.seq LIMIT $4::bigint + 2 - l.place) s),
 wanted AS MATERIALIZED (
     SELECT queue, priority, floor, count(*) AS n FROM (
@@ -189,7 +191,7 @@ locked AS MATERIALIZED (
     SELECT k.* FROM wanted w CROSS JOIN LATERAL (
         SELECT seq, priority, run_at, octet_length(payload) AS size FROM jobpipe.tasks k
          WHERE k.status = 0 AND k.queue = w.queue AND k.priority = w.priority AND k.run_at >= w.floor
-           AND k.run_at <= (SELECT now FROM t)
+           AND k.run_at <= (SELECT now FROM t) AND (k.expires_at IS NULL OR k.expires_at > (SELECT now FROM t))
          ORDER BY k.run_at, k.seq LIMIT w.n FOR UPDATE SKIP LOCKED) k),
 picked AS MATERIALIZED (
     SELECT seq, row_number() OVER o AS n, sum(size) OVER o AS bytes FROM locked
@@ -197,17 +199,18 @@ picked AS MATERIALIZED (
 claimed AS (
     UPDATE jobpipe.tasks SET status = 1, attempts = attempts + 1, started_at = (SELECT now FROM t), worker = c.worker,
            lease_id = $10::text || gen_random_uuid() || '.' || tasks.seq, lease_until = (SELECT now FROM t) + c.lease_ms, server = $11::text,
-           local = c.local, settled = NULL
+           local = c.local, settled = NULL, expires_at = NULL
       FROM picked p CROSS JOIN LATERAL (
           SELECT * FROM unnest($5::bigint[], $6::text[], $7::bigint[], $8::bool[]) AS v(upto, worker, lease_ms, local)
            WHERE v.upto >= p.n ORDER BY v.upto LIMIT 1) c
      WHERE tasks.seq = p.seq AND (p.n = 1 OR p.bytes <= $12::bigint)
     RETURNING p.n, tasks.*),
+freed AS ({freed("claimed WHERE uniqueness IS NOT NULL", "at_start AND")}),
 counted AS (
     INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
     SELECT $9::bigint, queue, to_status, 0, count(*) * rise
       FROM claimed, (VALUES (0, -1), (1, 1)) AS m(to_status, rise) GROUP BY queue, to_status, rise)
-SELECT n, {_HOT}, (SELECT now FROM t) AS now FROM claimed
+SELECT n, {HOT}, (SELECT now FROM t) AS now FROM claimed
 UNION ALL
 SELECT 0, {nothing(READ, seq="h.seq", queue="h.queue", priority="h.priority", run_at="h.run_at")}, (SELECT now FROM t)
   FROM (SELECT DISTINCT ON (queue, priority) queue, priority, run_at, seq FROM seen
@@ -218,7 +221,7 @@ SELECT -1, {nothing(READ, seq="(SELECT count(*) FROM locked)", priority="(SELECT
 
 # Claims that a lost connection left without a holder: $1 this server, $2 what their lease ids begin with.
 DOUBTFUL = f"""
-SELECT {_HOT}, jobpipe.now_ms() AS now FROM jobpipe.tasks WHERE status = 1 AND server = $1::text AND starts_with(lease_id, $2::text)
+SELECT {HOT}, jobpipe.now_ms() AS now FROM jobpipe.tasks WHERE status = 1 AND server = $1::text AND starts_with(lease_id, $2::text)
 """
 
 SETTLED = types(Settled)
@@ -248,6 +251,7 @@ gone AS (
 finished AS (
     INSERT INTO jobpipe.finished ({names(BOTH)}, finished_at, result)
     SELECT {names(BOTH, **_ENDED)}, (SELECT now FROM t) + to_finished, to_result FROM held WHERE to_status >= 2),
+freed AS ({freed("held WHERE to_status >= 2 AND uniqueness IS NOT NULL", "until IS NULL AND")}),
 again AS (
     UPDATE jobpipe.tasks SET status = 0,  -- a delay of less than nothing is a place that is kept (rows.py)
            run_at = CASE WHEN to_delay < 0 THEN -1 - to_delay ELSE (SELECT now FROM t) + to_delay END, attempts = to_attempts,
@@ -298,7 +302,7 @@ SELECT k.seq, coalesce(k.lease_until, s.alive_until, 0) AS ends
  WHERE k.status = 1 AND (k.lease_until IS NOT NULL OR k.server <> $1::text)
 """
 LOST = f"""
-SELECT {_HOT}, lease_until IS NULL AS orphaned, jobpipe.now_ms() - started_at AS ran FROM jobpipe.tasks
+SELECT {HOT}, lease_until IS NULL AS orphaned, jobpipe.now_ms() - started_at AS ran FROM jobpipe.tasks
   JOIN ({_ENDS} ORDER BY ends, seq LIMIT $2::bigint) gone USING (seq)
  WHERE gone.ends <= jobpipe.now_ms() ORDER BY gone.ends, seq
 """
@@ -307,19 +311,18 @@ NEXT_EXPIRY = f"SELECT min(ends) - jobpipe.now_ms() FROM ({_ENDS}) e"
 # $1 seqs. The first moves a waiting task out, the second marks a running one.
 CANCEL_QUEUED = f"""
 WITH {_T},
-moved AS (DELETE FROM jobpipe.tasks WHERE seq = ANY($1::bigint[]) RETURNING *)
+moved AS (DELETE FROM jobpipe.tasks WHERE seq = ANY($1::bigint[]) RETURNING *),
+freed AS ({freed("moved WHERE uniqueness IS NOT NULL", "until IS NULL AND")})
 INSERT INTO jobpipe.finished ({names(BOTH)}, finished_at)
 SELECT {names(BOTH, **literals(CANCELLED))}, (SELECT now FROM t) FROM moved RETURNING finished_at AS at
 """
 CANCEL_RUNNING = f"UPDATE jobpipe.tasks SET {assigned(MARKED)} WHERE seq = ANY($1::bigint[])"
 
-_AGAIN = {**literals(RETRIED), "run_at": "(SELECT now FROM t)"}
+# $1 seqs, $2 the time.
 RETRY = f"""
-WITH {_T},
-moved AS (DELETE FROM jobpipe.finished WHERE seq = ANY($1::bigint[]) RETURNING *)
-INSERT INTO jobpipe.tasks ({names(BOTH)}) SELECT {names(BOTH, **_AGAIN)} FROM moved RETURNING run_at AS at
+WITH moved AS (DELETE FROM jobpipe.finished WHERE seq = ANY($1::bigint[]) RETURNING *)
+INSERT INTO jobpipe.tasks ({names(BOTH)}) SELECT {names(BOTH, **literals(RETRIED), run_at="$2::bigint")} FROM moved
 """
-
 # A waiting task, $1, as it was changed.
 REWRITE = """
 UPDATE jobpipe.tasks SET payload = $2::bytea, priority = $3::bigint, run_at = $4::bigint, max_retries = $5::bigint,
@@ -327,8 +330,9 @@ UPDATE jobpipe.tasks SET payload = $2::bytea, priority = $3::bigint, run_at = $4
  WHERE seq = $1::bigint AND status = 0
 """
 
-DELETE = """
-WITH gone AS (DELETE FROM jobpipe.finished WHERE seq = ANY($1::bigint[]) RETURNING id, seq),
+DELETE = f"""
+WITH gone AS (DELETE FROM jobpipe.finished WHERE seq = ANY($1::bigint[]) RETURNING id, seq, uniqueness),
+keys AS ({freed("gone WHERE uniqueness IS NOT NULL", "")}),
 freed AS (DELETE FROM jobpipe.ids i USING gone WHERE i.id = gone.id AND i.seq = gone.seq)
 DELETE FROM jobpipe.attempts WHERE seq = ANY($1::bigint[])
 """
@@ -361,7 +365,9 @@ SELECT relname::text AS name, pg_relation_size(oid) / current_setting('block_siz
 # The pages from $1 to before $2. Done twice it does nothing: an id that was taken again has another seq.
 SWEEP = """
 WITH old AS MATERIALIZED (
-    SELECT id, seq FROM jobpipe.{name} WHERE ctid >= $1::text::tid AND ctid < $2::text::tid),
+    SELECT id, seq, uniqueness FROM jobpipe.{name} WHERE ctid >= $1::text::tid AND ctid < $2::text::tid),
+keys AS (
+    DELETE FROM jobpipe.unique_keys WHERE seq = ANY(ARRAY(SELECT seq FROM old WHERE uniqueness IS NOT NULL))),
 freed AS (DELETE FROM jobpipe.ids i USING old WHERE i.id = old.id AND i.seq = old.seq)
 DELETE FROM jobpipe.attempts a USING old WHERE a.seq = old.seq
 """
@@ -399,12 +405,14 @@ INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
 SELECT 0, queue, status, 0, sum(n) FROM old GROUP BY queue, status HAVING sum(n) <> 0
 """
 
-# $1 server, $2 its writers, $3 ms that it is alive without another sign, $4 ms after which a silent one is forgotten.
+# $1 server, $2 its writers, $3 ms that it is alive without another sign, $4 ms after which a silent one is forgotten,
+# $5 the schema of its program.
 BEAT = f"""
 WITH {_T},
 gone AS (DELETE FROM jobpipe.servers WHERE alive_until < (SELECT now FROM t) - $4::bigint AND server <> $1::text),
 mine AS (
-    INSERT INTO jobpipe.servers (server, writers, alive_until) SELECT $1::text, $2::bigint[], now + $3::bigint FROM t
+    INSERT INTO jobpipe.servers (server, writers, alive_until, program)
+    SELECT $1::text, $2::bigint[], now + $3::bigint, $5::int FROM t
         ON CONFLICT (server) DO UPDATE SET writers = excluded.writers, alive_until = excluded.alive_until)
 SELECT count(*) FILTER (WHERE server <> $1::text) AS others, bool_or(server = $1::text) AS known
   FROM jobpipe.servers
@@ -417,7 +425,7 @@ LEAVE = "DELETE FROM jobpipe.servers WHERE server = $1::text"
 NEW_WRITER = "SELECT nextval('jobpipe.writers')"
 
 # Claims of this server's whose cancelling was asked for.
-CANCELLING = f"SELECT {_HOT} FROM jobpipe.tasks WHERE status = 1 AND cancel_requested AND server = $1::text"
+CANCELLING = f"SELECT {HOT} FROM jobpipe.tasks WHERE status = 1 AND cancel_requested AND server = $1::text"
 
 # The newest task below $1, and the sizes of those matching within a window of seqs; listing.py adds conditions.
 NEWEST_BELOW = """
@@ -441,8 +449,8 @@ SELECT seq, id FROM (
  ORDER BY seq DESC LIMIT $3
 """
 BY_SEQ = f"""
-SELECT {_HOT} FROM jobpipe.tasks WHERE seq = ANY($1::bigint[])
-UNION ALL SELECT {_COLD} FROM jobpipe.finished WHERE seq = ANY($1::bigint[])
+SELECT {HOT} FROM jobpipe.tasks WHERE seq = ANY($1::bigint[])
+UNION ALL SELECT {COLD} FROM jobpipe.finished WHERE seq = ANY($1::bigint[])
 """
 # The same without the payloads and results, which may lie in tables of their own.
 _SLIM = {"payload": "''::bytea AS payload", "result": "NULL::bytea AS result"}
@@ -503,8 +511,8 @@ SELECT seq, size FROM (
  ORDER BY seq LIMIT $2::bigint
 """
 EXPORT = f"""
-SELECT {_HOT}, error_group FROM jobpipe.tasks WHERE seq = ANY($1::bigint[])
-UNION ALL SELECT {_COLD}, error_group FROM jobpipe.finished WHERE seq = ANY($1::bigint[])
+SELECT {HOT}, error_group FROM jobpipe.tasks WHERE seq = ANY($1::bigint[])
+UNION ALL SELECT {COLD}, error_group FROM jobpipe.finished WHERE seq = ANY($1::bigint[])
 """
 EXPORT_ATTEMPTS = (
     f"SELECT seq, {names(ATTEMPT)} FROM jobpipe.attempts WHERE seq = ANY($1::bigint[]) ORDER BY seq, n"

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 
-from jobpipe.core.errors import JobpipeError, NotFound
+from jobpipe.core.errors import JobpipeError, NotFound, StorageError
+from jobpipe.core.expiry import EXPIRED, ended_by_expiry
 from jobpipe.core.lifecycle import ALLOWED, Event
 from jobpipe.core.revision import Revision, moved_by, revised
 from jobpipe.core.steering import Standing, rises, steer
 from jobpipe.core.task import Status, Task
+from jobpipe.core.unique import name_of, retry_takes
 from jobpipe.storage.base import Cancelled
 from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres import statements_once as once_sql
+from jobpipe.storage.postgres import unique
 from jobpipe.storage.postgres.counts import columns
-from jobpipe.storage.postgres.link import Link
-from jobpipe.storage.postgres.rows import Stored, rewritten, stored
+from jobpipe.storage.postgres.link import Link, arrays
+from jobpipe.storage.postgres.rows import Stored, error_text, rewritten, stored, task_of
 from jobpipe.storage.postgres.runs import LANE
 from jobpipe.storage.postgres.shared import Shared
+from jobpipe.storage.postgres.unique import Raced
 
 MOVES = 5
 """So often a task that moves between the tables while it is looked for is looked for again."""
@@ -45,15 +51,49 @@ class Steering:
         ]
 
     async def retry(self, link: Link, ids: Sequence[str]) -> list[Task | JobpipeError]:
+        for _ in range(MOVES):
+            with contextlib.suppress(Raced):
+                return await self._retried(link, ids)
+        raise StorageError("the unique keys of these tasks change too fast")
+
+    async def _retried(self, link: Link, ids: Sequence[str]) -> list[Task | JobpipeError]:
+        """Raises Raced."""
         async with link.transaction():
-            found = await self._locked(link, ids)
-            at = await self._written(link, sql.RETRY, _seqs(found, *ALLOWED[Event.RETRY]))
-            answers, moved = await self._steer(link, Event.RETRY, ids, found, at)
+            tasks = {id_: row.task for id_, row in (await self._locked(link, ids)).items()}
+            now = int(await link.value(sql.NOW))
+            names = {name for task in tasks.values() if (name := name_of(task)) is not None}
+            living = await unique.holders(link, names)
+            answers, moves = steer(Event.RETRY, ids, tasks, now, living)
+            if moves:
+                await link.rows(sql.RETRY, sorted(task.seq for task, _ in moves), now)
+            await unique.take(link, [task for task, _ in moves if retry_takes(task, now)])
+            moved = rises(moves)
+            await self._count(link, moved)
         self._changed(moved)
         for answer in answers:
             if isinstance(answer, Task):
                 self._s.levels.add(answer.queue, answer.priority, answer.run_at, answer.seq)
         return answers
+
+    async def expire(self, link: Link, limit: int) -> list[Task]:
+        """End waiting tasks that must not be claimed any more."""
+        async with link.transaction():
+            rows = await link.rows(once_sql.EXPIRED, limit)
+            if not rows:
+                return []
+            now = rows[0]["now"]
+            tasks = [task_of(row) for row in rows]
+            ended = [ended_by_expiry(task, now) for task in tasks]
+            written = [(task.seq, error_text(task.last_error), EXPIRED, group) for task, group in ended]
+            await link.rows(once_sql.EXPIRE, *arrays(written, 4), now)
+            moved = rises(zip(tasks, [task for task, _ in ended], strict=True))
+            await self._count(link, moved)
+        self._changed(moved)
+        return [task for task, _ in ended]
+
+    async def next_expiring(self, link: Link) -> int | None:
+        """On the caller's clock."""
+        return self._s.time.here(await link.value(once_sql.NEXT_EXPIRING))
 
     async def revise(self, link: Link, id: str, revision: Revision, now: int) -> Task | JobpipeError:
         async with link.transaction():

@@ -4,6 +4,7 @@ a missing table, privilege or schema shows before the first task meets it."""
 from __future__ import annotations
 
 from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres import statements_once as once_sql
 from jobpipe.storage.postgres.columns import GIVEN, Settled
 from jobpipe.storage.postgres.link import Link, Unserved
 
@@ -24,6 +25,9 @@ BY_LANE: dict[str, tuple[Trial, ...]] = {
         (sql.INSERT, (*_nothing(2), 0, *_nothing(2), 0, *_nothing(1 + len(GIVEN)))),
         (sql.TAKEN, _nothing(1)),
         (sql.FREE, _nothing(2)),
+        (once_sql.KEY_HOLDERS, _nothing(2)),
+        (once_sql.TAKE_KEYS, _nothing(5)),
+        (once_sql.OLDER, (0,)),
     ),
     "runs": (
         (sql.CLAIM, (*_nothing(3), 0, *_nothing(4), 0, "", "", 0, None, None, None)),

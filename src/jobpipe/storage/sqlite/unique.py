@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import apsw
 
 from jobpipe.core.task import Task
-from jobpipe.core.unique import Named, claim_frees, retry_takes, unique_of
+from jobpipe.core.unique import Named, claim_frees, lives, unique_of
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.rows import decode_json, text
 
@@ -57,14 +57,7 @@ class UniqueKeys:
 
     def taken_over(self, tasks: Iterable[Task], now: int) -> None:
         """Tasks of another store bring what lives of their keys."""
-        self.keep(task for task in tasks if _lives(task, now))
+        self.keep(task for task in tasks if lives(task, now))
 
     def _delete(self, statement: str, seqs: Sequence[int]) -> None:
         self._db.execute(statement, (text(seqs),))
-
-
-def _lives(task: Task, now: int) -> bool:
-    unique = unique_of(task)
-    if unique is None or unique.lives_until(task.created_at) is not None:
-        return retry_takes(task, now)
-    return not task.finished and (unique.until == "end" or task.attempts == 0)
