@@ -9,7 +9,8 @@ from desk import CANCELLED, DONE, FAILED, FAILED_FOR_GOOD, LOST, RELEASED, Desk,
 from msgspec.structs import replace
 
 from jobpipe.clock import ManualClock
-from jobpipe.core.task import NewTask, Status
+from jobpipe.core.task import NewTask, Status, Task
+from jobpipe.core.unique import Known, Unique, text_of
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Record
 from jobpipe.storage.contract import Storage
@@ -112,3 +113,26 @@ async def test_settled_as_lost_or_cancelled_moves_too(source: Desk, desk: Desk) 
     await source.finish("done-too", DONE)
     await desk.store.import_(await all_of(source.store))
     assert without_seq(await all_of(desk.store)) == without_seq(await all_of(source.store))
+
+
+async def test_unique_keys_come_along_as_far_as_they_live(source: Desk, desk: Desk) -> None:
+    def unique(id: str, until: object) -> NewTask:
+        return new(id, queue=id, uniqueness=text_of(Unique(id[0], until)))  # type: ignore[arg-type]
+
+    now = source.now - desk.now  # a store's keys of seconds go by its own clock
+    await source.accept(*(unique(f"{name}1", until) for name, until in zip("esldf", _UNTIL, strict=True)))
+    for id_, outcome in (("s1", RELEASED), ("d1", DONE), ("f1", DONE)):
+        await source.settle(await source.claim_one(queues=[id_]), outcome)
+    records = [
+        replace(record, task=replace(record.task, created_at=record.task.created_at - now))
+        for record in await all_of(source.store)
+    ]
+    await desk.store.import_(records)
+    answers = await desk.insert(
+        *(unique(f"{name}2", until) for name, until in zip("esldf", _UNTIL, strict=True))
+    )
+    # In its end; begun and released, so it may seem not to have begun; for long; ended; for long though ended.
+    assert [type(answer) for answer in answers] == [Known, Known, Known, Task, Known]
+
+
+_UNTIL = ("end", "start", 1e6, "end", 1e6)

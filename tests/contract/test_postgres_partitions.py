@@ -11,6 +11,7 @@ from desk import DONE, FAILED, FAILED_FOR_GOOD, Desk, OpenDesk, expect, ids_of
 import postgres
 from jobpipe.core.errors import TaskExists
 from jobpipe.core.task import Status, Task
+from jobpipe.core.unique import Known, Unique, text_of
 from jobpipe.storage import open_storage
 from jobpipe.storage.contract import Storage
 from jobpipe.storage.postgres.partitions import WIDTH_MS
@@ -127,6 +128,21 @@ async def test_an_id_is_free_as_soon_as_its_partition_is_out_and_who_takes_it_ke
     (free,) = await desk.insert("done-1")
     expect(Task, free)
     await desk.assert_counts_are_true()
+
+
+async def test_a_unique_key_of_seconds_goes_with_the_partition_of_its_task(open_desk: OpenDesk) -> None:
+    desk = await open_desk()
+    rule = text_of(Unique("k", 1e8))
+    await desk.finish("a", uniqueness=rule)
+    began = desk.now
+    desk.clock.advance((WHOLE_FROM_MS + 2 * WIDTH_MS) / 1000)
+    await desk.store.prune(began + WIDTH_MS, None, BATCH)
+    assert await desk.store.get(["a"]) == [None]
+    expect(Task, (await desk.insert("b", uniqueness=rule))[0])
+    while await desk.store.prune(began + WIDTH_MS, None, BATCH):
+        pass
+    assert await rows("unique_keys") == 1
+    assert [type(answer) for answer in await desk.insert("c", uniqueness=rule)] == [Known]
 
 
 async def test_what_one_server_took_out_another_sweeps_up(open_desk: OpenDesk) -> None:

@@ -15,6 +15,7 @@ import postgres
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import ClaimRequest
 from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres import statements_once as once_sql
 from jobpipe.storage.postgres.levels import _END, NEW
 from jobpipe.storage.postgres.session import OURS
 
@@ -37,6 +38,7 @@ CREATE INDEX tasks_due ON jobpipe.tasks (queue, priority, run_at, seq) WHERE sta
 INSERT INTO jobpipe.finished ({_TASK}, finished_at)
 SELECT 2000000 + g, 'f' || g, 'h', 'q', '1', 0, 2, 1, 0, 0, 3, 0, 0, jobpipe.now_ms() - g
   FROM generate_series(1, {FINISHED}) g;
+INSERT INTO jobpipe.unique_keys SELECT 'h', 'k' || g, g, NULL, false FROM generate_series(1, {FUTURE}) g;
 """
 
 
@@ -76,7 +78,13 @@ def walked(nodes: list[dict[str, Any]]) -> float:
 
 
 def scans(nodes: list[dict[str, Any]]) -> set[str]:
-    return {node["Node Type"] for node in nodes if node.get("Relation Name") and "Scan" in node["Node Type"]}
+    """How tables are looked through; keys are found by an array, and here there are none."""
+    assert not any(node["Actual Rows"] for node in nodes if node.get("Relation Name") == "unique_keys")
+    return {
+        node["Node Type"]
+        for node in nodes
+        if node.get("Relation Name", "unique_keys") != "unique_keys" and "Scan" in node["Node Type"]
+    }
 
 
 @pytest.mark.timeout(200)
@@ -127,6 +135,13 @@ async def test_a_settle_an_extend_and_a_look_at_ids_read_only_their_rows(url: st
         await explained(url, sql.NEXT_EXPIRY, "s"),
         await explained(url, sql.PRUNABLE, 2, 1, 500),
         await explained(url, sql.OLDEST_FINISHED, 2),
+        await explained(url, once_sql.KEY_HOLDERS, ["h"] * 2, ["k1", "k2"]),
+        await explained(url, once_sql.LOCK_HOLDERS, ["h"] * 2, ["k1", "k2"]),
+        await explained(url, once_sql.TAKE_KEYS, ["h"] * 2, ["k1", "n"], [1, 5], [None] * 2, [False] * 2),
+        await explained(url, once_sql.EXPIRED, 500),
+        await explained(url, once_sql.NEXT_EXPIRING),
+        await explained(url, sql.CANCEL_QUEUED, [3]),
+        await explained(url, sql.DELETE, [2000001]),
     ):
         assert "Seq Scan" not in {
             node["Node Type"] for node in nodes if node.get("Relation Name") != "servers"

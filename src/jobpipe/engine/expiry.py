@@ -13,6 +13,8 @@ from jobpipe.storage.contract import Upkeep
 SLICE = 500
 PAUSE_S = 0.02
 """Between two slices, so that requests come between."""
+NEWS_S = 0.5
+"""What another server queued is looked at so soon: it may die before it expires."""
 LOOK_S = 60.0
 """The wall clock is looked at so often while something may expire: it may jump forward."""
 
@@ -21,10 +23,11 @@ def expiry_alarm(queue: TaskQueue, storage: Upkeep, clock: Clock) -> Alarm:
     """The alarm that ends tasks of `queue`, to be started."""
 
     async def run_once(now: int) -> float | None:
-        if await queue.expire(SLICE) == SLICE:
-            return PAUSE_S
         at = await storage.next_expiring()
-        return None if at is None else min(max(0, at - now) / 1000, LOOK_S)
+        if at is None or at > now:
+            return None if at is None else min((at - now) / 1000, LOOK_S)
+        await queue.expire(SLICE)
+        return PAUSE_S
 
     def expect(tasks: Sequence[Task], now: int) -> None:
         times = [task.expires_at for task in tasks if task.expires_at is not None]
@@ -33,4 +36,5 @@ def expiry_alarm(queue: TaskQueue, storage: Upkeep, clock: Clock) -> Alarm:
 
     alarm = Alarm("expiry", run_once, clock)
     queue.on_expiring = expect
+    queue.on_news = lambda: alarm.ring_within(NEWS_S)
     return alarm

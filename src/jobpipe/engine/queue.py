@@ -87,6 +87,8 @@ class TaskQueue:
         """Called with the seconds of a lease that was given: the rescuer's alarm may have to ring earlier."""
         self.on_expiring: Callable[[Sequence[Task], int], object] = _nothing
         """Called with tasks that were accepted or changed, and the time: some of them may expire."""
+        self.on_news: Callable[[], object] = _nothing
+        """Called when other servers did something."""
         self.tally = Tally(self._clock)
         """What this server did since its start."""
         self._make_parts(random)
@@ -113,7 +115,7 @@ class TaskQueue:
         self._heartbeats = Heartbeats(self._storage, self._running)
         self._news = News(
             self._storage, self._waiters, self._ends.waiters,
-            cancelled=self._cancelled_elsewhere, ring=self._rescue_within,
+            cancelled=self._cancelled_elsewhere, ring=self._ring,
         )  # fmt: skip
 
     @property
@@ -350,6 +352,10 @@ class TaskQueue:
 
     def _rescue_within(self, seconds: float) -> None:
         self.on_lease(seconds)  # as it is by then: it is set after the queue was made
+
+    def _ring(self, seconds: float) -> None:
+        self._rescue_within(seconds)
+        self.on_news()
 
     def _cancelled_elsewhere(self, requests: Sequence[Cancelled]) -> None:
         """Another server was asked to cancel runs of this one: tell those workers that do not know yet."""
