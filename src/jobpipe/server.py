@@ -64,7 +64,11 @@ def run(settings: Settings, app_name: str | None) -> int:
     configure(settings.log_level, settings.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
-        app = _in_process(app_name) if app_name is not None and settings.processes == 0 else app_name
+        app = (
+            _in_process(app_name, settings.app_dir)
+            if app_name is not None and settings.processes == 0
+            else app_name
+        )
         # The server's own loop is its own affair, unless handlers run on it.
         factory = loop_factory(settings.loop) if isinstance(app, App) else loop_factory()
         with _bound(settings) as sockets, asyncio.Runner(loop_factory=factory) as runner:
@@ -216,9 +220,9 @@ class Server:
             log.warning("listening beyond this machine without keys: whoever reaches the port may use it")
 
 
-def _in_process(name: str) -> App:
+def _in_process(name: str, folder: str) -> App:
     try:
-        return load_app(name)
+        return load_app(name, folder)
     except AppNotFound as error:
         raise CannotStart(str(error), EXIT_APP) from error
 

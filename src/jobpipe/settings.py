@@ -83,6 +83,7 @@ KINDS: dict[str, Kind] = {
     "enqueue_status": Choice((202, 200, 201)),
     "fast_lane": Switch(),
     "loop": Choice(LOOPS),
+    "app_dir": Text("the path of a folder", lambda path: len(path) < 4096),
     "log_level": Choice(("DEBUG", "INFO", "WARNING", "ERROR")),
     "log_format": Choice(("text", "json")),
     "otel": Switch(),
@@ -91,7 +92,7 @@ KINDS: dict[str, Kind] = {
     "simulate_failures": Number(0, 1, unit=""),
 }
 
-_EMPTY = {"allowed_hosts", "api_keys_file", "api_keys"}
+_EMPTY = {"allowed_hosts", "api_keys_file", "api_keys", "app_dir"}
 """Settings whose default is nothing, which no help text needs to show."""
 
 _SHORT_NAMES = {"workers": "WORKERS", "queue_size": "QUEUE_SIZE"}
@@ -235,6 +236,9 @@ class Settings:
     loop: Annotated[
         str, parameter("loop", "Event loop of handlers: auto (uvloop where it is installed) or asyncio.")
     ] = AUTO
+    app_dir: Annotated[
+        str, parameter("app_dir", "Where the app is imported from, like src; else from the working folder.")
+    ] = ""
     log_level: Annotated[str, parameter("log_level", "DEBUG, INFO, WARNING or ERROR.")] = "INFO"
     log_format: Annotated[str, parameter("log_format", "text or json.")] = "text"
     otel: Annotated[bool, parameter("otel", "Export spans by OpenTelemetry, as its variables say.")] = False

@@ -67,6 +67,9 @@ class WorkerSettings:
     loop: Annotated[
         str, parameter("loop", "Event loop of handlers: auto (uvloop where it is installed) or asyncio.")
     ] = AUTO
+    app_dir: Annotated[
+        str, parameter("app_dir", "Where the app is imported from, like src; else from the working folder.")
+    ] = ""
     log_level: Annotated[str, parameter("log_level", "DEBUG, INFO, WARNING or ERROR.")] = "INFO"
     log_format: Annotated[str, parameter("log_format", "text or json.")] = "text"
     otel: Annotated[bool, parameter("otel", "Export spans by OpenTelemetry, as its variables say.")] = False

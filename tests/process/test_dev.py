@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,3 +164,62 @@ def test_the_server_does_not_outlive_a_parent_that_was_killed(dev: Dev) -> None:
     tree = dev.tree()
     dev.kill()
     assert psutil.wait_procs(tree, timeout=10)[1] == []
+
+
+WRITES = """
+import pathlib, time
+pathlib.Path(__file__).with_name("made.py").write_text(f"AT = {time.time_ns()}")
+"""
+
+
+def test_what_an_app_writes_as_it_is_imported_starts_nothing_anew(folder: Path) -> None:
+    (folder / "tasks.py").write_text(WRITES + CODE.format(1))
+    dev = Dev(folder)
+    try:
+        assert dev.up().version("first") == 1
+        dev.says("made.py changed during the start")
+        time.sleep(3)  # several looks
+        assert dev.said.count("listening") == 1
+        dev.write(WRITES + CODE.format(2))
+        dev.says("listening", times=2)
+        assert dev.up().version("second") == 2
+        time.sleep(2)
+        assert dev.said.count("starting anew") == 1
+    finally:
+        assert dev.interrupt() == 0
+
+
+def test_what_is_written_again_and_again_is_told_and_can_be_excluded(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path.with_name(f"{tmp_path.name}-other")
+    made = [place / "generated" / "made.py" for place in (folder, other)]
+    for file in made:
+        file.parent.mkdir(parents=True)
+    (other / "tasks.py").write_text(CODE.format(1))
+    dev, quiet = Dev(folder), Dev(other, "--exclude", "generated", "--exclude=*_pb2.py")
+    try:
+        dev.up()
+        quiet.up()
+        end = time.monotonic() + 60
+        while "--exclude" not in dev.said and time.monotonic() < end:
+            for file in made:
+                file.write_text(f"AT = {time.time_ns()}")
+            time.sleep(0.2)
+        assert "say --exclude 'made.py'" in dev.said
+        assert dev.said.count("starting anew") == 3
+        assert quiet.said.count("listening") == 1
+    finally:
+        dev.interrupt()
+        assert quiet.interrupt() == 0
+
+
+def test_an_app_in_a_folder_of_its_own_is_imported_from_there_and_watched(folder: Path) -> None:
+    (folder / "src").mkdir()
+    (folder / "tasks.py").rename(folder / "src" / "tasks.py")
+    dev = Dev(folder, "--app-dir", "src")
+    try:
+        assert dev.up().version("first") == 1
+        (folder / "src" / "tasks.py").write_text(CODE.format(2))
+        dev.says("listening", times=2)
+        assert dev.up().version("second") == 2
+    finally:
+        assert dev.interrupt() == 0

@@ -109,3 +109,31 @@ def test_a_loop_that_is_none_is_refused(tmp_path: Path) -> None:
     server = Server(tmp_path, "--loop", "trio")
     assert server.ended() == 2
     assert "--loop: must be auto or asyncio, not 'trio'" in server.said
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_an_app_lies_in_the_folder_that_is_named(
+    tmp_path: Path, processes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "laid_out.py").write_text(Path(__file__).with_name("loops.py").read_text())
+    monkeypatch.setenv("JOBPIPE_APP_DIR", str(tmp_path / "src"))
+    with served(tmp_path, "laid_out:app", "--processes", processes) as server:
+        assert loop_of(server)
+    monkeypatch.delenv("JOBPIPE_APP_DIR")
+    with served(tmp_path, "--no-pool") as server:
+        folder = os.path.relpath(tmp_path / "src", Path(__file__).parent)
+        worker = Program(
+            tmp_path, "worker", "worker", "laid_out:app", "--server", server.url, "--app-dir", folder
+        )
+        assert loop_of(server)
+        assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("processes", ["0", "1"])
+def test_a_folder_for_apps_that_is_not_there_is_told_in_one_line(tmp_path: Path, processes: str) -> None:
+    gone = str(tmp_path / "gone")
+    server = Server(tmp_path, "laid_out:app", "--processes", processes, "--app-dir", gone)
+    assert server.ended() == 3
+    assert f"{gone}, in which 'laid_out' is looked for, is no folder" in server.said
+    assert "Traceback" not in server.said

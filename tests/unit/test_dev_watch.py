@@ -117,3 +117,31 @@ def test_builtin_names_do_not_confuse_it(tmp_path: Path) -> None:
 
 def test_what_no_change_of_code_mends_is_known_by_the_servers_own_codes() -> None:
     assert {server.EXIT_OK, server.EXIT_STORE, server.EXIT_PORT, server.EXIT_BROKEN} == FINAL
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kept"),
+    [
+        ("made.py", ["a.py", "api/x_pb2.py"]),
+        ("api", ["a.py", "made.py"]),
+        ("api/", ["a.py", "made.py"]),
+        ("./api/*.py", ["a.py", "made.py"]),
+        ("*_pb2.py", ["a.py", "made.py"]),
+        ("nothing", ["a.py", "api/x_pb2.py", "made.py"]),
+    ],
+)
+def test_what_is_excluded_by_name_or_path_is_not_looked_at(
+    tmp_path: Path, pattern: str, kept: list[str]
+) -> None:
+    watcher = Watcher([tmp_path], [pattern])
+    for name in ("a.py", "made.py", "api/x_pb2.py"):
+        write(tmp_path / name)
+    assert watcher.changed() == [tmp_path / name for name in kept]
+
+
+def test_a_folder_for_apps_is_watched_where_it_is_elsewhere(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    write(there / "src_app.py")
+    here.mkdir()
+    assert roots_of("src_app:app", here, there) == [here, there]
+    assert roots_of("src_app:app", tmp_path, there) == [tmp_path]

@@ -119,3 +119,15 @@ def test_an_error_inside_the_module_is_told_with_its_place(
 def test_a_handler_that_cannot_be_bound_stops_the_loading(write: Write) -> None:
     name = write(GOOD + "@app.handler\ndef bad(n: 'Missing'): ...")
     assert "handler 'bad'" in refusal(name)
+
+
+def test_an_app_is_found_in_the_folder_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "laid_out.py").write_text("from jobpipe import App\napp = App()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(AppNotFound, match=r"nowhere, in which .* is no folder"):
+        load_app("laid_out:app", "nowhere")
+    with pytest.raises(AppNotFound, match="no module named 'laid_out'"):
+        load_app("laid_out:app")
+    assert not load_app("laid_out:app", "src").handlers

@@ -12,7 +12,8 @@ from jobpipe.settings import Settings
 
 def serve_command(
     app: Annotated[
-        str | None, Parameter(help="The handlers: package.module:app. Looked for in this folder first.")
+        str | None,
+        Parameter(help="The handlers: package.module:app. Looked for in --app-dir, or in this folder."),
     ] = None,
     /,
     *,

@@ -13,7 +13,9 @@ from jobpipe.settings_worker import WorkerSettings
 
 
 def worker_command(
-    app: Annotated[str, Parameter(help="The handlers: package.module:app. Looked for in this folder first.")],
+    app: Annotated[
+        str, Parameter(help="The handlers: package.module:app. Looked for in --app-dir, or in this folder.")
+    ],
     /,
     *,
     settings: WorkerSettings = WorkerSettings(),  # noqa: B008 - frozen, and cyclopts reads the defaults from it

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 from asyncio.subprocess import Process
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ LOOK_SHARE = 10
 """A look at the files may take a tenth of the time; a larger tree is looked at less often."""
 GRACE_S = 2.0
 """How long running tasks get to finish in before a restart, where nobody says: less than people like to wait."""
+HINT_AFTER = 3
+HINT_S = 30.0
+"""Who starts so often within so many seconds is told how to keep files from being watched."""
 PATIENCE_S = 5.0
 """How long after its grace the server may take to leave, before it is told again, and then before it is killed."""
 
@@ -36,14 +39,26 @@ PATIENCE_S = 5.0
 class Reloader:
     """Runs `command`, a server with `grace` seconds for a stop, anew whenever `watcher` sees a change.
 
-    Files are shown relative to `here`.
+    What changes until the server is `serving` belongs to its start: apps write files as they are imported. Files are
+    shown relative to `here`.
     """
 
-    def __init__(self, command: Sequence[str], grace: float, watcher: Watcher, here: Path) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        grace: float,
+        watcher: Watcher,
+        here: Path,
+        serving: Callable[[], Awaitable[None]],
+    ) -> None:
         self._command = command
         self._grace = grace
         self._watcher = watcher
         self._here = here
+        self._serving = serving
+        self._cause: Sequence[Path] = ()
+        self._again = False
+        self._starts: list[float] = []
 
     async def run(self) -> int:
         """Until a signal comes, or until the server ends with a code that no change would mend; the exit code."""
@@ -58,7 +73,7 @@ class Reloader:
         """One life of a server, until it is to be replaced (None) or all is to end (the exit code)."""
         server = await self._start()
         ended = asyncio.ensure_future(server.wait())
-        changed = asyncio.ensure_future(self._changed())
+        changed = asyncio.ensure_future(self._changed(ended))
         try:
             await _first_of(ended, changed, stopping)
             if ended.done() and not stopping.done():
@@ -68,7 +83,8 @@ class Reloader:
                 await _first_of(changed, stopping)
             if stopping.done():
                 return EXIT_OK
-            log.info("%s changed: starting anew", self._named(changed.result()))
+            self._cause = changed.result()
+            self._tell(self._cause)
             return None
         finally:
             changed.cancel()
@@ -82,12 +98,44 @@ class Reloader:
             *self._command, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
         )
 
-    async def _changed(self) -> list[Path]:
-        """Sleep until files change; which."""
-        while True:
-            await asyncio.sleep(max(LOOK_S, LOOK_SHARE * self._watcher.seconds))
-            if files := self._watcher.changed():
-                return files
+    async def _changed(self, ended: asyncio.Future[int]) -> list[Path]:
+        """Sleep until files change, other than by the start; which."""
+        serving = asyncio.ensure_future(self._serving())
+        believed, self._again = not self._again, False
+        try:
+            while True:
+                pause = max(LOOK_S, LOOK_SHARE * self._watcher.seconds)
+                starting = not (serving.done() or ended.done())
+                if starting:
+                    await _first_of(serving, ended, timeout=pause)
+                else:
+                    await asyncio.sleep(pause)
+                files = self._watcher.changed()
+                if starting:
+                    files = self._saved_again(files) if believed else []
+                if files:
+                    return files
+        finally:
+            serving.cancel()
+
+    def _saved_again(self, files: Sequence[Path]) -> list[Path]:
+        """Of what changed during a start, what caused it: people save twice, but hardly in two starts in a row."""
+        again = [path for path in files if path in self._cause]
+        self._again = bool(again)
+        if files and not again:
+            log.info("%s changed during the start, and belongs to it", self._named(files))
+        return again
+
+    def _tell(self, files: Sequence[Path]) -> None:
+        """Say why all starts anew; and what helps, when that happens again and again."""
+        log.info("%s changed: starting anew", self._named(files))
+        now = asyncio.get_running_loop().time()
+        self._starts = [at for at in self._starts if now - at < HINT_S] + [now]
+        if len(self._starts) == HINT_AFTER:
+            log.warning(
+                "%d starts within %.0f s: if nobody but the app writes %s, say --exclude '%s'",
+                HINT_AFTER, HINT_S, self._named(files), files[0].name,
+            )  # fmt: skip
 
     def _named(self, files: Sequence[Path]) -> str:
         first = files[0]
@@ -95,8 +143,8 @@ class Reloader:
         return str(shown) if len(files) == 1 else f"{shown} and {len(files) - 1} more"
 
 
-async def _first_of(*futures: asyncio.Future[Any]) -> None:
-    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+async def _first_of(*futures: asyncio.Future[Any], timeout: float | None = None) -> None:
+    await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _stop(server: Process, ended: asyncio.Future[int], grace: float) -> None:

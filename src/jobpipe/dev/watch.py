@@ -10,6 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,10 +22,14 @@ _Stamp = tuple[int, int, int]
 
 
 class Watcher:
-    """Remembers the Python files and settings under `roots`, which are folders or single files."""
+    """Remembers the Python files and settings under `roots`, which are folders or single files.
 
-    def __init__(self, roots: Sequence[Path]) -> None:
+    `exclude` are patterns of what is not looked at: of names, or of paths below a root (`generated`, `api/*_pb2.py`).
+    """
+
+    def __init__(self, roots: Sequence[Path], exclude: Sequence[str] = ()) -> None:
         self._roots = roots
+        self._exclude = exclude
         self.seconds = 0.0
         self._seen = self._look()
 
@@ -36,19 +41,23 @@ class Watcher:
 
     def _look(self) -> dict[str, _Stamp]:
         began = time.perf_counter()
-        paths = (path for root in self._roots for path in _files(root))
+        paths = (path for root in self._roots for path in _files(root, self._exclude))
         found = {path: stamp for path in paths if (stamp := _stamp(path)) is not None}
         self.seconds = time.perf_counter() - began
         return found
 
 
-def roots_of(app: str, here: Path) -> list[Path]:
-    """What to watch for `app`, "package.module:app": `here`, and its package where that is elsewhere."""
-    spec = _spec(app.partition(":")[0].partition(".")[0], here)
-    if spec is None:
-        return [here]
-    places = map(Path, spec.submodule_search_locations or filter(None, [spec.origin]))
-    return [here, *(place for place in places if place.exists() and not place.is_relative_to(here))]
+def roots_of(app: str, here: Path, app_dir: Path | None = None) -> list[Path]:
+    """What to watch for `app`, "package.module:app": `here`, and `app_dir` and its package if they are elsewhere."""
+    places = [] if app_dir is None else [app_dir]
+    spec = _spec(app.partition(":")[0].partition(".")[0], app_dir or here)
+    if spec is not None:
+        places += map(Path, spec.submodule_search_locations or filter(None, [spec.origin]))
+    roots = [here]
+    for place in places:
+        if place.exists() and not any(place.is_relative_to(root) for root in roots):
+            roots.append(place)
+    return roots
 
 
 def _spec(module: str, here: Path) -> ModuleSpec | None:
@@ -58,14 +67,24 @@ def _spec(module: str, here: Path) -> ModuleSpec | None:
     return None
 
 
-def _files(root: Path) -> Iterator[str]:
+def _files(root: Path, exclude: Sequence[str]) -> Iterator[str]:
     if root.is_file():
         yield str(root)
         return
     for folder, folders, names in os.walk(root):
         # An environment of its own is somebody else's code, wherever it lies and whatever its name.
-        folders[:] = [name for name in folders if not _skipped(folder, name)]
-        yield from (os.path.join(folder, name) for name in names if name.endswith(".py") or name in SETTINGS)
+        below = os.path.relpath(folder, root)
+        folders[:] = [
+            name for name in folders if not (_skipped(folder, name) or _excluded(below, name, exclude))
+        ]
+        for name in names:
+            if (name.endswith(".py") or name in SETTINGS) and not _excluded(below, name, exclude):
+                yield os.path.join(folder, name)
+
+
+def _excluded(below: str, name: str, exclude: Sequence[str]) -> bool:
+    path = os.path.normpath(os.path.join(below, name))
+    return any(fnmatch(name, pattern) or fnmatch(path, os.path.normpath(pattern)) for pattern in exclude)
 
 
 def _skipped(folder: str, name: str) -> bool:

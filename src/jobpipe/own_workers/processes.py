@@ -145,6 +145,7 @@ class ProcessWorkers:
             app=self._app,
             url=url,
             parent=os.getpid(),
+            app_dir=settings.app_dir,
             workers=workers,
             queues=settings.queues,
             lease=settings.lease,

@@ -53,6 +53,7 @@ class Orders(Struct, frozen=True):
     app: str | None
     url: str
     parent: int
+    app_dir: str = ""
     workers: int = 1
     queues: frozenset[str] | None = None
     lease: float = LEASE_S

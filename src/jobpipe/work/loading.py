@@ -17,16 +17,17 @@ from jobpipe.work.app import App
 from jobpipe.work.errors import AppNotFound, BadHandler
 
 
-def load_app(name: str) -> App:
-    """The App at `name`, "package.module:attribute" (`app` when left out); the working directory is searched first.
+def load_app(name: str, folder: str = "") -> App:
+    """The App at `name`, "package.module:attribute" (`app` when left out).
 
-    All its handlers are checked. Raises AppNotFound.
+    `folder` is searched first, the working folder where none is named. All its handlers are checked. Raises
+    AppNotFound.
     """
     module_name, _, attribute = name.partition(":")
     attribute = attribute or "app"
     if not module_name or module_name.startswith("."):
         raise AppNotFound(f"'{name}' names no app: it should look like package.module:app")
-    app = _attribute(_module(module_name), module_name, attribute)
+    app = _attribute(_module(module_name, folder), module_name, attribute)
     logs.enable_ours()
     if not isinstance(app, App):
         raise AppNotFound(f"'{module_name}:{attribute}' is no jobpipe App but {type(app).__name__}")
@@ -37,11 +38,13 @@ def load_app(name: str) -> App:
     return app
 
 
-def _module(name: str) -> Any:
+def _module(name: str, folder: str) -> Any:
     try:
-        here = os.getcwd()
+        here = os.path.abspath(folder)
     except OSError as error:
         raise AppNotFound(f"the working folder, in which '{name}' is looked for, is gone") from error
+    if not os.path.isdir(here):
+        raise AppNotFound(f"{here}, in which '{name}' is looked for, is no folder")
     if here not in sys.path:
         sys.path.insert(0, here)
     try:

@@ -95,6 +95,7 @@ def _orders(settings: WorkerSettings, app: str, workers: int) -> Orders:
         app=app,
         url=settings.servers,
         parent=os.getpid(),
+        app_dir=settings.app_dir,
         workers=workers,
         queues=settings.queues,
         lease=settings.lease,

@@ -85,7 +85,7 @@ def main() -> int:
     configure(orders.log_level, orders.log_format)
     keep_from_forks()
     try:
-        app = App() if orders.app is None else load_app(orders.app)
+        app = App() if orders.app is None else load_app(orders.app, orders.app_dir)
         if orders.otel:
             tracing.start("jobpipe-worker")
         spare_the_start()  # how often to look is left to those whose handlers run here
