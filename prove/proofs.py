@@ -11,6 +11,7 @@ from prove import (
     cluster,
     diskfaults,
     fuzz,
+    hostile,
     interleave,
     killers,
     kills,
@@ -69,6 +70,7 @@ PROOFS: dict[str, Proof] = {
     "fuzz": Proof((16,), "random requests crash nothing", fuzz.fuzz),
     "openapi": Proof((16,), "the server keeps its own description", openapi.openapi, needs=openapi.missing),
     "slow": Proof((16,), "slow senders are cut, others go on", slow.slow, timed=True),
+    "hostile": Proof((16,), "one hostile connection makes no other wait", hostile.hostile, timed=True),
     "interleave": Proof((3, 5, 10), "every interleaving ends each task once", interleave.interleavings),
     "schema": Proof((17,), "newer schemas are refused, older ones migrated", schemas.schemas),
 }

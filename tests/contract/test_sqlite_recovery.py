@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -245,11 +246,13 @@ async def test_orphans_come_before_leases_that_ran_out(
 # --- crashes ---
 
 
-async def crash_image(path: Path, folder: Path) -> Desk:
-    """A store over the files as a kill at this moment would leave them."""
+async def crash_image(path: Path, folder: Path, claims: bytes | None = None) -> Desk:
+    """A store over the files as a kill at this moment would leave them, perhaps with another log of claims."""
     folder.mkdir()
     for suffix in ("", "-wal", "-claims"):
         shutil.copy(f"{path}{suffix}", folder)
+    if claims is not None:
+        (folder / f"{path.name}-claims").write_bytes(claims)
     clock = ManualClock()
     store = open_storage(f"sqlite:///{folder / path.name}", capacity=10**6, clock=clock)
     await store.open()
@@ -288,6 +291,30 @@ async def test_a_kill_within_a_commit_leaves_all_that_was_answered_and_true_coun
     assert sorted(lost.task.id for lost in await image.store.lost(10)) == ["answered1", "answered2"]
     await image.assert_counts_are_true()
     await image.store.close()
+
+
+async def test_claims_that_the_version_before_had_noted_are_read(
+    desk: Desk, commits: Commits, path: Path, tmp_path: Path
+) -> None:
+    """Its lines end with the attempts: there were no random parts in the ids of leases."""
+    await desk.accept("a", "b", "c")
+    commits.hold()
+    await desk.claim(2)
+    (line,) = map(json.loads, Path(f"{path}-claims").read_bytes().rstrip(b"\0").splitlines())
+    old = json.dumps(line[:7]).encode() + b"\n"
+    image = await crash_image(path, tmp_path / "image", old)
+    none = await crash_image(path, tmp_path / "none", b"")
+    commits.release()
+    assert {task.id: (task.status, task.attempts) for task in await image.listed()} == {
+        "a": (Status.RUNNING, 1), "b": (Status.RUNNING, 1), "c": (Status.QUEUED, 0)
+    }  # fmt: skip
+    lost = await image.store.lost(10)
+    assert sorted(one.task.id for one in lost) == ["a", "b"]
+    assert len({one.lease_id for one in lost}) == 2
+    await image.assert_counts_are_true()
+    assert {task.status for task in await none.listed()} == {Status.QUEUED}, "it was in the log alone"
+    await image.store.close()
+    await none.store.close()
 
 
 KILLED = """
