@@ -146,16 +146,19 @@ AUDITED_ROWS = 1000
 
 
 class Miscount(Struct, frozen=True):
-    """A kept count that is not what the rows say: `counted` tasks, where `there` are."""
+    """A kept count that is not what the rows say: `counted` tasks, where `there` are.
+
+    `priority` is None where a store counts all priorities together.
+    """
 
     queue: str
     status: Status
-    priority: int
+    priority: int | None
     counted: int
     there: int
 
     def __str__(self) -> str:
-        where = f"queue '{self.queue}', priority {self.priority}"
+        where = f"queue '{self.queue}'" + ("" if self.priority is None else f", priority {self.priority}")
         return f"{where}: {self.counted} {self.status} are counted, and {self.there} are there"
 
 

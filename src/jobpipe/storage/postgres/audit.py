@@ -14,64 +14,60 @@ COMPARE_S = 900.0
 """Reading every row may take so long."""
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('jobpipe.counts'), 0)"
 _TRY = "SELECT pg_try_advisory_xact_lock(hashtext('jobpipe.counts'), 0)"
-_SUMS = "SELECT queue, status, priority, sum(n)::bigint AS n FROM jobpipe.counts GROUP BY 1, 2, 3 HAVING sum(n) <> 0"
+_SUMS = "SELECT queue, status, sum(n)::bigint AS n FROM jobpipe.counts GROUP BY 1, 2 HAVING sum(n) <> 0"
 _PUT = """
 put AS (
     INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
-    SELECT 0, queue, status, priority, there - counted FROM wrong)
+    SELECT 0, queue, status, 0, there - counted FROM wrong)
 """
-_TOLD = "SELECT queue, status, priority, counted, there FROM wrong ORDER BY 1, 2, 3"
+_TOLD = "SELECT queue, status, counted, there FROM wrong ORDER BY 1, 2"
 
-# $1, $2 after which level to begin, $3 how many, $4 how many rows of each. The levels that rows have are found by one
-# seek each, from one to the next; those that are only counted come along as far as these reach.
+# $1 after which queue to begin, $2 how many, $3 how many rows of each. The queues that rows have are found by one seek
+# each, from one to the next; those that are only counted come along as far as these reach.
 _LOOK = f"""
 WITH RECURSIVE found AS (
-    (SELECT queue, priority, 1 AS k FROM jobpipe.tasks WHERE status = 0 AND (queue, priority) > ($1::text, $2::bigint)
-      ORDER BY queue, priority LIMIT 1)
+    (SELECT queue, 1 AS k FROM jobpipe.tasks WHERE status = 0 AND queue > $1::text ORDER BY queue LIMIT 1)
     UNION ALL
-    SELECT next.queue, next.priority, found.k + 1 FROM found CROSS JOIN LATERAL (
-        SELECT queue, priority FROM jobpipe.tasks
-         WHERE status = 0 AND (queue, priority) > (found.queue, found.priority)
-         ORDER BY queue, priority LIMIT 1) next
-     WHERE found.k < $3::bigint),
-last AS MATERIALIZED (SELECT queue, priority FROM found WHERE k = $3::bigint),
+    SELECT next.queue, found.k + 1 FROM found CROSS JOIN LATERAL (
+        SELECT queue FROM jobpipe.tasks WHERE status = 0 AND queue > found.queue ORDER BY queue LIMIT 1) next
+     WHERE found.k < $2::bigint),
+last AS MATERIALIZED (SELECT queue FROM found WHERE k = $2::bigint),
 counted AS MATERIALIZED ({_SUMS}),
-level AS (
-    SELECT queue, priority FROM found
-    UNION SELECT queue, priority FROM counted c WHERE status = 0 AND (queue, priority) > ($1::text, $2::bigint)
-             AND NOT EXISTS (SELECT FROM last WHERE (c.queue, c.priority) > (last.queue, last.priority))),
+named AS (
+    SELECT queue FROM found
+    UNION SELECT queue FROM counted c WHERE status = 0 AND queue > $1::text
+             AND NOT EXISTS (SELECT FROM last WHERE c.queue > last.queue)),
 waiting AS (
-    SELECT l.queue, 0::smallint AS status, l.priority, coalesce(c.n, 0) AS counted, there.n AS there
-      FROM level l LEFT JOIN counted c ON c.status = 0 AND c.queue = l.queue AND c.priority = l.priority
+    SELECT l.queue, 0::smallint AS status, coalesce(c.n, 0) AS counted, there.n AS there
+      FROM named l LEFT JOIN counted c ON c.status = 0 AND c.queue = l.queue
      CROSS JOIN LATERAL (SELECT count(*) AS n FROM (
-        SELECT FROM jobpipe.tasks k WHERE k.status = 0 AND k.queue = l.queue AND k.priority = l.priority
-         LIMIT $4::bigint + 1) r) there),
-run AS MATERIALIZED (SELECT queue, priority FROM jobpipe.tasks WHERE status = 1 LIMIT $4::bigint + 1),
+        SELECT FROM jobpipe.tasks k WHERE k.status = 0 AND k.queue = l.queue LIMIT $3::bigint + 1) r) there),
+run AS MATERIALIZED (SELECT queue FROM jobpipe.tasks WHERE status = 1 LIMIT $3::bigint + 1),
 running AS (
-    SELECT coalesce(c.queue, r.queue) AS queue, 1::smallint AS status, coalesce(c.priority, r.priority) AS priority,
-           coalesce(c.n, 0) AS counted, coalesce(r.n, 0) AS there
+    SELECT coalesce(c.queue, r.queue) AS queue, 1::smallint AS status, coalesce(c.n, 0) AS counted,
+           coalesce(r.n, 0) AS there
       FROM (SELECT * FROM counted WHERE status = 1) c
-      FULL JOIN (SELECT queue, priority, count(*) AS n FROM run GROUP BY queue, priority) r USING (queue, priority)
-     WHERE (SELECT count(*) FROM run) <= $4::bigint),
+      FULL JOIN (SELECT queue, count(*) AS n FROM run GROUP BY queue) r USING (queue)
+     WHERE (SELECT count(*) FROM run) <= $3::bigint),
 gone AS (
-    SELECT queue, status, priority, n AS counted, 0::bigint AS there FROM counted
+    SELECT queue, status, n AS counted, 0::bigint AS there FROM counted
      WHERE status >= 2 AND NOT EXISTS (SELECT FROM jobpipe.finished)),
 wrong AS MATERIALIZED (
-    SELECT * FROM waiting WHERE counted <> there AND (there <= $4::bigint OR counted < there)
+    SELECT * FROM waiting WHERE counted <> there AND (there <= $3::bigint OR counted < there)
     UNION ALL SELECT * FROM running WHERE counted <> there
     UNION ALL SELECT * FROM gone),
 {_PUT}
-SELECT queue, status, priority, counted, there, false AS reached FROM wrong
-UNION ALL SELECT queue, 0, priority, 0, 0, true FROM last
+SELECT queue, status, counted, there, false AS reached FROM wrong
+UNION ALL SELECT queue, 0, 0, 0, true FROM last
 """
 _ALL = """
 WITH wrong AS MATERIALIZED (
-    SELECT queue, status, priority, sum(c)::bigint AS counted, sum(t)::bigint AS there FROM (
-        SELECT queue, status, priority, n AS c, 0 AS t FROM jobpipe.counts
-        UNION ALL SELECT queue, status, priority, 0, count(*) FROM jobpipe.tasks GROUP BY 1, 2, 3
-        UNION ALL SELECT queue, status, priority, 0, count(*) FROM jobpipe.finished GROUP BY 1, 2, 3) every
+    SELECT queue, status, sum(c)::bigint AS counted, sum(t)::bigint AS there FROM (
+        SELECT queue, status, n AS c, 0 AS t FROM jobpipe.counts
+        UNION ALL SELECT queue, status, 0, count(*) FROM jobpipe.tasks GROUP BY 1, 2
+        UNION ALL SELECT queue, status, 0, count(*) FROM jobpipe.finished GROUP BY 1, 2) every
      WHERE $1::boolean OR status < 2
-     GROUP BY 1, 2, 3 HAVING sum(c) <> sum(t))
+     GROUP BY 1, 2 HAVING sum(c) <> sum(t))
 """
 _COMPARE = f"{_ALL} {_TOLD}"
 _REPAIR = f"{_ALL}, {_PUT} {_TOLD}"
@@ -79,24 +75,21 @@ _MANY = "SELECT count(*) FROM (SELECT FROM jobpipe.{table} LIMIT $1::bigint + 1)
 
 
 class Audit:
-    """A look at some levels at a time, the next ones at the next call."""
+    """A look at some queues at a time, the next ones at the next call."""
 
     def __init__(self) -> None:
-        self._after = ("", 0)
+        self._after = ""
 
     async def look(self, link: Link) -> list[Miscount]:
         """Compare, and put right what cannot be; what it was. Nothing while another server does so."""
         async with link.transaction():
             if not await link.value(_TRY):
                 return []
-            rows = await link.rows(_LOOK, *self._after, AUDITED_LEVELS, AUDITED_ROWS)
+            rows = await link.rows(_LOOK, self._after, AUDITED_LEVELS, AUDITED_ROWS)
         reached = [row for row in rows if row["reached"]]
-        self._after = (reached[0]["queue"], reached[0]["priority"]) if reached else ("", 0)
+        self._after = reached[0]["queue"] if reached else ""
         wrong = [row for row in rows if not row["reached"]]
-        return [
-            _miscount(row)
-            for row in sorted(wrong, key=lambda row: (row["status"], row["queue"], row["priority"]))
-        ]
+        return [_miscount(row) for row in sorted(wrong, key=lambda row: (row["status"], row["queue"]))]
 
 
 async def is_small(link: Link, table: str, limit: int) -> bool:
@@ -117,4 +110,4 @@ async def repair(link: Link) -> list[Miscount]:
 
 
 def _miscount(row: Row) -> Miscount:
-    return Miscount(row["queue"], STATUSES[row["status"]], row["priority"], row["counted"], row["there"])
+    return Miscount(row["queue"], STATUSES[row["status"]], None, row["counted"], row["there"])

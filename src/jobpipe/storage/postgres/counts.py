@@ -22,6 +22,9 @@ FRESH_S = 0.1
 READS = 3
 """A connection that is made anew meanwhile makes what was read useless; another read follows, so many at most."""
 
+NOBODY = -1
+"""No writer: of a lane between two connections."""
+
 _K = TypeVar("_K")
 Kept = tuple[str, Status]
 """Queue and status of tasks that are counted together here."""
@@ -56,6 +59,12 @@ class Counts:
         self._mine[writer] = {}
         self._read_at = float("-inf")
 
+    def leave(self) -> None:
+        """All connections were ended: what they wrote is read like the others' share from now on."""
+        self._mine.clear()
+        self._lanes = dict.fromkeys(self._lanes, NOBODY)
+        self._read_at = float("-inf")
+
     async def freshen(self, link: Link) -> None:
         """Read the others' share unless it is fresh: once a call, however old it is when it arrives."""
         now = asyncio.get_running_loop().time()
@@ -71,7 +80,9 @@ class Counts:
 
     def add_all(self, lane: str, rises: Mapping[Standing, int]) -> None:
         """A commit of this lane changed so many tasks."""
-        mine = self._mine[self._lanes[lane]]
+        mine = self._mine.get(self._lanes[lane])
+        if mine is None:  # its connection was ended meanwhile: what it wrote is read
+            return
         summed = by_queue(rises)
         for standing, n in summed.items():
             _bump(mine, standing, n)

@@ -222,6 +222,7 @@ class PostgresStorage(NoFlow):
         wrong = await self._upkeep.call("audit", self._audit.look)
         if wrong:
             self._hosts.leave()  # what memory holds of our own writers may be wrong too: others are made
+            self._s.counts.leave()
         return wrong
 
     async def next_prunable(self) -> tuple[int | None, int | None]:

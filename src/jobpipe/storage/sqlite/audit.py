@@ -75,7 +75,7 @@ class Audit:
         levels, self._after = self._levels()
         wrong = [*self._waiting(levels), *self._running(), *self._finished()]
         for one in wrong:
-            self._s.counts.add(one.queue, one.status, one.priority, one.there - one.counted)
+            self._s.counts.add(one.queue, one.status, one.priority or 0, one.there - one.counted)
         if wrong:
             self._s.due.load(self._s.counts.levels())
         return wrong
