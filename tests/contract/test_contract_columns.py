@@ -14,6 +14,7 @@ from jobpipe.storage.sqlite.connection import newest_schema
 
 FIELD = "    traceparent: str | None = None\n"
 GIVEN = "traceparent=new.traceparent"
+PLAIN = "new.digest is not None"
 
 SQLITE = "ALTER TABLE tasks ADD COLUMN note TEXT;"
 POSTGRES = """
@@ -81,8 +82,9 @@ def _with_a_note(folder: Path) -> Path:
     shutil.copytree(Path(jobpipe.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     file = package / "core" / "task.py"
     text = file.read_text()
-    assert (text.count(FIELD), text.count(GIVEN)) == (2, 1)
+    assert (text.count(FIELD), text.count(GIVEN), text.count(PLAIN)) == (2, 1, 1)
     text = text.replace(FIELD, f"{FIELD}    note: str | None = None\n")
+    text = text.replace(PLAIN, f"{PLAIN} or new.note is not None")
     file.write_text(text.replace(GIVEN, f"{GIVEN}, note=new.note"))
     for engine, newest, step in (
         ("sqlite", newest_schema(), SQLITE),

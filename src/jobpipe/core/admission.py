@@ -49,7 +49,7 @@ def fit_surely(tasks: Sequence[NewTask], limits: Limits, counts: Counted) -> boo
         all(counts.queued(queue) + n <= limits.of(queue) for queue, n in wanted.items())
         and len(counts.queues) + names <= limits.max_queues
         and len({new.id for new in tasks}) == len(tasks)
-        and not any(new.uniqueness or new.digest for new in tasks)
+        and not [new for new in tasks if new.uniqueness or new.digest]
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jobpipe.core.admission import Limits, fit_surely, judge
 from jobpipe.core.once import Once, Taken, exists
-from jobpipe.core.task import NewTask, Status, Task
+from jobpipe.core.task import NewTask, Status, Task, plain
 from jobpipe.core.unique import Answer
 from jobpipe.storage.base import Record
 from jobpipe.storage.calls import Call, hand_slices
@@ -59,19 +59,20 @@ class Intake:
         first = self._next_seq
         if not fit_surely(tasks, self._limits, self._s):
             return self._admitted(tasks, now)
+        is_plain = plain(tasks)
         accepted = numbered(tasks, first, now)
-        shapes = by_shape(accepted)
-        written = self._write(accepted, shapes)
+        shapes = by_shape(accepted, is_plain)
+        written = self._write(accepted, shapes, is_plain)
         if written == len(accepted):
             self._count_new(shapes)
             return list(accepted)
         return self._without_taken(accepted, first)
 
-    def _write(self, tasks: Sequence[Task], shapes: Shapes) -> int:
+    def _write(self, tasks: Sequence[Task], shapes: Shapes, is_plain: bool) -> int:
         """Insert the tasks; how many of them had an id that was free."""
         self._next_seq += len(tasks)
         if len(shapes) > 1 and len(shapes) * ALIKE > len(tasks):
-            return self._execute(sql.INSERT, inserted(tasks))
+            return self._execute(sql.INSERT_PLAIN if is_plain else sql.INSERT, inserted(tasks, is_plain))
         return sum(
             self._execute(sql.INSERT_ALIKE, inserted_alike(alike, shape)) for shape, alike in shapes.items()
         )
@@ -106,8 +107,8 @@ class Intake:
         for old, new in once.replaced.values():
             self._s.rewrite(old, new)
         accepted = list(once.accepted.values())
-        shapes = by_shape(accepted)
-        self._write(accepted, shapes)
+        shapes = by_shape(accepted, False)
+        self._write(accepted, shapes, False)
         self._count_new(shapes)
         self._s.keys.keep(accepted)
         return answers

@@ -81,7 +81,10 @@ class Leases:
 
     def held(self, id: str, lease_id: str) -> tuple[int, Lease] | None:
         """The claim with this id and lease id, if it still holds."""
-        seq = seq_of(lease_id)
+        try:  # what only looks like a lease id of ours is not the one that is held
+            seq = int(lease_id[lease_id.rfind(".") + 1 :])
+        except ValueError:
+            return None
         lease = self._by_seq.get(seq)
         return (seq, lease) if lease is not None and lease.lease_id == lease_id and lease.id == id else None
 
@@ -100,9 +103,3 @@ class Leases:
             return 0.0
         ends = [lease.ends for lease in self._by_seq.values() if lease.ends is not None]
         return max(0.0, min(ends) - monotonic) if ends else None
-
-
-def seq_of(lease_id: str) -> int:
-    """The seq that a lease id ends with; -1 for what is no lease id of ours."""
-    tail = lease_id.rpartition(".")[2]
-    return int(tail) if tail.isascii() and tail.isdecimal() and len(tail) < 19 else -1

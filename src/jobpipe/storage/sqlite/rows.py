@@ -18,7 +18,7 @@ from jobpipe.storage.sqlite.unwritten import Handed
 
 STATUSES = (Status.QUEUED, Status.RUNNING, Status.DONE, Status.FAILED, Status.CANCELLED)
 Shape = tuple[Any, ...]
-"""What new tasks have in common: the values of columns.ALIKE."""
+"""What new tasks have in common: the values of columns.ALIKE, those at the end that are None left out."""
 
 NUMBER = {status: number for number, status in enumerate(STATUSES)}
 
@@ -26,6 +26,7 @@ encode_json = msgspec.json.Encoder().encode
 decode_json = msgspec.json.Decoder().decode
 decode_error = msgspec.json.Decoder(TaskError).decode
 
+_NOTHING = (None,) * len(columns.ALIKE)
 _FIELDS = len(columns.TASK)
 _ATTEMPT_ERROR = columns.ATTEMPT.index("error")
 _PAYLOAD, _RESULT, _STATUS, _CANCEL, _ERROR, _LEASE_ID, _SETTLED = (
@@ -55,11 +56,13 @@ def numbered(new: Sequence[NewTask], first_seq: int, now: int) -> list[Task]:
     ]
 
 
-def by_shape(tasks: Sequence[Task]) -> dict[Shape, list[Task]]:
+def by_shape(tasks: Sequence[Task], plain: bool) -> dict[Shape, list[Task]]:
     """The tasks by what many of a batch have in common."""
+    each = columns.alike(tasks, plain)
+    if tasks and each.count(each[0]) == len(each):  # most often; to compare takes half as long as to look up
+        return {each[0]: list(tasks)}
     shapes: dict[Shape, list[Task]] = {}
-    for task in tasks:
-        shape = columns.alike(task)
+    for task, shape in zip(tasks, each, strict=True):
         like = shapes.get(shape)
         if like is None:
             shapes[shape] = [task]
@@ -68,13 +71,13 @@ def by_shape(tasks: Sequence[Task]) -> dict[Shape, list[Task]]:
     return shapes
 
 
-def inserted(tasks: Sequence[Task]) -> tuple[str, bytes]:
-    """The two arguments of INSERT."""
+def inserted(tasks: Sequence[Task], plain: bool) -> tuple[str, bytes]:
+    """The two arguments of INSERT, or of INSERT_PLAIN."""
     rows: list[tuple[object, ...]] = []
     at = 1
-    for task in tasks:
+    for task, given in zip(tasks, columns.given(tasks, plain), strict=True):
         size = len(task.payload)
-        rows.append((*columns.given(task), at, size))
+        rows.append((*given, at, size))
         at += size
     return text(rows), b"".join([task.payload for task in tasks])
 
@@ -87,7 +90,7 @@ def inserted_alike(tasks: Sequence[Task], shape: Shape) -> tuple[object, ...]:
         size = len(task.payload)
         rows.append((task.seq, task.id, at, size))
         at += size
-    return text(rows), b"".join([task.payload for task in tasks]), *shape
+    return text(rows), b"".join([task.payload for task in tasks]), *shape, *_NOTHING[len(shape) :]
 
 
 def settled(settlements: Sequence[tuple[int, Settlement]]) -> tuple[str, bytes]:
@@ -202,6 +205,21 @@ def _rows(db: apsw.Connection, statement: str, keys: str) -> Iterator[list[Any]]
             row[_RESULT] = b"" if results is None else results[result_at : result_at + size]
             result_at += size
         yield row
+
+
+def waiting(db: apsw.Connection, statement: str, seqs: Sequence[int]) -> dict[int, Task]:
+    """The tasks that WAITING finds for these seqs, by their seqs."""
+    read: Any
+    payloads: Any
+    ((read, payloads),) = db.execute(statement, (text(seqs),)).fetchall()
+    tasks: dict[int, Task] = {}
+    at = 0
+    for row in decode_json(read):
+        end = at + row[_PAYLOAD]
+        row[_PAYLOAD] = b"" if payloads is None else payloads[at:end]
+        at = end
+        tasks[row[0]] = task_of(row)
+    return tasks
 
 
 def task_of(row: Sequence[Any]) -> Task:

@@ -40,6 +40,7 @@ from jobpipe.storage.sqlite.rows import (
     settled,
     succeeded,
     text,
+    waiting,
 )
 from jobpipe.storage.sqlite.state import State
 from jobpipe.storage.sqlite.unwritten import Handing
@@ -122,7 +123,7 @@ class Runs:
     def _as_claimed(self, rows: Sequence[Row], now: int, worker: str) -> list[Task]:
         """The tasks of these rows once they are claimed; those that memory does not know are read."""
         unknown = [seq for _, seq, _, task in rows if task is None]
-        read = {row.task.seq: row.task for row in self._s.rows(sql.BY_SEQ, text(unknown))} if unknown else {}
+        read = waiting(self._s.db, sql.WAITING, unknown) if unknown else {}
         tasks = [task or read[seq] for _, seq, _, task in rows]
         if self._s.due.ruled:
             for task in tasks:
@@ -138,7 +139,7 @@ class Runs:
             settlements, now = call.argument
             judged.append([self._judged(settlement, now, ends) for settlement in settlements])
             self._s.moved += len(settlements)
-        if ends.moved:
+        if ends.moves:
             self._write(ends)
         for call in calls:
             call.can_wait = not ends.queued  # a task that is queued again may be claimed in the same commit
@@ -147,7 +148,7 @@ class Runs:
 
     def _write(self, ends: _Ends) -> None:
         self._s.write_claims(ends.unwritten)
-        self._s.counts.add_all(ends.moved)
+        self._s.counts.add_all(ends.moved())
         if ends.attempts:  # before SETTLE, which clears when and where a run began
             self._s.db.execute(sql.KEEP_ATTEMPTS, (text(ends.attempts),))
         if ends.finished:
@@ -175,21 +176,20 @@ class Runs:
             return CancelChanged()
         self._s.leases.end(seq)
         self._s.due.ended(lease.queue, lease.key)
-        ends.moved[(lease.queue, lease.priority, to.status)] += 1
         if to.kind is _DONE and not settlement.rescue:
             claim = self._s.unwritten.take(seq)
             if claim is not None:
-                ends.moved[(lease.queue, lease.priority, _QUEUED)] -= 1
+                ends.moves.append((lease.queue, lease.priority, _QUEUED, to.status))
                 ends.finished.append((seq, settlement))
                 ends.claims.append(claim)
             else:
-                ends.moved[(lease.queue, lease.priority, _RUNNING)] -= 1
+                ends.moves.append((lease.queue, lease.priority, _RUNNING, to.status))
                 ends.successes.append((seq, settlement))
             return _SUCCEEDED
-        ends.moved[(lease.queue, lease.priority, _RUNNING)] -= 1
         for effect in to.effects:
             if isinstance(effect, Hold):
                 self._s.flow.hold(lease.queue, effect.key, effect.until)
+        ends.moves.append((lease.queue, lease.priority, _RUNNING, to.status))
         ends.unwritten.append(seq)
         ends.others.append((seq, settlement))
         if to.is_attempt:
@@ -250,7 +250,7 @@ class _Ends:
         "attempts",
         "claims",
         "finished",
-        "moved",
+        "moves",
         "others",
         "queued",
         "successes",
@@ -266,9 +266,18 @@ class _Ends:
         """Tasks whose claims must be written before their ends, if they are not."""
         self.others: list[tuple[int, Settlement]] = []
         self.attempts: list[Attempted] = []
-        self.moved: Counter[Standing] = Counter()
+        self.moves: list[tuple[str, int, Status, Status]] = []
+        """Queue, priority, and the statuses that the counts know before and after."""
         self.queued = False
         """Whether one of the tasks is queued again."""
+
+    def moved(self) -> Counter[Standing]:
+        """How much is more, and less, of what is counted together."""
+        moved: Counter[Standing] = Counter()
+        for (queue, priority, was, now), n in Counter(self.moves).items():
+            moved[(queue, priority, was)] -= n
+            moved[(queue, priority, now)] += n
+        return moved
 
     def ended(self) -> list[int]:
         """The tasks that came to their ends."""

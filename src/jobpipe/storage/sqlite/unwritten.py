@@ -8,7 +8,7 @@ log (claimlog.py); only after a power cut their tasks just wait. The writer thre
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
@@ -72,12 +72,14 @@ class Unwritten:
         """How many tasks of this queue and priority the file still takes for queued."""
         return self._levels.get((queue, priority), 0)
 
-    def add(self, claims: Iterable[Claim], handing: Handing) -> None:
+    def add(self, claims: Sequence[Claim], handing: Handing) -> None:
         """Claims were made."""
         for claim in claims:
             seq = claim.task.seq
             self._undo.setdefault(seq, None)
-            self._put(seq, (claim, handing))
+            self._by_seq[seq] = (claim, handing)
+        for level, n in Counter([(claim.task.queue, claim.task.priority) for claim in claims]).items():
+            self._levels[level] = self._levels.get(level, 0) + n
 
     def take(self, seq: int) -> Claim | None:
         """The claim of this task, which is written now; None when it is in the file already."""
@@ -124,14 +126,11 @@ class Unwritten:
             if (now := self._by_seq.get(seq)) is not None:
                 self._drop(seq, now)
             if handed is not None:
-                self._put(seq, handed)
+                self._by_seq[seq] = handed
+                level = (handed[0].task.queue, handed[0].task.priority)
+                self._levels[level] = self._levels.get(level, 0) + 1
         self._undo.clear()
         self._by_seq = dict(sorted(self._by_seq.items(), key=lambda item: item[1][1].since))
-
-    def _put(self, seq: int, handed: Handed) -> None:
-        level = (handed[0].task.queue, handed[0].task.priority)
-        self._by_seq[seq] = handed
-        self._levels[level] = self._levels.get(level, 0) + 1
 
     def _drop(self, seq: int, handed: Handed) -> None:
         level = (handed[0].task.queue, handed[0].task.priority)
