@@ -21,13 +21,17 @@ STEERING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|\r")
 
 
 class Terminal:
-    """`python -m jobpipe` with a terminal of 120 x 40 as stdout and stderr, and as stdin unless given one."""
+    """`python -m jobpipe` with a terminal of `columns` x 40 as stdout and stderr, and as stdin unless given one."""
 
     def __init__(
-        self, *args: str, environ: Mapping[str, str] | None = None, stdin: IO[bytes] | None = None
+        self,
+        *args: str,
+        environ: Mapping[str, str] | None = None,
+        stdin: IO[bytes] | None = None,
+        columns: int = 120,
     ) -> None:
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         size = ("COLUMNS", "LINES")  # of another terminal: a pytest that starts others sets them
         plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", *size)}
         self.process = subprocess.Popen(

@@ -19,7 +19,7 @@ from jobpipe.cli import COMMANDS, build, exits, main
 from jobpipe.cli.arguments import moment_of, seconds_of, time_of
 from jobpipe.cli.output import Table, column, printable, put_json
 from jobpipe.cli.remote import Remote
-from jobpipe.cli.top_view import duration
+from jobpipe.cli.server_state import duration
 from jobpipe.cli.watch import Event, Follower, events
 from jobpipe.client.errors import ConnectionFailed
 from jobpipe.client.setup import servers_of

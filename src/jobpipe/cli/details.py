@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -12,6 +13,9 @@ _FIELDS: Final = (
     "id", "status", "handler", "queue", "priority", "attempts", "failures", "lost", "max_retries", "timeout",
     "created_at", "run_at", "started_at", "finished_at", "cancel_requested", "worker",
 )  # fmt: skip
+
+MOST_SHOWN: Final = 4000
+MOST_LINES: Final = 60
 
 _IF_USED: Final = ("key",)
 """What a task has only where it uses it."""
@@ -36,7 +40,14 @@ def _put_json(body: bytes, *names: str) -> None:
     raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     for name in names:
         text = printable_json(msgspec.json.format(bytes(raw[name]), indent=2).decode())
-        _put_block(name, text.splitlines())
+        _put_block(name, _folded(text) if sys.stdout.isatty() else text.splitlines())
+
+
+def _folded(text: str) -> list[str]:
+    """What of a value people can read on a terminal, and how to get the rest."""
+    lines = text[:MOST_SHOWN].splitlines()[:MOST_LINES]
+    left = len(text) - sum(len(line) + 1 for line in lines)
+    return lines if left <= 0 else [*lines, f"... {left:,} characters more: -o json shows all"]
 
 
 def _put_attempts(attempts: Sequence[Mapping[str, Any]]) -> None:

@@ -40,6 +40,7 @@ MEANINGS: Final = {
 }
 
 _CODES: Final = {
+    "invalid": USAGE,  # what the server alone can judge of a flag or an argument
     "not_found": NOT_FOUND,
     "unreachable": UNREACHABLE,
     "storage_down": UNREACHABLE,

@@ -165,7 +165,9 @@ def _send(remote: Remote, lines: Sequence[Line], manner: Manner, report: Report)
         there = manner.if_absent and isinstance(answer, TaskExists)
         became = _present(remote, line) if there else answer
         if isinstance(became, JobpipeError):
-            report.refused(line.number, told(became), exits.code_of(became))
+            code = exits.code_of(became)
+            # A line is neither a flag nor an argument.
+            report.refused(line.number, told(became), exits.REFUSED if code == exits.USAGE else code)
         else:
             report.taken(became)
 

@@ -32,6 +32,10 @@ COLOURS: Final = {"done": "32", "failed": "31", "running": "36", "cancelled": "3
 """The colours of the statuses, as numbers of ECMA-48's SGR; the words themselves always stand there too."""
 
 
+LEAST: Final = 10
+"""Cells that a text keeps on a narrow terminal."""
+
+
 class Column(NamedTuple):
     """A column: its title, and the text of a row's cell. `right` aligns numbers."""
 
@@ -62,6 +66,23 @@ def shown(value: Any) -> str:
 def time(value: str | None) -> str:
     """A time of the wire, to the second."""
     return "-" if value is None else f"{value[:19]}Z"
+
+
+def when(value: str | None) -> str:
+    """A time of the wire as its age on a terminal, where people look, and to the second for programs."""
+    from datetime import UTC, datetime
+
+    if value is None or not sys.stdout.isatty():
+        return time(value)
+    return age((datetime.now(UTC) - datetime.fromisoformat(value)).total_seconds())
+
+
+def age(seconds: float) -> str:
+    """A time span in one unit, as `12 s`; of what is still to come `in 12 s`."""
+    size = abs(seconds)
+    units = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+    unit, length = next(((unit, length) for unit, length in units if size >= length), units[-1])
+    return f"{'in ' if seconds <= -1 else ''}{int(size // length)} {unit}"
 
 
 def printable(text: str) -> str:
@@ -143,6 +164,8 @@ class Table:
                 max(map(cell_len, cells))
                 for cells in zip(titles, *(cells for _, cells in lines), strict=True)
             ]
+            if sys.stdout.isatty():
+                self._widths = fitted(self._widths, self._columns, shutil.get_terminal_size().columns)
             self._put_line(titles, [BOLD] * len(titles))
         for row, cells in lines:
             self._put_line(cells, [column.colour(row) for column in self._columns])
@@ -150,16 +173,36 @@ class Table:
     def _put_line(self, cells: Sequence[str], colours: Sequence[str]) -> None:
         from rich.cells import cell_len, set_cell_size
 
-        left = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        cut = sys.stdout.isatty()
         parts = []
         for cell, width, column, colour in zip(cells, self._widths, self._columns, colours, strict=True):
+            if width == 0:
+                continue
             blanks = " " * max(0, width - cell_len(cell))
             text = blanks + cell if column.right else cell + blanks
-            if left is not None:
-                text = text if cell_len(text) <= left else set_cell_size(text, max(0, left))
-                left -= cell_len(text) + 2
-            parts.append(paint(text, colour) if text else "")
+            if cut and cell_len(text) > width:
+                text = set_cell_size(text, width - 1) + "\u2026"
+            parts.append(paint(text, colour))
         put("  ".join(parts).rstrip())
+
+
+def fitted(widths: Sequence[int], columns: Sequence[Column], most: int) -> list[int]:
+    """The widths that fit into `most` cells together: the widest texts give first, numbers stay whole.
+
+    Where even that is too much, columns at the end get none.
+    """
+    kept = list(widths)
+    while kept and sum(kept) + 2 * (sum(width > 0 for width in kept) - 1) > most:
+        over = sum(kept) + 2 * (sum(width > 0 for width in kept) - 1) - most
+        texts = [(width, at) for at, width in enumerate(kept) if not columns[at].right and width > LEAST]
+        if texts:
+            widest, at = max(texts)
+            second = max((width for width, other in texts if other != at), default=LEAST)
+            kept[at] = max(LEAST, second, widest - over) if second < widest else widest - 1
+        else:
+            last = max(at for at, width in enumerate(kept) if width)
+            kept[last] = 0
+    return kept
 
 
 STATUS: Final = Column(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -9,7 +10,7 @@ from cyclopts import App, Parameter
 
 from jobpipe.cli import exits
 from jobpipe.cli.arguments import Moment, Whole
-from jobpipe.cli.output import Column, Output, column, printable, put, put_json, shown, time
+from jobpipe.cli.output import Column, Output, column, printable, put, put_json, shown, when
 from jobpipe.cli.remote import Target, fields, put_rows
 
 QUEUE_COLUMNS: Final = (
@@ -24,13 +25,14 @@ WORKER_COLUMNS: Final = (
     column("version"),
     column("queues"),
     Column("busy", lambda row: f"{row['busy']}/{row['total']}", right=True),
-    Column("last seen", lambda row: time(row["last_seen"])),
+    Column("state", lambda row: shown(row.get("state"))),
+    Column("last seen", lambda row: when(row["last_seen"])),
     Column("note", lambda row: _note(row)),  # noqa: PLW0108 - it stands below
 )
 ERROR_COLUMNS: Final = (
     column("group"),
     column("count", right=True),
-    Column("last seen", lambda row: time(row["last_seen"])),
+    Column("last seen", lambda row: when(row["last_seen"])),
     column("handler"),
     column("type"),
     column("message"),
@@ -44,6 +46,32 @@ def _note(row: Mapping[str, Any]) -> str:
         return f"leaves: it {why}"
     replaced = row.get("replaced")
     return f"for one that {replaced['reason']}" if replaced else ""
+
+
+def headline(stats: Mapping[str, Any]) -> list[str]:
+    """The server in words: what it is, what it holds, what it does."""
+    counts, rates, workers = stats["counts"], stats["rates"], stats["workers"]
+    trouble = f": {printable(stats['trouble'])}" if stats.get("trouble") else ""
+    refused = f", {rates['refused_per_s']:.1f} refused" if rates.get("refused_per_s") else ""
+    return [
+        f"jobpipe {printable(stats['version'])}, {stats['status']}{trouble}, up {duration(stats['uptime_s'])}, "
+        f"{printable(stats['store'])}",
+        "tasks: " + ", ".join(f"{count:,} {status}" for status, count in counts.items()),
+        f"per second: {rates['enqueued_per_s']:.1f} enqueued{refused}, {rates['finished_per_s']:.1f} finished, "
+        f"{rates['failed_per_s']:.1f} failed; workers: {workers['busy']} of {workers['total']} busy",
+    ]
+
+
+def duration(seconds: float) -> str:
+    """A time span in its two largest units."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days} d {hour} h"
+    if hours:
+        return f"{hour} h {minute} min"
+    return f"{minute} min {second} s" if minute else f"{second} s"
 
 
 queue_app = App(name="queue", help="The queues.")
@@ -107,6 +135,10 @@ def stats_command(
         body = remote.get("/stats")
     if output != "table":
         put_json([body], output, many=False)
+        return exits.OK
+    if sys.stdout.isatty():
+        for line in headline(fields(body)):
+            put(line)
         return exits.OK
     lines = {
         f"{name}.{part}" if part else name: text

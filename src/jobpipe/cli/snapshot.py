@@ -11,6 +11,8 @@ from jobpipe.core.errors import JobpipeError
 RUNNING: Final = 50
 """How many running tasks are asked for."""
 
+RUNNING_FIELDS: Final = "id,status,queue,handler,attempts,started_at,worker"
+
 Row = Mapping[str, Any]
 
 
@@ -29,7 +31,7 @@ def take(remote: Remote) -> Snapshot:
         stats=fields(remote.get("/stats")),
         queues=_rows(remote, "/queues"),
         workers=_rows(remote, "/workers"),
-        running=_rows(remote, f"/tasks?status=running&limit={RUNNING}"),
+        running=_rows(remote, f"/tasks?status=running&limit={RUNNING}&fields={RUNNING_FIELDS}"),
     )
 
 

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from jobpipe.cli import exits
 from jobpipe.cli.arguments import Filters, Seconds, Whole
 from jobpipe.cli.details import put_task
-from jobpipe.cli.output import STATUS, Column, Output, Table, column, put_json, say, time
+from jobpipe.cli.output import STATUS, Column, Output, Table, column, put_json, say, when
 from jobpipe.cli.remote import Remote, Target, elements, fields, put_rows
 from jobpipe.core.errors import JobpipeError, NotFound
 from jobpipe.core.task import FINISHED
@@ -21,9 +21,11 @@ COLUMNS: Final = (
     column("queue"),
     column("handler"),
     column("attempts", right=True),
-    Column("created", lambda row: time(row["created_at"])),
+    Column("created", lambda row: when(row["created_at"])),
     Column("error", lambda row: (row["last_error"] or {}).get("type", "-")),
 )
+FIELDS: Final = "id,status,queue,handler,attempts,created_at,last_error"
+"""What the table shows: payloads and results need not travel for it."""
 PAGE: Final = 200
 
 
@@ -40,8 +42,9 @@ def list_command(
     left = limit if limit > 0 else None
     size = PAGE if left is None else min(left, 1000)
     table, kept = Table(COLUMNS), []
+    slim = {"fields": FIELDS} if output == "table" else {}
     with target.open() as remote:
-        for page in remote.pages(urlencode({"limit": size, **filters.conditions()})):
+        for page in remote.pages(urlencode({"limit": size, **slim, **filters.conditions()})):
             rows = page[:left]
             left = None if left is None else left - len(rows)
             if output == "json":

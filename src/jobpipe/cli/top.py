@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
@@ -12,13 +12,13 @@ from jobpipe.cli import exits
 from jobpipe.cli.arguments import Seconds
 from jobpipe.cli.output import Output, Table, put, put_json
 from jobpipe.cli.remote import Remote, Target
-from jobpipe.cli.server_state import QUEUE_COLUMNS, WORKER_COLUMNS
+from jobpipe.cli.server_state import QUEUE_COLUMNS, WORKER_COLUMNS, headline
 from jobpipe.cli.snapshot import Snapshot, take
-from jobpipe.cli.top_view import RUNNING_COLUMNS, headline, picture
+from jobpipe.cli.top_view import RUNNING_COLUMNS, busiest, picture
 from jobpipe.core.errors import JobpipeError
 
-if TYPE_CHECKING:
-    from rich.console import Console
+MOST: Final = 20
+"""Rows of a table where nobody scrolls: `jobpipe queue list` has all."""
 
 
 def top_command(
@@ -43,13 +43,15 @@ def _put_once(snapshot: Snapshot) -> None:
     for line in headline(snapshot.stats):
         put(line)
     for columns, rows in (
-        (QUEUE_COLUMNS, snapshot.queues),
+        (QUEUE_COLUMNS, busiest(snapshot.queues)),
         (WORKER_COLUMNS, snapshot.workers),
         (RUNNING_COLUMNS, snapshot.running),
     ):
         if rows:
             put("")
-            Table(columns).put(rows)
+            Table(columns).put(rows[:MOST])
+        if len(rows) > MOST:
+            put(f"... {len(rows) - MOST:,} more")
 
 
 def _put_json(snapshot: Snapshot, output: Output) -> None:
@@ -68,14 +70,10 @@ def _live(remote: Remote, server: str, snapshot: Snapshot, interval: float) -> N
     with keyboard() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
         trouble: str | None = None
         while True:
-            live.update(picture(snapshot, server, trouble, _rows_that_fit(console)), refresh=True)
+            live.update(picture(snapshot, server, trouble, *reversed(console.size)), refresh=True)
             if pressed(interval) in ("q", "Q", "\x03"):
                 return
             try:
                 snapshot, trouble = take(remote), None
             except JobpipeError as error:
                 trouble = str(error)
-
-
-def _rows_that_fit(console: Console) -> int:
-    return console.size.height

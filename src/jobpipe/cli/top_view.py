@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Literal
 
-from jobpipe.cli.output import STATUS, Column, column, printable, time
-from jobpipe.cli.server_state import QUEUE_COLUMNS, WORKER_COLUMNS
+from jobpipe.cli.output import STATUS, Column, column, fitted, printable, when
+from jobpipe.cli.server_state import QUEUE_COLUMNS, WORKER_COLUMNS, headline
 from jobpipe.cli.snapshot import Row, Snapshot
 
 if TYPE_CHECKING:
@@ -20,53 +20,32 @@ RUNNING_COLUMNS: Final = (
     column("queue"),
     column("handler"),
     Column("attempt", lambda row: str(row["attempts"]), right=True),
-    Column("started", lambda row: time(row["started_at"])),
+    Column("started", lambda row: when(row["started_at"])),
     column("worker"),
 )
 
 
-def headline(stats: Row) -> list[str]:
-    """The server in three lines: what it is, what it holds, what it does."""
-    counts, rates, workers = stats["counts"], stats["rates"], stats["workers"]
-    trouble = f": {printable(stats['trouble'])}" if stats.get("trouble") else ""
-    return [
-        f"jobpipe {printable(stats['version'])}, {stats['status']}{trouble}, up {duration(stats['uptime_s'])}, "
-        f"{printable(stats['store'])}",
-        "tasks: " + ", ".join(f"{count:,} {status}" for status, count in counts.items()),
-        f"per second: {rates['enqueued_per_s']:.1f} enqueued, {rates['finished_per_s']:.1f} finished, "
-        f"{rates['failed_per_s']:.1f} failed; workers: {workers['busy']} of {workers['total']} busy",
-    ]
-
-
-def duration(seconds: float) -> str:
-    """A time span in its two largest units."""
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days} d {hour} h"
-    if hours:
-        return f"{hour} h {minute} min"
-    return f"{minute} min {second} s" if minute else f"{second} s"
-
-
-def picture(snapshot: Snapshot, server: str, trouble: str | None, height: int) -> RenderableType:
-    """The whole screen, `height` lines high at most."""
+def picture(
+    snapshot: Snapshot, server: str, trouble: str | None, height: int, width: int = 80
+) -> RenderableType:
+    """The whole screen, at most `height` lines high and `width` cells wide: what is too long is folded or left out,
+    and no number is cut."""
     from rich.console import Group
     from rich.text import Text
 
     state = f"{server} does not answer: {trouble}; trying again" if trouble else server
     parts: list[RenderableType] = [Text(printable(state), style="bold red" if trouble else "bold")]
-    parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in headline(snapshot.stats)]
-    left = height - len(parts) - 2
+    lines = headline(snapshot.stats)
+    parts += [Text(line) for line in lines]
+    left = height - 3 - sum(-(-len(line) // width) for line in lines)
     for columns, rows in (
-        (QUEUE_COLUMNS, sorted(snapshot.queues, key=_depth, reverse=True)),
+        (QUEUE_COLUMNS, busiest(snapshot.queues)),
         (WORKER_COLUMNS, snapshot.workers),
         (RUNNING_COLUMNS, snapshot.running),
     ):
         fitting = rows[: max(0, min(left - 3, height // 3))]
         if fitting:
-            parts += [Text(""), _table(columns, fitting)]
+            parts += [Text(""), _table(columns, fitting, width)]
             left -= len(fitting) + 2
         if 0 < len(fitting) < len(rows):
             parts.append(Text(f"... {len(rows) - len(fitting):,} more", style="dim"))
@@ -74,21 +53,34 @@ def picture(snapshot: Snapshot, server: str, trouble: str | None, height: int) -
     return Group(*parts, Text(""), Text("q leaves", style="dim"))
 
 
-def _depth(queue: Row) -> tuple[int, int]:
+def busiest(queues: Sequence[Row]) -> list[Row]:
     """The busy queues first: there may be a thousand, and the screen ends."""
-    return queue["running"], queue["queued"]
+    return sorted(queues, key=lambda queue: (queue["running"], queue["queued"]), reverse=True)
 
 
-def _table(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
+def _table(columns: Sequence[Column], rows: Sequence[Row], width: int) -> Table:
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
-    for one in columns:
-        table.add_column(one.title.upper(), justify="right" if one.right else "left", no_wrap=True)
-    for row in rows:
+    cells = [[printable(one.text(row)) for one in columns] for row in rows]
+    natural = [max(cell_len(line[at]) for line in (*cells, _titles(columns))) for at in range(len(columns))]
+    widths = fitted(natural, columns, width)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
+    for one, cell in zip(columns, widths, strict=True):
+        if cell:
+            side: Literal["left", "right"] = "right" if one.right else "left"
+            table.add_column(one.title.upper(), justify=side, no_wrap=True, width=cell, overflow="ellipsis")
+    for row, line in zip(rows, cells, strict=True):
         style = STYLES.get(str(row.get("status")), "")
-        table.add_row(
-            *(Text(printable(one.text(row)), style=style if one.title == "status" else "") for one in columns)
-        )
+        shown = [
+            Text(text, style=style if one.title == "status" else "")
+            for text, one, cell in zip(line, columns, widths, strict=True)
+            if cell
+        ]
+        table.add_row(*shown)
     return table
+
+
+def _titles(columns: Sequence[Column]) -> list[str]:
+    return [one.title for one in columns]

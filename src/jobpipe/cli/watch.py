@@ -43,21 +43,42 @@ class Event(NamedTuple):
     data: bytes
 
 
+class Watched(NamedTuple):
+    """Which changes are shown: all conditions that are given must hold."""
+
+    status: str | None = None
+    queue: str | None = None
+    handler: str | None = None
+
+    def takes(self, task: Mapping[str, Any]) -> bool:
+        """Whether the change is one of these."""
+        return all(wanted in (None, task[name]) for name, wanted in self._asdict().items())
+
+
+ALL: Final = Watched()
+
+
 def watch_command(
     *,
+    status: Annotated[
+        Literal["queued", "running", "done", "failed", "cancelled"] | None, Parameter(help="Only these.")
+    ] = None,
+    queue: Annotated[str | None, Parameter(help="Only tasks of this queue.")] = None,
+    handler: Annotated[str | None, Parameter(help="Only tasks of this handler.")] = None,
     output: WatchOutput = "table",
     target: Target = Target(),  # noqa: B008 - frozen
 ) -> int:
     """Follow the tasks as they change, until Ctrl+C."""
     with target.open() as remote:
-        Follower(remote, output).run()
+        Follower(remote, output, Watched(status, queue, handler)).run()
 
 
 class Follower:
     """One stream after another, each from where the one before ended."""
 
-    def __init__(self, remote: Remote, output: str) -> None:
+    def __init__(self, remote: Remote, output: str, watched: Watched = ALL) -> None:
         self._remote = remote
+        self._watched = watched
         self._output = output
         self._last: str | None = None
         self._connected = False
@@ -93,11 +114,15 @@ class Follower:
 
         delta = msgspec.json.decode(data, type=Delta)
         for change in delta.tasks:
+            task = fields(bytes(change))
+            if not self._watched.takes(task):
+                continue
             raw = self._output == "ndjson"
-            line = printable_json(bytes(change).decode()) if raw else _line(fields(bytes(change)))
+            line = printable_json(bytes(change).decode()) if raw else _line(task)
             print(line, flush=True)  # noqa: T201
         if delta.dropped:
-            say(f"{delta.dropped:,} more changes, not shown")
+            of_all = "" if self._watched == ALL else " of all queues and handlers"
+            say(f"{delta.dropped:,} more changes{of_all}, not shown")
 
 
 def events(lines: Iterable[bytes]) -> Iterator[Event]:
