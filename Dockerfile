@@ -1,14 +1,21 @@
-# Two stages: the wheel is built in the first, so that the image holds neither the sources nor what builds them.
+# Two stages: the wheel is built in the first, so that the image holds neither the sources nor what builds them. What is
+# installed is pinned, with hashes (.ci/pin.py).
 
 FROM python:3.12-slim AS builder
 WORKDIR /src
+COPY constraints ./constraints
+RUN python -m pip install --no-cache-dir --require-hashes -r constraints/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+RUN python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
+    && cp constraints/image.txt /wheels
 
 FROM python:3.12-slim
 COPY --from=builder /wheels /wheels
-RUN python -m pip install --no-cache-dir "$(echo /wheels/*.whl)[postgres]" && rm -r /wheels
+RUN python -m pip install --no-cache-dir --require-hashes -r /wheels/image.txt \
+    && python -m pip install --no-cache-dir --no-deps /wheels/*.whl \
+    && python -m pip check \
+    && rm -r /wheels
 
 # The data folder belongs to the user before it becomes a volume: a new named volume takes its owner from here.
 RUN useradd --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin jobpipe \

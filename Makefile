@@ -21,6 +21,7 @@ SHORT ?=
 RACE_RUNS ?= 3
 IMAGE ?= jobpipe
 COVERAGE ?=
+PINNED ?=
 
 # The example apps need what the server does not.
 RUN_NEEDS := $(RUN_STAMP) $(if $(filter examples%,$(APP)),$(EXAMPLES_STAMP))
@@ -124,9 +125,11 @@ $(RUN_STAMP): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e .
 	@touch $@
 
-# The development dependencies include the examples' and the server's own.
+# The development dependencies include the examples' and the server's own. PINNED=1, as in CI: what constraints/ci.txt says,
+# by its hashes; else the newest.
 $(DEV_STAMP): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(if $(PINNED),$(BIN)/python -m pip install --quiet --require-hashes -r constraints/ci.txt)
+	$(BIN)/python -m pip install --quiet $(if $(PINNED),--no-deps --no-build-isolation -e .,-e '.[dev]')
 	@touch $(RUN_STAMP) $(EXAMPLES_STAMP) $@
 
 $(EXAMPLES_STAMP): pyproject.toml | $(BIN)/python

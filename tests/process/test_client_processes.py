@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -253,3 +254,25 @@ def test_typed_results_come_over_http(server: Server, tmp_path: Path) -> None:
         assert handles[2].result_sync(timeout=30) > 1
     finally:
         worker.kill()
+
+
+def test_a_program_that_logs_is_told_nothing_of_what_went_well(server: Server) -> None:
+    code = """
+        import asyncio, logging, sys
+        from jobpipe import AsyncClient, Client
+
+        logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(name)s %(message)s")
+
+        async def main():
+            async with AsyncClient(sys.argv[1]) as client:
+                await client.enqueue("h", 1)
+                await client.enqueue_many({"handler": "h"} for _ in range(3))
+
+        with Client(sys.argv[1]) as client:
+            task = client.enqueue("h", 1)
+            client.get(task.id)
+            client.stats()
+        asyncio.run(main())
+        logging.info("mine")
+    """
+    assert run(textwrap.dedent(code), server.url) == "root mine\n"

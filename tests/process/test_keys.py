@@ -150,3 +150,28 @@ def test_a_start_without_its_file_of_keys_is_refused_and_touches_nothing(tmp_pat
     assert program.said.startswith("jobpipe: error: --api-keys-file: must hold API keys (cannot be read: ")
     assert program.said.count("\n") == 1
     assert not store.exists()
+
+
+def test_a_key_for_work_cannot_have_the_servers_own_worker_killed(
+    programs: list[Program], keys: Keys, tmp_path: Path
+) -> None:
+    """Whoever leases under its id and falls silent would have it taken for hung, and its runs with it."""
+    server = serve(programs, tmp_path, keys, "faults:app", "--lease", "5", "--workers", "1")
+    boss, hand = (Client(server.url, key=keys.secrets[name]) for name in ("boss", "hand"))
+    with boss, hand:
+        hand.enqueue("innocent", {"seconds": 9}, id="honest")
+        until("it runs", lambda: boss.get("honest").status == "running")
+        own = boss.get("honest").worker
+        hand.enqueue("innocent", {}, id="bait")
+        for name in ("hand", "boss"):
+            for body in ({"worker_id": own, "lease": 5}, {"worker_id": own, "max": 1, "wait": 0}):
+                assert status(server, "/lease", keys.secrets[name], body) == 403
+            assert status(server, "/extend", keys.secrets[name], {"worker_id": own, "leases": []}) == 403
+        # Under any other name the lease that ran out is the other's alone.
+        assert status(server, "/lease", keys.secrets["hand"], {"worker_id": f"{own}x", "lease": 5}) == 200
+        until("both have ended", lambda: {boss.get(id).status for id in ("honest", "bait")} == {"done"}, 30)
+        honest, bait = boss.get("honest"), boss.get("bait")
+        assert (honest.worker, honest.lost, honest.attempts) == (own, 0, 1)
+        assert (bait.worker, bait.lost) == (own, 1)
+    assert "worker process" in server.said
+    assert "killed" not in server.said

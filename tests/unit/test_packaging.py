@@ -15,13 +15,18 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 import venv
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 from prove.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -255,6 +260,74 @@ def test_make_alone_runs_the_server_and_an_example_brings_its_extra() -> None:
     assert "jobpipe serve examples.thumbnails:app" in shown
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_what_ci_installs_is_pinned_by_hash_and_what_people_install_is_not() -> None:
+    # Named as changed, the project is installed anew: by its pins, or by what it asks for.
+    pinned = make("-n", "-W", "pyproject.toml", "vet", "PINNED=1")
+    assert "--require-hashes -r constraints/ci.txt" in pinned
+    assert "--no-deps --no-build-isolation -e ." in pinned
+    assert "'.[dev]'" not in pinned
+    newest = make("-n", "-W", "pyproject.toml", "vet", "PINNED=")
+    assert "constraints" not in newest
+    assert "'.[dev]'" in newest
+    assert re.search(r'^export PINNED="\$\{PINNED-1\}"', (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    ci = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    assert ci["env"] == {"PINNED": "1"}
+    assert ci["jobs"]["newest"]["env"] == {"PINNED": ""}
+    assert "make check" in [step.get("run") for step in ci["jobs"]["newest"]["steps"]]
+    installs = [line.rest for line in BUILDER + FINAL if "pip install" in line.rest]
+    assert installs
+    assert all("--require-hashes -r " in line for line in installs)
+
+
+# What is pinned
+
+
+def pins(name: str) -> dict[str, tuple[Version, int]]:
+    """The versions in a file of constraints, with how many hashes each has."""
+    text = (ROOT / "constraints" / name).read_text()
+    assert "://" not in text
+    found: dict[str, tuple[Version, int]] = {}
+    for entry in re.split(r"\n(?=[a-zA-Z])", "\n".join(text.splitlines()[1:])):
+        project, version = re.match(r"([\w.-]+)==([\w.!+]+)", entry).groups()  # type: ignore[union-attr]
+        found[canonicalize_name(project)] = (Version(version), entry.count("--hash=sha256:"))
+    return found
+
+
+def needed(name: str, extras: frozenset[str] = frozenset()) -> Iterator[Requirement]:
+    """What an installed project needs here, and what that needs."""
+    wanted, seen = [(name, extras)], set()
+    while wanted:
+        project, chosen = wanted.pop()
+        for text in metadata.requires(project) or ():
+            one = Requirement(text)
+            if one.marker and not any(one.marker.evaluate({"extra": extra}) for extra in chosen or {""}):
+                continue
+            yield one
+            if (key := (canonicalize_name(one.name), frozenset(one.extras))) not in seen:
+                seen.add(key)
+                wanted.append(key)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("image.txt", "postgres"), ("ci.txt", "dev")])
+def test_everything_that_is_installed_is_pinned_with_hashes_and_fits(name: str, extra: str) -> None:
+    pinned = pins(name)
+    for one in needed("jobpipe", frozenset({"", extra})):
+        if (project := canonicalize_name(one.name)) == "jobpipe":
+            continue
+        assert project in pinned, f"{name} lacks {one}: run .ci/pin.py"
+        assert one.specifier.contains(pinned[project][0], prereleases=True), f"{one} in {name}"
+    assert all(hashes >= 1 for _, hashes in pinned.values())
+
+
+def test_what_builds_the_wheel_is_pinned() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    for name in ("build.txt", "ci.txt"):
+        pinned = pins(name)
+        for one in map(Requirement, [*build, "editables"]):
+            assert one.specifier.contains(pinned[canonicalize_name(one.name)][0]), f"{one} in {name}"
+
+
 # The Dockerfile's own lines, carried out
 
 
@@ -276,7 +349,8 @@ class Image:
     def shell(self, command: str) -> None:
         """Run a RUN line, which may touch nothing outside of our folders."""
         placed = self.placed(command)
-        assert "/" not in placed.replace(str(self.folder), "").replace("/*.whl", "").replace("/wheels", "")
+        ours = placed.replace(str(self.folder), "").replace("/wheels", "").replace("constraints/", "")
+        assert "/" not in ours.replace("/*.whl", "").replace("/image.txt", "")
         ran = subprocess.run(
             placed,
             shell=True,

@@ -35,6 +35,11 @@ class Packed(msgspec.Struct, rename="camel"):
     line_of: dict[str, Line] = {}
 
 
+class Strict(msgspec.Struct, forbid_unknown_fields=True):
+    n: int
+    inner: Strict | None = None
+
+
 class Typed(TypedDict):
     n: int
 
@@ -54,6 +59,8 @@ async def one(n: int) -> None: ...
 def with_context(ctx: Context, n: int, order: Order | None = None) -> None: ...
 def order(order: Order) -> None: ...
 async def packed(packed: Packed) -> None: ...
+def strict(strict: Strict) -> None: ...
+def stricts(stricts: list[Strict], m: int = 0) -> None: ...
 def typed(typed: Typed) -> None: ...
 def model(model: Model) -> None: ...
 def lines(lines: list[Line]) -> None: ...
@@ -136,3 +143,25 @@ async def test_who_enqueues_hears_of_it_at_the_call() -> None:
         app.request("h", {"n": 1, "new": 2})
     async with TestQueue(App(unknown_fields="ignore")) as queue:
         queue.enqueue("elsewhere", {"new": 2})
+
+
+@pytest.mark.parametrize("settings", [{}, {"unknown_fields": "ignore"}])
+@pytest.mark.parametrize(
+    ("function", "payload", "path"),
+    [
+        (strict, b'{"n": 1, "new": 2}', "new"),
+        (strict, b'{"n": 1, "inner": {"n": 1, "new": 2}}', "new"),
+        (stricts, b'{"stricts": [{"n": 1, "new": 2}]}', "new"),
+    ],
+)
+async def test_a_struct_that_forbids_others_is_no_reason_to_lose_the_task_either(
+    function: Any, payload: bytes, path: str, settings: Any
+) -> None:
+    """It cannot be made without the field: it is refused also where others would be ignored."""
+    app = App(**settings)
+    app.handler("h")(function)
+    outcome = await Executor(app).run(claim(payload=payload))
+    assert (outcome.error_type, outcome.retryable) == ("unknown_field", True)
+    assert f"`{path}`" in outcome.message
+    bad = await Executor(app).run(claim(payload=payload.replace(b'"n": 1', b'"n": "1"')))
+    assert (bad.error_type, bad.retryable) == ("invalid_payload", False)

@@ -127,7 +127,13 @@ def _known(bind: Bind, fields: Sequence[Field], rest: Any, ignored: Callable[[st
         return bind
 
     def bind_known(payload: bytes) -> Arguments:
-        arguments = bind(payload)
+        try:
+            arguments = bind(payload)
+        except InvalidPayload as error:
+            # A type that forbids what it does not know says it of itself.
+            if "Object contains unknown field `" in str(error) and look(msgspec.json.decode(payload)):
+                raise UnknownField(str(error)) from None
+            raise
         if (path := look(msgspec.json.decode(payload))) is not None:
             if ignored is None:
                 raise UnknownField(f"the payload does not fit: Object contains unknown field `${path}`")
