@@ -14,12 +14,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 from programs import Server, until
 
+from jobpipe import Client
 from jobpipe.cli import main
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
@@ -248,5 +250,29 @@ def test_a_server_that_starts_on_such_counts_makes_them_true(tmp_path: Path, sto
     try:
         until("tasks are taken", lambda: server.ask("/enqueue", [{}])[0]["status"] == 202)
         assert "9 queued are counted, and 0 are there; put right" in server.said
+    finally:
+        assert server.stop() == 0
+
+
+def test_tasks_whose_handler_no_worker_has_are_a_warning(tmp_path: Path, store: Path, doctor: Doctor) -> None:
+    keys = "--api-keys", f"eye:read:{sha256(b'eye').hexdigest()};web:enqueue:{sha256(b'web').hexdigest()}"
+    (tmp_path / "few.py").write_text("from jobpipe import App\napp = App()\n")
+    url = f"sqlite:///{store}"
+    server = Server(tmp_path, "few:app", "--app-dir", str(tmp_path), "--store", url, *keys).up()
+    try:
+        with Client(server.url, key="web") as web, Client(server.url, key="eye") as eye:
+            assert doctor(store, "--server", server.url, "--key", "eye") == 0
+            assert doctor.state("handlers") == "ok"
+            for number in range(3):
+                web.enqueue(f"mail.{min(number, 1)}", id=f"mail-{number}")
+            until("each was given back", lambda: all(eye.get(f"mail-{n}").last_error for n in range(3)))
+        assert doctor(store, "--server", server.url, "--key", "eye") == 0
+        assert doctor.found["handlers"] == {
+            "check": "handlers", "state": "warning",
+            "text": "3 tasks wait for handlers that no worker has: mail.1 (2), mail.0 (1)",
+        }  # fmt: skip
+        assert doctor(store, "--server", server.url, "--key", "web") == 0
+        assert doctor.state("handlers") == "ok"
+        assert "needs a key that may read" in doctor.found["handlers"]["text"]
     finally:
         assert server.stop() == 0
