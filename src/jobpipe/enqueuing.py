@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
@@ -220,8 +221,10 @@ _clock = SystemClock()
 
 
 def _body(request: EnqueueRequest) -> bytes:
-    if request.run_at is not None and request.run_at.utcoffset() is None:
-        raise Invalid("a time needs a time zone: datetime.now(UTC), not datetime.now()", field="run_at")
+    for field in ("run_at", "expires"):
+        at = getattr(request, field)
+        if isinstance(at, datetime) and at.utcoffset() is None:
+            raise Invalid("a time needs a time zone: datetime.now(UTC), not datetime.now()", field=field)
     return msgspec.json.encode(request)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -11,10 +12,14 @@ import pytest
 
 from jobpipe.client import AsyncClient, Client, Settle, Task
 from jobpipe.client.remote_source import RemoteSource
+from jobpipe.clock import ManualClock
 from jobpipe.core import errors
+from jobpipe.core.keys import parse_entries
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.shape import error_group
 from jobpipe.core.task import Status
+from jobpipe.core.unique import Unique
+from jobpipe.http.keys import Keyring
 from jobpipe.work.app import App
 from jobpipe.work.executor import Executor
 from jobpipe.work.pool import Pool
@@ -243,3 +248,57 @@ async def test_a_cancelled_claim_leaves_no_task_running(server: Server) -> None:
         while "running" in {task["status"] for task in (await server.get("/tasks")).json()}:
             await asyncio.sleep(0.01)
     assert {task["attempts"] for task in (await server.get("/tasks")).json()} == {0}
+
+
+async def test_a_unique_task_that_lives_is_the_answer(call: Call) -> None:
+    first: Task = await call("enqueue", "h", 1, unique="k", expires=60)
+    assert first.unique == Unique("k")
+    assert first.expires_at is not None
+    assert (first.expires_at - first.created_at).total_seconds() == 60
+    again: Task = await call("enqueue", "h", 2, unique="k")
+    assert (again.id, again.deduplicated, again.payload) == (first.id, True, 1)
+    rules = {"key": "k", "until": 30, "on_conflict": "replace", "within": 5}
+    replaced: Task = await call("enqueue", "h", 3, unique=rules)
+    assert (replaced.id, replaced.replaced, replaced.payload) == (first.id, True, 3)
+    with pytest.raises(errors.NotUnique):
+        await call("enqueue", "h", unique={"key": "k", "on_conflict": "reject"})
+    many = await call("enqueue_many", [{"handler": "h", "unique": "k"}, {"handler": "h", "unique": "l"}])
+    assert [(task.id == first.id, task.deduplicated) for task in many] == [(True, True), (False, False)]
+
+
+async def test_a_request_that_was_named_is_made_once(call: Call) -> None:
+    first = await call("enqueue", "h", 1, idempotency_key="order-7")
+    assert await call("enqueue", "h", 1, idempotency_key="order-7") == first
+    with pytest.raises(errors.IdempotencyMismatch):
+        await call("enqueue", "h", 2, idempotency_key="order-7")
+    own = await call("enqueue", "h", 1, idempotency_key="order-8", id="mine")
+    assert own.id == "mine"
+
+
+async def test_a_waiting_task_is_changed(server: Server, call: Call) -> None:
+    task = await call("enqueue", "h", 1, delay=60, expires=90, timeout=5)
+    changed = await call("change", task.id, payload={"n": 2}, priority=4, delay=0, expires=None, timeout=None)
+    assert (changed.payload, changed.priority, changed.expires_at, changed.timeout) == (
+        {"n": 2},
+        4,
+        None,
+        None,
+    )
+    assert changed.run_at < task.run_at
+    await server.run_one(Kind.DONE)
+    with pytest.raises(errors.AlreadyFinished):
+        await call("change", task.id, priority=1)
+
+
+async def test_a_key_that_may_only_enqueue_is_told_which_task_lives(start: Start) -> None:
+    entry = f"web:enqueue:{hashlib.sha256(b'secret').hexdigest()}"
+    server = await start(
+        keys=Keyring(parse_entries(entry), None, clock=ManualClock(), local="local"), local_token="local"
+    )
+    client = AsyncClient(url(server), key="secret", retries=0)
+    first = await client.enqueue("h", {"n": 1}, unique="k")
+    again = await client.enqueue("h", {"n": 2}, unique="k", queue="q")
+    assert (again.id, again.deduplicated, again.status, again.handler) == (first.id, True, Status.QUEUED, "h")
+    many = await client.enqueue_many([{"handler": "h", "unique": "k"}, {"handler": "h"}])
+    assert [isinstance(task, Task) and task.deduplicated for task in many] == [True, False]
+    await client.close()

@@ -687,3 +687,26 @@ def test_bench_leaves_other_machines_alone_unless_told(run: Run) -> None:
 def test_openapi_is_that_of_the_server_or_of_the_package(run: Run, server: Server) -> None:
     assert run("openapi", "--server", server.url).json == server.ask("/openapi.json")
     assert run("openapi").json == server.ask("/openapi.json")
+
+
+def test_a_unique_task_is_made_once_changed_and_shown(run: Run, queue: str) -> None:
+    rules = json.dumps({"key": queue, "on_conflict": "replace"})
+    enqueue = ("enqueue", "later", "--queue", queue, "--delay", "1h", "--expires", "2h")
+    first = run(*enqueue, "1", "--unique", rules)
+    assert first.code == 0, first.err
+    again = run(*enqueue, "2", "--unique", rules, "-o", "json")
+    assert (again.json["id"], again.json["replaced"], again.json["payload"]) == (first.lines[0], True, 2)
+    assert "has the unique key: changed" in again.err
+    assert run(*enqueue, "--unique", '{"key":').code == 2
+    changed = run(
+        "task", "change", first.lines[0], "--payload", "[3]", "--priority", "5", "--clear", "expires"
+    )
+    assert changed.code == 0, changed.err
+    shown = run("task", "show", first.lines[0])
+    assert f"unique            {queue}, until end, replace" in shown.out
+    assert "expires_at" not in shown.out
+    assert run("task", "show", first.lines[0], "-o", "json").json["payload"] == [3]
+    assert run("task", "change", first.lines[0]).code == 2
+    named = ("enqueue", "later", "--queue", queue, "--delay", "1h", "--idempotency-key", queue)
+    assert run(*named).lines == run(*named).lines
+    assert run(*named, "7").code != 0

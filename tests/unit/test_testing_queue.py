@@ -14,6 +14,7 @@ import pytest
 from jobpipe import App, Context, Fail, Retry, RetryPolicy
 from jobpipe.clock import ManualClock
 from jobpipe.core.errors import NotFound
+from jobpipe.core.unique import UniqueRules
 from jobpipe.testing import TasksFailed, TestQueue
 from jobpipe.work.lifespan import LifespanFailed
 
@@ -305,3 +306,31 @@ async def test_afterwards_the_app_leads_where_it_led_before() -> None:
             assert (len(inner.tasks()), len(outer.tasks())) == (1, 0)
         await add.enqueue(1, 2)
         assert len(outer.tasks()) == 1
+
+
+async def test_the_clock_ends_tasks_that_were_not_begun_in_time() -> None:
+    async with TestQueue(app) as queue:
+        late = await add.options(delay=5, expires=10).enqueue(a=1, b=1)
+        assert await queue.drain() == 1
+        assert queue.task(late.id).result == 2
+        queue.enqueue("nobody", delay=0)
+        never = queue.enqueue("add", {"a": 1, "b": 1}, delay=20, expires=30)
+        queue.clock.advance(40)  # as if all workers were away
+        assert await queue.drain() >= 0
+        error = queue.task(never.id).last_error
+        assert (queue.task(never.id).status, error and error.type) == ("cancelled", "expired")
+
+
+async def test_a_unique_task_is_made_once_until_it_ends() -> None:
+    async with TestQueue(app) as queue:
+        first = await add.options(unique="k").enqueue(a=1, b=1)
+        assert (await add.options(unique="k").enqueue(a=2, b=2)).id == first.id
+        await queue.drain()
+        assert (await add.options(unique="k").enqueue(a=2, b=2)).id != first.id
+        rules: UniqueRules = {"key": "soon", "until": "start", "on_conflict": "replace", "within": 60}
+        one = await add.options(unique=rules, delay=5).enqueue(a=1, b=1)
+        await queue.advance(3)
+        assert (await add.options(unique=rules, delay=5).enqueue(a=3, b=3)).id == one.id
+        assert await queue.advance(3) == 0
+        assert await queue.advance(3) == 1
+        assert queue.task(one.id).result == 6

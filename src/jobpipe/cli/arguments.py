@@ -66,6 +66,11 @@ def _seconds(_hint: Any, tokens: Sequence[Token]) -> float:
     return seconds_of(tokens[0].value)
 
 
+def _expiry(_hint: Any, tokens: Sequence[Token]) -> float | datetime:
+    text = tokens[0].value
+    return seconds_of(text) if _DURATION.fullmatch(text) else time_of(text)
+
+
 def _moment(_hint: Any, tokens: Sequence[Token]) -> str:
     return moment_of(tokens[0].value)
 
@@ -78,6 +83,9 @@ Seconds = Annotated[float, Parameter(converter=_seconds, n_tokens=1)]
 
 Time = Annotated[datetime, Parameter(converter=_time, n_tokens=1)]
 """A time: RFC 3339 with an offset."""
+
+Expiry = Annotated[float | datetime, Parameter(converter=_expiry, n_tokens=1)]
+"""Seconds from now, or a time with an offset."""
 
 Moment = Annotated[str, Parameter(converter=_moment, n_tokens=1)]
 """A time: RFC 3339, or how long ago."""

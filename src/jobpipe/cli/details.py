@@ -17,7 +17,7 @@ _FIELDS: Final = (
 MOST_SHOWN: Final = 4000
 MOST_LINES: Final = 60
 
-_IF_USED: Final = ("key",)
+_IF_USED: Final = ("key", "expires_at")
 """What a task has only where it uses it."""
 
 
@@ -29,9 +29,21 @@ def put_task(body: bytes, attempts: Sequence[Mapping[str, Any]]) -> None:
         value = time(task[name]) if name.endswith("_at") else printable(shown(task[name]))
         colour = COLOURS.get(value, "") if name == "status" else ""
         put(f"{name:<{width}}  {paint(value, colour)}")
+    if "unique" in task:
+        put(f"{'unique':<{width}}  {printable(_unique(task['unique']))}")
     _put_json(body, "payload", "result")
     _put_attempts(attempts)
     _put_error(task["last_error"])
+
+
+def _unique(rules: Mapping[str, Any]) -> str:
+    until = rules["until"]
+    words = [
+        rules["key"],
+        f"until {until}" if isinstance(until, str) else f"for {until:g} s",
+        rules["on_conflict"],
+    ]
+    return ", ".join(words) + (f" within {rules['within']:g} s" if "within" in rules else "")
 
 
 def _put_json(body: bytes, *names: str) -> None:

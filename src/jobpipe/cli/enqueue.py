@@ -15,14 +15,14 @@ from urllib.parse import quote
 from cyclopts import Parameter
 
 from jobpipe.cli import exits
-from jobpipe.cli.arguments import Seconds, Time, Whole
+from jobpipe.cli.arguments import Expiry, Seconds, Time, Whole
 from jobpipe.cli.output import Output, printable, printable_json, put, put_json, say
 from jobpipe.cli.remote import Remote, Target
 from jobpipe.cli.remote import fields as fields_of
 from jobpipe.settings import BadSetting
 
 if TYPE_CHECKING:
-    from jobpipe.client.values import NewTask
+    from jobpipe.client.values import OneTask
 
 STDIN: Final = "-"
 _NUMBER: Final = re.compile(r"-[0-9].*")
@@ -48,11 +48,28 @@ class TaskFlags:
         str | None,
         Parameter(name="--task-key", help="What it belongs to within its queue.", show_default=False),
     ] = None
+    unique: Annotated[
+        str | None,
+        Parameter(
+            help="A key that one living task of the handler has, or JSON with its rules.", show_default=False
+        ),
+    ] = None
+    expires: Annotated[
+        Expiry | None,
+        Parameter(
+            help="Cancel it when no worker took it by then: seconds, 5m, or RFC 3339.", show_default=False
+        ),
+    ] = None
+    idempotency_key: Annotated[
+        str | None,
+        Parameter(help="Your name of this request: sent again, it makes no second task.", show_default=False),
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """Those that were given."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        given = {name: value for name, value in values.items() if value is not None}
+        return given | ({"unique": _rules(self.unique)} if self.unique is not None else {})
 
 
 @Parameter(name="*")
@@ -116,7 +133,7 @@ def enqueue_command(
             return enqueue_lines(remote, given, manner, output)
     given |= {"payload": _payload(payload, text=source.text)}
     with target.open() as remote:
-        return _enqueue(remote, cast("NewTask", given), wait, output, if_absent)
+        return _enqueue(remote, cast("OneTask", given), wait, output, if_absent)
 
 
 def _check(
@@ -130,8 +147,8 @@ def _check(
         raise BadSetting("--ndjson and --tasks exclude each other")
     if source.lines and payload not in (None, STDIN):
         raise BadSetting("the lines are read from stdin: give no payload")
-    if source.lines and (wait is not False or task.id is not None):
-        raise BadSetting("--wait and --id are for one task, not for lines")
+    if source.lines and (wait is not False or task.id is not None or task.idempotency_key is not None):
+        raise BadSetting("--wait, --id and --idempotency-key are for one task, not for lines")
 
 
 def _payload(payload: str | None, *, text: bool) -> Any:
@@ -153,7 +170,19 @@ def _payload(payload: str | None, *, text: bool) -> Any:
         raise BadSetting(f"the payload is {error}; for a string say --text") from None
 
 
-def _enqueue(remote: Remote, task: NewTask, wait: bool | float, output: Output, if_absent: bool) -> int:
+def _rules(unique: str) -> Any:
+    """The unique key, with its rules when it is a JSON object."""
+    from jobpipe.cli.lines import BadLine, raw_json
+
+    if not unique.startswith("{"):
+        return unique
+    try:
+        return raw_json(unique.encode(errors="surrogateescape"))
+    except BadLine as error:
+        raise BadSetting(f"--unique is {error}") from None
+
+
+def _enqueue(remote: Remote, task: OneTask, wait: bool | float, output: Output, if_absent: bool) -> int:
     from jobpipe.client.enqueue import enqueue_for_answer
     from jobpipe.core.errors import TaskExists
 
@@ -163,7 +192,10 @@ def _enqueue(remote: Remote, task: NewTask, wait: bool | float, output: Output, 
         if not if_absent:
             raise
         body = remote.get(f"/tasks/{quote(str(task.get('id')), safe='')}")
-    id = fields_of(body, "payload", "result")["id"]
+    told = fields_of(body, "payload", "result")
+    id = told["id"]
+    if told.get("deduplicated") or told.get("replaced"):
+        say(f"task '{id}' has the unique key" + (": changed" if told.get("replaced") else ""))
     if wait is not False:
         return _wait(remote, id, None if wait is True else wait, output)
     if output == "table":

@@ -15,15 +15,16 @@ from jobpipe.client.setup import retries_of, servers_of
 from jobpipe.client.tasks import Which
 from jobpipe.client.transport import Transport
 from jobpipe.client.values import (
+    Changes,
     Enqueued,
     Extended,
     Filters,
     Lease,
     NewTask,
+    OneTaskOptions,
     Settle,
     Settled,
     Task,
-    TaskOptions,
 )
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import LEASE_S
@@ -74,7 +75,7 @@ class Client:
     # --- enqueueing ---
 
     def enqueue(
-        self, handler: str | None = None, payload: Any = None, **options: Unpack[TaskOptions]
+        self, handler: str | None = None, payload: Any = None, **options: Unpack[OneTaskOptions]
     ) -> Task:
         """Enqueue one task; when this returns, it is stored. Calls at the same moment share a request.
 
@@ -164,6 +165,10 @@ class Client:
     def retry(self, id: str) -> Task:
         """Queue a failed or cancelled task again, its counts cleared. Raises NotRetryable, NotFound."""
         return self._transport.run(tasks.retry(self._caller, id))
+
+    def change(self, id: str, **changes: Unpack[Changes]) -> Task:
+        """Change a task that waits; None clears. Raises NotWaiting, AlreadyFinished, NotFound, Invalid."""
+        return self._transport.run(tasks.change(self._caller, id, changes))
 
     def delete(self, id: str) -> None:
         """Forget a finished task. Raises NotFinished, NotFound."""

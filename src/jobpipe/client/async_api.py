@@ -14,15 +14,16 @@ from jobpipe.client.flow import Caller, Item, Retries
 from jobpipe.client.setup import retries_of, servers_of
 from jobpipe.client.tasks import Which
 from jobpipe.client.values import (
+    Changes,
     Enqueued,
     Extended,
     Filters,
     Lease,
     NewTask,
+    OneTaskOptions,
     Settle,
     Settled,
     Task,
-    TaskOptions,
 )
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import LEASE_S
@@ -73,7 +74,7 @@ class AsyncClient:
     # --- enqueueing ---
 
     async def enqueue(
-        self, handler: str | None = None, payload: Any = None, **options: Unpack[TaskOptions]
+        self, handler: str | None = None, payload: Any = None, **options: Unpack[OneTaskOptions]
     ) -> Task:
         """Enqueue one task; when this returns, it is stored. Calls at the same moment share a request.
 
@@ -163,6 +164,10 @@ class AsyncClient:
     async def retry(self, id: str) -> Task:
         """Queue a failed or cancelled task again, its counts cleared. Raises NotRetryable, NotFound."""
         return await self._transport.run(tasks.retry(self._caller, id))
+
+    async def change(self, id: str, **changes: Unpack[Changes]) -> Task:
+        """Change a task that waits; None clears. Raises NotWaiting, AlreadyFinished, NotFound, Invalid."""
+        return await self._transport.run(tasks.change(self._caller, id, changes))
 
     async def delete(self, id: str) -> None:
         """Forget a finished task. Raises NotFinished, NotFound."""

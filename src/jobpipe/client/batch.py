@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, Protocol, TypeVar
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from jobpipe.client.errors import BAD_ANSWER, ConnectionFailed, Refusal, bad_answer, error_of
 from jobpipe.client.exchange import Answer, Request
 from jobpipe.client.flow import Distrust, Failure, Flow, Item, judge, lost
 from jobpipe.client.values import Task, TaskForm
+from jobpipe.core.task import Status
 
 GATHER_S: Final = 0.05
 """How long a task waits at most for the request under way before it goes with another one."""
@@ -68,6 +71,8 @@ def deliver(items: Sequence[Item]) -> Flow[Sequence[Outcome]]:
         first = yield from deliver(items[:middle])
         return [*first, *(yield from deliver(items[middle:]))]
     found = outcomes(items, answer)
+    if answer.resent:
+        found = [replace(one, resent=True) if isinstance(one, Failure) else one for one in found]
     if any(isinstance(one, Failure) and one.error.code == BAD_ANSWER for one in found):
         yield Distrust()
     return found
@@ -81,7 +86,7 @@ def outcomes(items: Sequence[Item], answer: Answer, *, many: bool = False) -> Se
     try:
         found = [read_task(answer.body)] if len(items) == 1 and not many else _read_many(answer.body)
     except (ValueError, RecursionError):
-        found = []
+        found = _read_hidden(items, answer.body, many=len(items) > 1 or many)
     if len(found) != len(items):
         return [_mixed_up(answer)] * len(items)
     return [
@@ -111,7 +116,7 @@ def trace_headers(trace: str | None) -> dict[str, str]:
 
 def _is_anothers(task: Task, item: Item) -> bool:
     """A unique task that lives already is the answer to another one, and says so."""
-    return task.id != item.id and not (task.deduplicated or task.replaced)
+    return task.id != item.id and not (task.deduplicated or task.replaced) and item.id != ""
 
 
 def _mixed_up(answer: Answer) -> Failure:
@@ -125,6 +130,46 @@ def _read_many(body: bytes) -> list[Outcome]:
         return [_told(None if one.task is None else one.task.task(), one) for one in _forms.decode(body)]
 
 
+def _read_hidden(items: Sequence[Item], body: bytes, *, many: bool) -> list[Outcome]:
+    """Answers to a key that may only enqueue: of a task that lived already it is told the id and the status alone."""
+    try:
+        found = _raw_items.decode(body) if many else [_RawItem(200, task=Raw(body))]
+        return [
+            _told(_shown(item, one.task) if one.task else None, one)
+            for item, one in zip(items, found, strict=True)
+        ]
+    except (ValueError, RecursionError):
+        return []
+
+
+def _shown(item: Item, body: Raw) -> Task:
+    try:
+        return read_task(bytes(body))
+    except msgspec.ValidationError:
+        known, asked = _known.decode(body), _asked.decode(item.body)
+    now = datetime.now(UTC)
+    return Task(
+        known.id, asked.handler, asked.queue, asked.payload, asked.priority, known.status, 0, 0, 0, asked.max_retries,
+        asked.timeout, now, now, deduplicated=known.deduplicated, replaced=known.replaced,
+    )  # fmt: skip
+
+
+class _Known(Struct):
+    id: str
+    status: Status
+    deduplicated: bool = False
+    replaced: bool = False
+
+
+class _Asked(Struct):
+    handler: str = "default"
+    queue: str = "default"
+    payload: Any = None
+    priority: int = 0
+    max_retries: int = 0
+    timeout: float | None = None
+
+
 class _Problem(Struct):
     status: int
     code: str = "internal"
@@ -135,6 +180,10 @@ class _Problem(Struct):
 
 class _Item(_Problem):
     task: Task | None = None
+
+
+class _RawItem(_Problem):
+    task: Raw = Raw()
 
 
 class _Form(_Problem):
@@ -150,5 +199,8 @@ def _told(task: Task | None, one: _Problem) -> Outcome:
 
 _task: Final = msgspec.json.Decoder(Task)
 _form: Final = msgspec.json.Decoder(TaskForm)
+_known: Final = msgspec.json.Decoder(_Known)
+_asked: Final = msgspec.json.Decoder(_Asked)
+_raw_items: Final = msgspec.json.Decoder(list[_RawItem])
 _items: Final = msgspec.json.Decoder(list[_Item])
 _forms: Final = msgspec.json.Decoder(list[_Form])

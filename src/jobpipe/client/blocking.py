@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeVar
 
+from msgspec.structs import replace
+
 from jobpipe.client.channel import READ, Channel, ClosedWhileIdle
 from jobpipe.client.destination import Destination
 from jobpipe.client.errors import ConnectionFailed, error_of
@@ -33,7 +35,7 @@ class BlockingConnection(Channel):
             except ClosedWhileIdle:
                 if not request.repeatable or self._over:
                     raise
-                answer = self._exchange(request, timeout, False)
+                answer = replace(self._exchange(request, timeout, False), resent=True)
             if not self._turned_away(answer):
                 break
         return answer

@@ -8,6 +8,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from jobpipe.client.channel import READ, Channel, ClosedWhileIdle
 from jobpipe.client.destination import Destination
 from jobpipe.client.errors import ConnectionFailed
@@ -43,7 +45,7 @@ class Connection(Channel):
             except ClosedWhileIdle:
                 if not request.repeatable or self._over:
                     raise
-                answer = await self._exchange(request, timeout, written, False)
+                answer = replace(await self._exchange(request, timeout, written, False), resent=True)
             if not self._turned_away(answer):
                 break
         return answer

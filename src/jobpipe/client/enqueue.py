@@ -7,7 +7,6 @@ sending got through. For an id that the caller chose it proves nothing: such a t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -16,9 +15,9 @@ from msgspec import Raw
 from jobpipe.client.batch import MOST_BYTES, MOST_ITEMS, outcomes, trace_headers
 from jobpipe.client.errors import BAD_ANSWER
 from jobpipe.client.exchange import Answer, Request
-from jobpipe.client.flow import Call, Caller, Distrust, Flow, Item, Pause
+from jobpipe.client.flow import Call, Caller, Distrust, Failure, Flow, Item, Pause
 from jobpipe.client.tasks import get, path_of
-from jobpipe.client.values import Enqueued, NewTask, Refused, Task, encoded, time_text
+from jobpipe.client.values import Enqueued, NewTask, OneTask, Refused, Task, encoded, with_times
 from jobpipe.core.errors import JobpipeError, QueueFull, TaskExists, TooLarge, TooManyQueues
 from jobpipe.tracing import traceparent
 from jobpipe.wire import MAX_ITEMS, new_id
@@ -37,13 +36,15 @@ MOST_REFUSED: Final = 10_000
 _FULL = (QueueFull, TooManyQueues)
 
 
-def enqueue(caller: Caller, task: NewTask) -> Flow[Task]:
+def enqueue(caller: Caller, task: OneTask) -> Flow[Task]:
     """One task."""
     return enqueue_item(caller, item_of(caller, task, traceparent()))
 
 
 def enqueue_item(caller: Caller, item: Item) -> Flow[Task]:
     """One task, together with those that are enqueued at the same moment."""
+    if item.idempotency_key is not None:
+        return (yield from _alone(caller, item))
     call = Call(caller, item)
     try:
         task: Task = yield from call.run()
@@ -54,13 +55,25 @@ def enqueue_item(caller: Caller, item: Item) -> Flow[Task]:
     return task
 
 
-def enqueue_for_answer(caller: Caller, task: NewTask) -> Flow[Answer]:
+def _alone(caller: Caller, item: Item) -> Flow[Task]:
+    answer: Answer = yield from caller.call(_request(item))
+    (outcome,) = outcomes([item], answer)
+    if isinstance(outcome, Failure):
+        yield Distrust()
+        raise outcome.error
+    return outcome
+
+
+def _request(item: Item) -> Request:
+    named = {} if item.idempotency_key is None else {"Idempotency-Key": item.idempotency_key}
+    headers = trace_headers(item.trace) | named
+    return Request("POST", "/enqueue", item.body, repeatable=item.repeatable, headers=headers)
+
+
+def enqueue_for_answer(caller: Caller, task: OneTask) -> Flow[Answer]:
     """One task, and the server's own words about it."""
-    item = item_of(caller, task)
-    call = Call(
-        caller,
-        Request("POST", "/enqueue", item.body, repeatable=item.ours, headers=trace_headers(traceparent())),
-    )
+    item = item_of(caller, task, traceparent())
+    call = Call(caller, _request(item))
     try:
         answer: Answer = yield from call.run()
     except TaskExists:
@@ -195,19 +208,20 @@ def _find_unseen(caller: Caller, items: Sequence[Item], answers: list[Task | Job
             answers[place] = yield from get(caller, item.id)
 
 
-def item_of(caller: Caller, task: NewTask, trace: str | None = None) -> Item:
+def item_of(caller: Caller, task: NewTask | OneTask, trace: str | None = None) -> Item:
     """A task as it is sent. Raises Invalid."""
     given: Mapping[str, Any] = task
     fields = {name: value for name, value in given.items() if value is not None}
-    ours = "id" not in fields
-    id = fields.setdefault("id", new_id(caller.clock.now()))
+    named = fields.pop("idempotency_key", None)
+    ours = "id" not in fields and named is None
+    if ours:
+        fields["id"] = new_id(caller.clock.now())
+    id = fields.get("id", "")
     if isinstance(id, Raw):
         id = msgspec.json.decode(id)
     if "payload" in fields:
         fields["payload"] = Raw(encoded(fields["payload"], "payload"))
-    if isinstance(fields.get("run_at"), datetime):  # else it is JSON already, like the command line's
-        fields["run_at"] = time_text(fields["run_at"], "run_at")
-    return Item(id, ours, encoded(fields, "task"), trace)
+    return Item(id, ours, encoded(with_times(fields), "task"), trace, named)
 
 
 def _items(caller: Caller, tasks: Iterable[NewTask]) -> Iterator[Item | JobpipeError]:

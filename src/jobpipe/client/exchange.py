@@ -38,11 +38,15 @@ class Request(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """What came back; the names of headers in lower case."""
+    """What came back; the names of headers in lower case.
+
+    `resent`: the request went out twice, and may have been carried out the first time.
+    """
 
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = {}
+    resent: bool = False
 
     @property
     def retry_after(self) -> int:

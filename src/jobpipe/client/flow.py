@@ -32,18 +32,20 @@ UNSURE = frozenset({502, 503, 504})
 class Item(Struct, frozen=True, gc=False):
     """A task to enqueue, as JSON, together with others where there are any. `ours` says that its id was made here.
 
-    One with a `trace` goes alone, since a request is of one trace.
+    One with a `trace` goes alone, since a request is of one trace; one with an `idempotency_key` is a request of its
+    own, and where it has no `id` ("") the server makes that from the key.
     """
 
     id: str
     ours: bool
     body: bytes
     trace: str | None = None
+    idempotency_key: str | None = None
 
     @property
     def repeatable(self) -> bool:
         """Nobody else can have used an id of ours: that it exists means that an earlier sending got through."""
-        return self.ours
+        return self.ours or self.idempotency_key is not None
 
 
 class Distrust(Struct, frozen=True):
@@ -109,6 +111,8 @@ class Call:
                 outcome: Any = yield self._step
             except ConnectionFailed as error:
                 outcome = lost(error)
+            if isinstance(outcome, Answer | Failure):
+                self.unseen = self.unseen or outcome.resent
             if isinstance(outcome, Answer):
                 if outcome.status < 300:
                     return outcome
@@ -129,13 +133,14 @@ class Call:
 class Failure(Struct, frozen=True):
     """Why a sending did not succeed: certainly without effect, doubtful, or (neither) for good.
 
-    `least` is how many seconds to wait before the next one.
+    `least` is how many seconds to wait before the next one. `resent` as in Answer.
     """
 
     error: JobpipeError
     nothing_done: bool = False
     doubtful: bool = False
     least: float = 0.0
+    resent: bool = False
 
 
 def lost(error: ConnectionFailed) -> Failure:

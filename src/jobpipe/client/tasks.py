@@ -9,13 +9,13 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from jobpipe.client.batch import read_task
 from jobpipe.client.errors import bad_answer
 from jobpipe.client.exchange import Answer, Request
 from jobpipe.client.flow import Caller, Distrust, Flow, Pause, is_passing, parse
-from jobpipe.client.values import Filters, Task, TaskForm, encoded, time_text
+from jobpipe.client.values import Changes, Filters, Task, TaskForm, encoded, time_text, with_times
 from jobpipe.core.errors import Invalid, JobpipeError
 from jobpipe.wire import BulkView, HealthView, QueueView, StatsView
 
@@ -116,6 +116,20 @@ def cancel(caller: Caller, id: str) -> Flow[Task]:
 def retry(caller: Caller, id: str) -> Flow[Task]:
     """Queue a failed or cancelled task again."""
     return _steer(caller, id, "retry")
+
+
+def change(caller: Caller, id: str, changes: Changes) -> Flow[Task]:
+    """Change a task that waits."""
+    return (yield from task_of((yield from caller.call(changing(id, changes))), id))
+
+
+def changing(id: str, changes: Changes) -> Request:
+    """The change of a task; the same twice is the same, but for seconds, which count from each."""
+    fields = with_times(changes)
+    if "payload" in fields:
+        fields["payload"] = Raw(encoded(fields["payload"], "payload"))
+    relative = "delay" in fields or isinstance(fields.get("expires"), float | int)
+    return Request("PATCH", path_of(id), encoded(fields, "task"), repeatable=not relative)
 
 
 def delete(caller: Caller, id: str) -> Flow[None]:

@@ -6,6 +6,7 @@ milliseconds, stays inside. Fields that a newer server adds are ignored.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, TypedDict
@@ -17,6 +18,7 @@ from jobpipe.core.errors import Invalid, JobpipeError
 from jobpipe.core.lifecycle import Kind
 from jobpipe.core.plain import plain
 from jobpipe.core.task import FINISHED, Status
+from jobpipe.core.unique import Unique, UniqueRules
 
 Time = Annotated[datetime, Meta(tz=True)]
 
@@ -24,7 +26,8 @@ Time = Annotated[datetime, Meta(tz=True)]
 class TaskOptions(TypedDict, total=False):
     """How a task is to be run. What is left out or None is the server's to choose.
 
-    `delay` and `timeout` are seconds; `run_at` needs a time zone and excludes `delay`.
+    `delay` and `timeout` are seconds; `run_at` needs a time zone and excludes `delay`. `unique` is a key that one
+    living task of the handler has; `expires`, seconds or a time, is when a task that no worker took is cancelled.
     """
 
     id: str | None
@@ -35,6 +38,28 @@ class TaskOptions(TypedDict, total=False):
     timeout: float | None
     max_retries: int | None
     key: str | None
+    unique: str | UniqueRules | None
+    expires: float | datetime | None
+
+
+class OneTaskOptions(TaskOptions, total=False):
+    """`idempotency_key` is the sender's own name of this request: sent again, by whichever process, it makes no second
+    task, and is answered with the first.
+    """
+
+    idempotency_key: str | None
+
+
+class Changes(TypedDict, total=False):
+    """What is to change of a waiting task. None clears; `delay` 0 is now."""
+
+    payload: Any
+    priority: int | None
+    delay: float | None
+    run_at: datetime | None
+    max_retries: int | None
+    timeout: float | None
+    expires: float | datetime | None
 
 
 class NewTask(TaskOptions, total=False):
@@ -42,6 +67,10 @@ class NewTask(TaskOptions, total=False):
 
     handler: str | None
     payload: Any
+
+
+class OneTask(NewTask, OneTaskOptions, total=False):
+    """A task to enqueue by itself."""
 
 
 class Filters(TypedDict, total=False):
@@ -69,7 +98,11 @@ class TaskError(Struct, frozen=True):
 
 
 class Task(Struct, frozen=True, gc=False):
-    """A task. `attempts = failures + lost`, plus 1 for a run that is under way, done or cancelled."""
+    """A task. `attempts = failures + lost`, plus 1 for a run that is under way, done or cancelled.
+
+    `deduplicated` says that it stood for the task that was to be enqueued, `replaced` that it was changed for it. To a
+    key that may only enqueue no more is told of such a task than its id and status; the rest is as was asked for.
+    """
 
     id: str
     handler: str
@@ -91,6 +124,8 @@ class Task(Struct, frozen=True, gc=False):
     result: Any = None
     last_error: TaskError | None = None
     key: str | None = None
+    unique: Unique | None = None
+    expires_at: Time | None = None
     deduplicated: bool = False
     replaced: bool = False
 
@@ -224,6 +259,14 @@ def encoded(value: Any, field: str) -> bytes:
 
 
 _encode = msgspec.json.Encoder().encode
+
+
+def with_times(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with their times as text; what is no datetime is JSON already, or seconds. Raises Invalid."""
+    return {
+        name: time_text(value, name) if isinstance(value, datetime) else value
+        for name, value in fields.items()
+    }
 
 
 def time_text(moment: datetime, field: str) -> str:

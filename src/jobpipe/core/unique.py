@@ -7,7 +7,7 @@ Stores keep the keys that live; what frees them is decided here.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Required, TypedDict
 
 import msgspec
 from msgspec import Struct
@@ -15,6 +15,15 @@ from msgspec.structs import replace
 
 from jobpipe.core.errors import JobpipeError, NotUnique
 from jobpipe.core.task import NewTask, Status, Task
+
+
+class UniqueRules(TypedDict, total=False):
+    """A unique key with its rules as a sender writes them; a bare string is the key alone. See Unique."""
+
+    key: Required[str]
+    until: Literal["end", "start"] | float
+    on_conflict: Literal["return", "reject", "replace"]
+    within: float
 
 
 class OnConflict(StrEnum):

@@ -78,10 +78,21 @@ class Backstage:
         if isinstance(answer, JobpipeError):
             raise answer
 
-    def next_due(self) -> int | None:
-        """When the next waiting task is due, in milliseconds; None when none waits."""
-        waiting = self._call(self._stored(TaskFilter(status=Status.QUEUED)))
-        return min((task.run_at for task in waiting), default=None)
+    def expire(self) -> None:
+        """End waiting tasks that no worker took in time."""
+        while self._call(self._queue.expire(PAGE)):
+            pass
+
+    def next_time(self) -> int | None:
+        """When the next waiting task is due or expires, in milliseconds; None when nothing will happen by itself."""
+        waiting, now = self._call(self._stored(TaskFilter(status=Status.QUEUED))), self._clock.now()
+        times = [
+            time
+            for task in waiting
+            for time in (task.run_at, task.expires_at)
+            if time is not None and time > now
+        ]
+        return min(times, default=None)
 
     # --- looking and steering ---
 

@@ -134,6 +134,7 @@ class TestQueue:
             await self._run(claim)
         if end is not None:
             self._move_to(end)
+            self._backstage.expire()
         return runs
 
     async def advance(self, seconds: float = 0.0) -> int:
@@ -187,13 +188,13 @@ class TestQueue:
 
     def _next(self, end: int | None) -> Claim | None:
         """The next task to run, the clock moved to its time; None when none is due by `end`."""
-        claim = self._backstage.claim()
-        if claim is None:
-            due = self._backstage.next_due()
-            if due is not None and (end is None or due <= end):
-                self._move_to(due)
-                claim = self._backstage.claim()
-        return claim
+        while True:
+            self._backstage.expire()
+            claim = self._backstage.claim()
+            time = self._backstage.next_time() if claim is None else None
+            if time is None or (end is not None and time > end):
+                return claim
+            self._move_to(time)
 
     def _move_to(self, time: int) -> None:
         self.clock.advance(max(0, time - self.clock.now()) / 1000)

@@ -15,12 +15,14 @@ from msgspec import Raw, Struct
 
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import Status
+from jobpipe.core.unique import UniqueRules
 
 
 class Options(TypedDict, total=False):
     """How a task is to be run. What is left out or None is the handler's to say, else the server's.
 
-    `delay` and `timeout` are seconds; `run_at` needs a time zone and excludes `delay`.
+    `delay` and `timeout` are seconds; `run_at` needs a time zone and excludes `delay`. `unique` is a key that one
+    living task of the handler has; `expires`, seconds or a time, is when a task that no worker took is cancelled.
     """
 
     id: str | None
@@ -31,6 +33,8 @@ class Options(TypedDict, total=False):
     timeout: float | None
     max_retries: int | None
     key: str | None
+    unique: str | UniqueRules | None
+    expires: float | datetime | None
 
 
 class EnqueueRequest(Struct, frozen=True, omit_defaults=True):
@@ -46,6 +50,8 @@ class EnqueueRequest(Struct, frozen=True, omit_defaults=True):
     timeout: float | None = None
     max_retries: int | None = None
     key: str | None = None
+    unique: str | UniqueRules | None = None
+    expires: float | datetime | None = None
 
 
 class AcceptedTask(Protocol):
