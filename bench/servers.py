@@ -21,7 +21,7 @@ import psutil
 from bench.client import BenchError, Connection, request, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
-START_S = 30.0
+START_S = 60.0
 STOP_S = 15.0
 QUEUE_SIZE = 100_000_000
 WORKERS = 64

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.shape import error_group
 from jobpipe.core.task import Status, Task
+from jobpipe.storage import prefixes
 from jobpipe.storage.base import TaskFilter
 
 HANDLERS = ("mail.send", "mail", "resize")
@@ -119,6 +120,38 @@ async def test_every_filter_alone_gives_what_it_says(desk: Desk) -> None:
             expected = [task for task in tasks if holds(where, task)]
             assert await desk.listed(where) == expected, where
             assert (await desk.store.match(where, 100, None)).ids == ids_of(expected), where
+
+
+async def test_a_beginning_that_many_ids_have_is_walked_for(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = await populate(desk)
+    monkeypatch.setattr(prefixes, "FEW", 1)
+    for prefix in ("a", "a%", "\u00e4", "", "z", "\U0010ffff", "\ud7ff"):
+        expected = [task for task in tasks if task.id.startswith(prefix)]
+        assert await desk.listed(TaskFilter(id_prefix=prefix), limit=7) == expected, prefix
+
+
+@pytest.mark.parametrize("few", [1, 10_000])
+async def test_ids_at_the_ends_of_what_texts_can_be_are_found_by_their_beginning(
+    desk: Desk, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefixes, "FEW", few)
+    ids = [
+        "a\ud7ff",
+        "a\ud7ffb",
+        "a\ue000",
+        "a\U0010ffff",
+        "a\U0010ffffc",
+        "b",
+        "\U0010ffff",
+        "\U0010ffffd",
+        "~",
+    ]
+    await desk.accept(*ids)
+    for prefix in ("a", *ids):
+        listed = ids_of(await desk.listed(TaskFilter(id_prefix=prefix)))
+        assert sorted(listed) == sorted(id_ for id_ in ids if id_.startswith(prefix)), prefix
 
 
 async def test_filters_together_must_all_hold(desk: Desk) -> None:

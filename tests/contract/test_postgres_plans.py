@@ -13,10 +13,11 @@ from desk import RELEASED, settlement
 
 import postgres
 from jobpipe.storage import open_storage
-from jobpipe.storage.base import ClaimRequest
+from jobpipe.storage.base import ClaimRequest, TaskFilter
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres import statements_once as once_sql
 from jobpipe.storage.postgres.levels import _END, NEW
+from jobpipe.storage.postgres.listing import _conditions
 from jobpipe.storage.postgres.session import OURS
 
 WHOLE = "JOBPIPE_WHOLE_PLANS" in os.environ
@@ -147,6 +148,15 @@ async def test_a_settle_an_extend_and_a_look_at_ids_read_only_their_rows(url: st
             node["Node Type"] for node in nodes if node.get("Relation Name") != "servers"
         }
         assert walked(nodes) <= 10, nodes
+
+
+@pytest.mark.timeout(200)
+async def test_an_id_is_listed_by_its_beginning_without_a_walk_through_all_tasks(url: str) -> None:
+    conditions, arguments = _conditions(TaskFilter(id_prefix="nobody-"), True)
+    for statement in (sql.WINDOW, sql.WINDOW_IDS):
+        text = statement.format(hot=conditions, cold=conditions)
+        assert walked(await explained(url, text, 1 << 62, 0, 100, *arguments)) <= 2
+    assert walked(await explained(url, sql.MANY_IDS, "w", "x", 100)) <= 100
 
 
 @pytest.mark.timeout(200)

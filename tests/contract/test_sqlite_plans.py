@@ -15,6 +15,7 @@ import pytest
 from desk import ALL, DONE, FAILED, FAILED_FOR_GOOD, LOST, MANY_BYTES, Desk, OpenDesk, new, settlement
 
 from jobpipe.core.task import Status
+from jobpipe.storage import prefixes
 from jobpipe.storage.base import TaskFilter
 from jobpipe.storage.sqlite import statements as sql
 
@@ -189,8 +190,9 @@ async def test_rare_statuses_are_listed_by_their_index_in_its_order(
 )
 @pytest.mark.parametrize("method", ["page", "match"])
 async def test_other_listings_walk_a_window_of_the_order_of_acceptance(
-    desk: Desk, watch: Watch, method: str, where: TaskFilter
+    desk: Desk, watch: Watch, method: str, where: TaskFilter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(prefixes, "FEW", 1)  # more begin so
     for plan in (await listing_plans(desk, watch, method, where)).values():
         assert [step for step in on_tasks(plan) if "INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in step], plan
         assert not [step for step in plan if "TEMP B-TREE FOR ORDER BY" in step], plan
@@ -206,6 +208,15 @@ async def test_a_listing_of_given_ids_looks_each_up_by_its_index(
     where = TaskFilter(ids=("t1", "t2", "nobody"), **conditions)
     for plan in (await listing_plans(desk, watch, method, where)).values():
         assert [step for step in on_tasks(plan) if "(id=?" in step or "tasks_rare" in step], plan
+
+
+@pytest.mark.parametrize("method", ["page", "match"])
+async def test_ids_are_found_by_their_beginning_through_their_index(
+    desk: Desk, watch: Watch, method: str
+) -> None:
+    for plan in (await listing_plans(desk, watch, method, TaskFilter(id_prefix="t1"))).values():
+        assert [step for step in on_tasks(plan) if "(id>? AND id<?)" in step], plan
+        assert not [step for step in plan if step.startswith("SCAN tasks")], plan
 
 
 async def listing_plans(desk: Desk, watch: Watch, method: str, where: TaskFilter) -> dict[str, list[str]]:

@@ -57,6 +57,25 @@ def test_rounds_are_counted_and_show_their_spread() -> None:
     assert " - " in line
 
 
+def test_levels_are_measured_beside_one_on_both_engines() -> None:
+    postgres.require()
+    ran = bench("--most", "2000", "--rounds", "1", "--claims", "2", module="bench.levels")
+    assert ran.returncode == 0, ran.stderr
+    for engine in ("SQLite", "PostgreSQL"):
+        one, many = (line for line in ran.stdout.splitlines() if line.startswith(f"| {engine}, "))
+        assert [one.split("|")[3].strip(), one.split("|")[5].strip()] == ["1.00", "1.00"]
+        assert "1,000 x 2" in many
+
+
+def test_a_database_that_is_far_away_is_measured() -> None:
+    postgres.require()
+    ran = bench("--ms", "5", "--tasks", "128", module="bench.far")
+    assert ran.returncode == 0, ran.stderr
+    cells = ran.stdout.splitlines()[-1].split("|")[1:-1]
+    assert len(cells) == 7
+    assert all(float(cell.replace(",", "")) > 0 for cell in cells)
+
+
 def test_claims_with_two_backlogs_are_shown_with_their_ratio() -> None:
     postgres.require()
     ran = bench("--most", "2000", "--rounds", "2", "--claims", "2", module="bench.backlog")

@@ -1,7 +1,8 @@
 """Pages of tasks, newest first, over both tables, read in short steps so that no snapshot is held open for long.
 
 A step looks at one window of the order of acceptance; a filter that matches rarely takes many short steps instead of
-one long one. Statuses that few tasks have, ids and groups of errors are found by their index, in one step.
+one long one. Statuses that few tasks have, ids, their beginning if few begin so, and groups of errors are found by
+their index, in one step.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from jobpipe.core.task import FINISHED, Status
+from jobpipe.storage import prefixes
 from jobpipe.storage.base import Matches, Page, TaskFilter
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.link import Link, Row
@@ -48,13 +50,14 @@ async def match(link: Link, where: TaskFilter, limit: int, before_seq: int | Non
 async def _search(
     link: Link, statement: str, where: TaskFilter, limit: int, before_seq: int | None
 ) -> list[Row]:
-    conditions, arguments = _conditions(where)
+    # What an index finds directly needs no windows.
+    indexed = where.status in _RARE or any((where.ids is not None, where.error_group, where.key))
+    few = not indexed and await _few(link, where.id_prefix)
+    conditions, arguments = _conditions(where, few)
     hot = "" if where.status not in FINISHED else " AND false"
     cold = "" if where.status is None or where.status in FINISHED else " AND false"
     text = statement.format(hot=conditions + hot, cold=conditions + cold)
-    # What an index finds directly needs no windows.
-    indexed = where.status in _RARE or any((where.ids is not None, where.error_group, where.key))
-    window = _END if indexed else WINDOW
+    window = _END if indexed or few else WINDOW
     found: list[Row] = []
     top = await link.value(sql.NEWEST_BELOW, _END if before_seq is None else before_seq)
     while top is not None and len(found) < limit:
@@ -64,15 +67,27 @@ async def _search(
     return found
 
 
-def _conditions(where: TaskFilter) -> tuple[str, list[Any]]:
-    """The SQL of a filter, beginning with AND, and its arguments, the first of which is $4."""
+async def _few(link: Link, prefix: str | None) -> bool:
+    """Whether so few ids begin so that each can be looked up."""
+    end = prefixes.after(searchable(prefix or ""))
+    return end is not None and bool(
+        await link.value(sql.MANY_IDS, searchable(prefix or ""), end, prefixes.FEW) < prefixes.FEW
+    )
+
+
+def _conditions(where: TaskFilter, few: bool) -> tuple[str, list[Any]]:
+    """The SQL of a filter, beginning with AND, and its arguments, the first of which is $4; `few` ids begin so."""
     parts: list[tuple[str, Any]] = []
     if where.ids is not None:
         ids = [searchable(id_) for id_ in where.ids]
         taken = "SELECT seq FROM jobpipe.ids WHERE id = ANY({}::text[])"
         parts.append((f"seq = ANY(ARRAY({taken}))", ids))
     if where.id_prefix is not None:
-        parts.append(("starts_with(id, {}::text)", searchable(where.id_prefix)))
+        prefix = searchable(where.id_prefix)
+        parts.append(("starts_with(id, {}::text)", prefix))
+        if few:
+            taken = "SELECT seq FROM jobpipe.ids WHERE id >= ({0}::text[])[1] AND id < ({0}::text[])[2]"
+            parts.append((f"seq = ANY(ARRAY({taken}))", [prefix, prefixes.after(prefix)]))
     for condition, value in (
         ("queue = {}::text", where.queue),
         ("handler = {}::text", where.handler),

@@ -432,6 +432,10 @@ NEWEST_BELOW = """
 SELECT greatest((SELECT seq FROM jobpipe.tasks WHERE seq < $1::bigint ORDER BY seq DESC LIMIT 1),
                 (SELECT seq FROM jobpipe.finished WHERE seq < $1::bigint ORDER BY seq DESC LIMIT 1))
 """
+# How many ids are from $1 to before $2, of $3 at most.
+MANY_IDS = """
+SELECT count(*) FROM (SELECT FROM jobpipe.ids WHERE id >= $1::text AND id < $2::text LIMIT $3::bigint) few
+"""
 WINDOW = """
 SELECT seq, size FROM (
     (SELECT seq, octet_length(payload) AS size FROM jobpipe.tasks

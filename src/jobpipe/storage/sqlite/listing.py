@@ -1,8 +1,8 @@
 """Pages of tasks, newest first, read in short steps so that no snapshot is held open for long.
 
 A step looks at one window of the order of acceptance; a filter that matches rarely takes many short steps instead of
-one long one, and the write-ahead log can be folded in between. Statuses that few tasks have are found by their index,
-in one step.
+one long one, and the write-ahead log can be folded in between. Statuses that few tasks have, and ids of which few begin
+as asked for, are found by their index, in one step.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import apsw
 
 from jobpipe.core.task import Status
+from jobpipe.storage import prefixes
 from jobpipe.storage.base import Matches, Page, TaskFilter
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.rows import NUMBER, decode_json, stored, text
@@ -52,11 +53,12 @@ def match(db: apsw.Connection, where: TaskFilter, limit: int, before_seq: int | 
 def _search(
     db: apsw.Connection, statement: str, where: TaskFilter, limit: int, before_seq: int | None
 ) -> list[Sized]:
-    conditions, arguments = _conditions(where)
-    statement = statement.format(conditions=conditions)
     # What an index finds directly needs no windows.
     indexed = where.status in _RARE or any((where.ids is not None, where.error_group, where.key))
-    window = _END if indexed else WINDOW
+    few = not indexed and _few(db, where.id_prefix)
+    conditions, arguments = _conditions(where, few)
+    statement = statement.format(conditions=conditions)
+    window = _END if indexed or few else WINDOW
     found: list[Sized] = []
     top = _newest_below(db, _END if before_seq is None else before_seq)
     while top is not None and len(found) < limit:
@@ -72,17 +74,25 @@ def _newest_below(db: apsw.Connection, seq: int) -> int | None:
     return newest
 
 
-def _conditions(where: TaskFilter) -> tuple[str, list[Any]]:
-    """The SQL of a filter, beginning with AND, and its arguments."""
+def _few(db: apsw.Connection, prefix: str | None) -> bool:
+    """Whether so few ids begin so that each can be looked up."""
+    end = prefixes.after(prefix or "")
+    return end is not None and db.execute(sql.MANY_IDS, (prefix, end, prefixes.FEW)).get < prefixes.FEW
+
+
+def _conditions(where: TaskFilter, few: bool) -> tuple[str, list[Any]]:
+    """The SQL of a filter, beginning with AND, and its arguments; `few` ids begin so."""
     parts: list[tuple[str, list[Any]]] = []
     if where.status is not None:
         parts.append((_status_condition(where), [NUMBER[where.status]]))
     if where.ids is not None:
         parts.append(("id IN (SELECT value FROM json_each(?))", [text(where.ids)]))
     if where.id_prefix is not None:
-        parts.append(
-            ("id >= ? AND substr(id, 1, ?) = ?", [where.id_prefix, len(where.id_prefix), where.id_prefix])
-        )
+        prefix = where.id_prefix
+        parts.append(("substr(id, 1, ?) = ?", [len(prefix), prefix]))
+        if few:
+            found = "seq IN (SELECT seq FROM tasks WHERE id >= ? AND id < ?)"
+            parts.append((found, [prefix, prefixes.after(prefix)]))
     for condition, value in (
         ("queue = ?", where.queue),
         ("handler = ?", where.handler),

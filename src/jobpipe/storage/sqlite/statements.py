@@ -234,6 +234,8 @@ FORGET_EMPTY_COUNTS = "DELETE FROM counts WHERE n = 0"
 
 # The newest task below ?1, and the sizes of those matching within a window of seqs; listing.py adds conditions.
 NEWEST_BELOW = "SELECT max(seq) FROM tasks WHERE seq < ?1"
+# How many ids are from the first to before the second, of the third at most.
+MANY_IDS = "SELECT count(*) FROM (SELECT 1 FROM tasks WHERE id >= ? AND id < ? LIMIT ?)"
 WINDOW = """
 SELECT json_group_array(json_array(seq, octet_length(payload) + coalesce(octet_length(result), 0))) FROM (
     SELECT seq, payload, result FROM tasks WHERE seq < ? AND seq >= ? {conditions} ORDER BY seq DESC LIMIT ?)
