@@ -5,13 +5,14 @@ silent last. Each gets its own time, and none that does not take writes is taken
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from weakref import WeakSet
 
 from jobpipe.core.errors import StorageError
 from jobpipe.storage.postgres.address import Address, Host
 from jobpipe.storage.postgres.lineage import Lineage, Standing, doubt, look
-from jobpipe.storage.postgres.link import Link, Refused, dial
+from jobpipe.storage.postgres.link import Link, Refused, addresses, dial
 
 log = logging.getLogger("jobpipe.storage")
 
@@ -24,6 +25,8 @@ class Hosts:
         self._lineage = lineage
         self._links: WeakSet[Link] = WeakSet()
         self._told: dict[Host, Standing] = {}
+        self._at: dict[Host, str] = {}
+        """Which of a name's addresses answered, where the first of them had not."""
         self.order = list(address.hosts)
 
     async def connect(self, *, bare: bool = False) -> Link:
@@ -43,7 +46,7 @@ class Hosts:
         raise StorageError(f"cannot reach PostgreSQL at {self._address.shown}: {'; '.join(reasons)}")
 
     async def _connected(self, host: Host, bare: bool) -> Link:
-        link = await dial(self._address, host, bare=bare)
+        link = await self._dialled(host, bare)
         link.on_silence = lambda: self._put(host, len(self.order))
         try:
             async with asyncio.timeout(self._address.connect_s):
@@ -53,6 +56,20 @@ class Hosts:
             raise StorageError(str(error) or "does not answer") from error
         self._links.add(link)
         return link
+
+    async def _dialled(self, host: Host, bare: bool) -> Link:
+        """By its name; where that stands for several addresses and nobody answers, by each, in a time of its own."""
+        try:
+            return await dial(self._address, host, bare=bare, at=self._at.get(host))
+        except StorageError as error:
+            self._at.pop(host, None)
+            others = await addresses(host) if isinstance(error.__cause__, TimeoutError) else []
+            for at in others[1:] + others[:1]:
+                with contextlib.suppress(StorageError):
+                    link = await dial(self._address, host, bare=bare, at=at)
+                    self._at[host] = at
+                    return link
+            raise
 
     async def survey(self) -> None:
         """Before the first connection: put the newest of several primaries first. Raises StorageError.

@@ -217,16 +217,20 @@ def _ends_link(error: Exception) -> bool:
     return isinstance(error, gone)
 
 
-async def dial(address: Address, host: Host, *, bare: bool = False, any_host: bool = False) -> Link:
-    """Open a link to a host that takes writes, or to `any_host`. Raises StorageError.
+async def dial(
+    address: Address, host: Host, *, bare: bool = False, any_host: bool = False, at: str | None = None
+) -> Link:
+    """Open a link to a host that takes writes, or to `any_host`; `at` one of its addresses. Raises StorageError.
 
     A `bare` one has the server's settings, not ours.
     """
+    # The name stays beside its address: passwords are kept by it.
+    names = _SOCKETS if host.name is None else [host.name] if at is None else [at, host.name]
     try:
         async with asyncio.timeout(address.connect_s):
             connection = await asyncpg.connect(
                 address.tls,
-                host=_SOCKETS if host.name is None else host.name,
+                host=names,
                 port=host.port,
                 user=address.login.get("user"),
                 password=address.login.get("password"),
@@ -253,6 +257,18 @@ async def dial(address: Address, host: Host, *, bare: bool = False, any_host: bo
         raise StorageError("is a standby or read-only: it takes no tasks") from error
     except _CANNOT_CONNECT as error:
         raise StorageError(_line(error)) from error
+
+
+async def addresses(host: Host) -> list[str]:
+    """What the name of a host stands for, when that is more than one address."""
+    if host.name is None or host.name.startswith(("/", "@")):
+        return []
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host.name, host.port, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    distinct = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return distinct if len(distinct) > 1 else []
 
 
 _SOCKETS = ["/run/postgresql", "/var/run/postgresql", "/tmp", "localhost"]  # noqa: S108 - where libpq looks
