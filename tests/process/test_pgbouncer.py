@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import asyncpg
 import pytest
 from programs import until
 from prove.cluster import new_folder
@@ -156,6 +157,70 @@ def test_session_mode_needs_nothing(tmp_path: Path, session: Bouncer) -> None:
             clients = [stack.enter_context(server.connected()) for server in whole.servers]
             until("both are ready", lambda: {c.ask("GET", "/readyz").status for c in clients} == {200}, 20)
         run(whole, "after", 20)
+
+
+INHERITED = {
+    "default_transaction_isolation": "'serializable'",
+    "search_path": "traps, pg_catalog",
+    "standard_conforming_strings": "off",
+    "bytea_output": "'escape'",
+    "statement_timeout": "250",
+    "lock_timeout": "250",
+    "idle_in_transaction_session_timeout": "250",
+    "enable_indexscan": "off",
+    "enable_nestloop": "off",
+    "jit": "on",
+    "plan_cache_mode": "'force_custom_plan'",
+}
+"""What the role of the pooler's connections brings along, each against what we need."""
+
+
+@pytest.fixture(params=["transaction", "session"])
+def settled(request: pytest.FixtureRequest) -> Iterator[Bouncer]:
+    """A pooler whose role has settings of its own."""
+    with started(mode=request.param, size=30) as bouncer:
+        cluster = postgres.shared_cluster()
+        cluster.run(
+            "CREATE SCHEMA IF NOT EXISTS traps; CREATE OR REPLACE FUNCTION traps.octet_length(bytea) RETURNS int"
+            " LANGUAGE sql AS 'SELECT 1000000000'", "real",
+        )  # fmt: skip
+        for name, value in INHERITED.items():
+            cluster.run(f"ALTER ROLE postgres IN DATABASE real SET {name} = {value}")
+        try:
+            yield bouncer
+        finally:
+            cluster.run("ALTER ROLE postgres IN DATABASE real RESET ALL")
+            cluster.run("DROP SCHEMA traps CASCADE", "real")
+
+
+def test_what_a_role_brings_along_changes_nothing_behind_a_pooler_either(
+    tmp_path: Path, settled: Bouncer
+) -> None:
+    with fleet(tmp_path, settled.url(), servers=2, workers=2) as whole:
+        run(whole, "first", 100)
+        with whole.servers[0].connected() as client:
+            assert len(client.get("/tasks?limit=100")) == 100, "a page ends by its bytes"
+        # A statement waits for others' locks longer than the role says.
+        asyncio.run(_accepted_behind_a_lock(whole))
+
+
+async def _accepted_behind_a_lock(whole: Fleet) -> None:
+    def enqueue() -> int:
+        with whole.servers[1].connected() as client:
+            return client.ask("POST", "/enqueue", {"id": "behind", "handler": "work"}).status
+
+    holder = await asyncpg.connect(postgres.shared_cluster().url("real"))
+    try:
+        async with holder.transaction():
+            await holder.execute("SET LOCAL statement_timeout = 0")
+            await holder.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            await holder.execute("LOCK TABLE jobpipe.ids IN EXCLUSIVE MODE")
+            answer = asyncio.create_task(asyncio.to_thread(enqueue))
+            await asyncio.sleep(1)
+            assert not answer.done()
+        assert await answer == 202
+    finally:
+        await holder.close()
 
 
 async def _settled_in(bouncer: Bouncer) -> tuple[str, str, bool, int]:
