@@ -8,6 +8,7 @@ from then on like everybody else's, so that no outcome must be guessed.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -16,6 +17,8 @@ from jobpipe.core.task import Status
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.link import Link
 from jobpipe.storage.postgres.rows import NUMBER, STATUSES
+
+log = logging.getLogger("jobpipe.storage")
 
 FRESH_S = 0.1
 """The others' share is read anew when it is older."""
@@ -77,6 +80,19 @@ class Counts:
                 self._read_at = now
                 return self._load([((row["queue"], STATUSES[row["status"]]), row["n"]) for row in rows])
         return None
+
+    async def correct_own(self, lane: str, link: Link) -> None:
+        """Have a lane's share be what the database holds; asked over the lane, nothing of which is under way then.
+
+        Somebody may have deleted it, and whoever put the sums right counted it as the others'.
+        """
+        writer = self._lanes[lane]
+        rows = await link.rows(sql.SHARE, writer)
+        there = {(row["queue"], STATUSES[row["status"]]): row["n"] for row in rows}
+        if self._mine.get(writer, there) != there:
+            log.warning("counts that this server had written are gone; it goes by what is there")
+            self._mine[writer] = there
+            self._read_at = float("-inf")
 
     def add_all(self, lane: str, rises: Mapping[Standing, int]) -> None:
         """A commit of this lane changed so many tasks."""

@@ -223,6 +223,8 @@ class PostgresStorage(NoFlow):
         if wrong:
             self._hosts.leave()  # what memory holds of our own writers may be wrong too: others are made
             self._s.counts.leave()
+        for lane in (self._intake, self._work, self._upkeep):
+            await lane.ask("own counts", partial(self._s.counts.correct_own, lane.name))
         return wrong
 
     async def next_prunable(self) -> tuple[int | None, int | None]:

@@ -391,6 +391,11 @@ OTHERS = """
 SELECT queue, status, sum(n)::bigint AS n FROM jobpipe.counts WHERE writer <> ALL($1::bigint[])
  GROUP BY queue, status HAVING sum(n) <> 0
 """
+# What the writer $1 has counted.
+SHARE = """
+SELECT queue, status, sum(n)::bigint AS n FROM jobpipe.counts WHERE writer = $1::bigint
+ GROUP BY queue, status HAVING sum(n) <> 0
+"""
 # Folds the rows of the writers $1 into one a count, and those of writers that no living server has into writer 0.
 FOLD = """
 WITH old AS (DELETE FROM jobpipe.counts WHERE writer = ANY($1::bigint[]) RETURNING *)
