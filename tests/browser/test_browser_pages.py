@@ -25,6 +25,10 @@ PAGES = {
     "errors": "Errors",
     "queues": "Queues",
     "workers": "Workers",
+    "handlers": "Handlers",
+    "handlers/fails": "fails",
+    "errors?handler=fails": "Errors",
+    "queues?sort=failed&find=mail&only=work": "Queues",
     "enqueue": "Enqueue",
     "enqueue?from=at-last": "Enqueue",
 }

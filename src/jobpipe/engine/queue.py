@@ -23,12 +23,14 @@ from jobpipe.engine.arrivals import Arrivals
 from jobpipe.engine.carrying import carried_out
 from jobpipe.engine.claiming import Claiming
 from jobpipe.engine.ends import Ends
+from jobpipe.engine.handlers import Handlers
 from jobpipe.engine.heartbeats import Heartbeats
 from jobpipe.engine.history import History
 from jobpipe.engine.missing import MissingHandlers
 from jobpipe.engine.news import News
 from jobpipe.engine.observing import Observer
 from jobpipe.engine.rates import Rate
+from jobpipe.engine.refusals import Refusals
 from jobpipe.engine.running import Running
 from jobpipe.engine.settling import Settling
 from jobpipe.engine.tally import Tally
@@ -81,6 +83,7 @@ class TaskQueue:
         self._observers: list[Observer] = []
         self._draining = False
         self._enqueued = Rate(self._clock.monotonic)
+        self.refusals = Refusals(self._clock.monotonic)
         self.on_lease: Callable[[float], object] = _nothing
         self.on_refusal: Callable[[], object] = _nothing
         """Called when a task was not accepted: perhaps for the sake of counts that cannot be."""
@@ -99,6 +102,8 @@ class TaskQueue:
         """What happened, minute by minute, for the charts."""
         self.observe(self.history)
         self.observe(self.tally)
+        self.handlers = Handlers(self._clock, self.workers.release_of)
+        self.observe(self.handlers)
         self.observe(MissingHandlers(self._clock, self._policy.handler_wait))
 
     def _make_parts(self, random: Callable[[], float]) -> None:
@@ -210,11 +215,14 @@ class TaskQueue:
 
     def _insert(self, tasks: Sequence[NewTask]) -> asyncio.Future[list[Task | Known | JobpipeError]]:
         if self._draining:
+            self.refusals.note(tasks, [Draining()] * len(tasks))
             raise Draining()
         now = self._clock.now()
-        return carried_out(self._storage.insert(tasks, now), partial(self._accepted, now))
+        return carried_out(self._storage.insert(tasks, now), partial(self._accepted, now, tasks))
 
-    def _accepted(self, now: int, answers: Sequence[Task | Known | JobpipeError]) -> None:
+    def _accepted(
+        self, now: int, tasks: Sequence[NewTask], answers: Sequence[Task | Known | JobpipeError]
+    ) -> None:
         ready: dict[str, int] = {}
         accepted = [answer for answer in answers if isinstance(answer, Task)]
         for answer in accepted:
@@ -227,6 +235,7 @@ class TaskQueue:
         for queue, n in ready.items():
             self._waiters.ready(queue, n)
         if len(accepted) < len(answers):
+            self.refusals.note(tasks, answers)
             self.on_refusal()
             self._changed([known.task for known in answers if isinstance(known, Known) and known.replaced])
         if accepted:
@@ -439,7 +448,10 @@ class TaskQueue:
     def rates(self) -> Rates:
         """What this server did in the last minute."""
         return Rates(
-            self._enqueued.per_second(), self._ends.finished.per_second(), self._ends.failed.per_second()
+            self._enqueued.per_second(),
+            self._ends.finished.per_second(),
+            self._ends.failed.per_second(),
+            self.refusals.per_second(),
         )
 
 

@@ -30,3 +30,4 @@ class Rates(Struct, frozen=True):
     enqueued: float
     finished: float
     failed: float
+    refused: float = 0.0

@@ -129,6 +129,11 @@ class Workers:
     def _hear(self, known: Known) -> None:
         self._signs.hear(known, self._clock.now(), self._clock.monotonic())
 
+    def release_of(self, worker_id: str) -> int | None:
+        """The release that a worker told."""
+        known = self._signs.known.get(worker_id)
+        return None if known is None else known.sign.release
+
     # --- asked by people ---
 
     async def all(self) -> list[Worker]:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from jobpipe.core.errors import JobpipeError
 from jobpipe.engine.feed import Feed
 from jobpipe.engine.queue import TaskQueue
-from jobpipe.http import enqueue, events, history, metrics, pages, status, tasks, workers, working
+from jobpipe.http import enqueue, events, handlers, history, metrics, pages, status, tasks, workers, working
 from jobpipe.http.answers import Message, Receive, Scope, Send, send_problem
 from jobpipe.http.bodies import BodyTooLarge, ClientGone, NotReading
 from jobpipe.http.browser import Guard
@@ -36,6 +36,7 @@ def create_app(queue: TaskQueue, config: HttpConfig, feed: Feed | None = None) -
         *status.routes(api),
         *history.routes(api),
         *workers.routes(api),
+        *handlers.routes(api),
         *pages.routes(),
         *events.routes(api),
         *metrics.routes(api),

@@ -18,7 +18,8 @@ from jobpipe.http.browser import HEAD
 from jobpipe.http.config import Api
 from jobpipe.http.problems import SAFE, Headers
 from jobpipe.http.routing import RawRoute
-from jobpipe.wire import RatesView, encode_delta
+from jobpipe.http.status import rates_view
+from jobpipe.wire import encode_delta
 
 Encode = Callable[[Frame], bytes]
 
@@ -119,8 +120,6 @@ def _joined(frames: Sequence[Frame], encode: Encode) -> bytes:
 
 
 def _encode(feed: Feed, frame: Frame) -> bytes:
-    rates = frame.rates
-    view = RatesView(round(rates.enqueued, 3), round(rates.finished, 3), round(rates.failed, 3))
-    data = encode_delta(frame.counts, view, frame.changes, frame.dropped)
+    data = encode_delta(frame.counts, rates_view(frame.rates), frame.changes, frame.dropped)
     event = b"reset" if frame.reset else b"delta"
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (feed.name_of(frame).encode(), event, data)

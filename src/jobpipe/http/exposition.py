@@ -77,6 +77,12 @@ def _of_tasks(reading: Reading) -> Iterator[Metric]:
     for queue, n in reading.enqueued.items():
         enqueued.add_metric((queue,), n)
     yield enqueued
+    refused = CounterMetricFamily(
+        "jobpipe_tasks_refused", "Tasks refused, by the code of the answer.", labels=("queue", "code")
+    )
+    for by, n in reading.refused.items():
+        refused.add_metric(by, n)
+    yield refused
     finished = CounterMetricFamily(
         "jobpipe_tasks_finished",
         "Tasks that came to their end: done, cancelled, or how the last run of a failed one ended.",

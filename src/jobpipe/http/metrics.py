@@ -35,6 +35,7 @@ class Reading(Struct, frozen=True):
     queues: Sequence[QueueCounts] | None
     workers: Sequence[Worker] | None
     enqueued: dict[str, int]
+    refused: dict[tuple[str, str], int]
     finished: dict[Ended, int]
     retried: int
     rescued: int
@@ -78,6 +79,7 @@ async def _read(api: Api) -> Reading:
         queues=queues,
         workers=workers,
         enqueued=dict(tally.enqueued),
+        refused=dict(queue.refusals.by),
         finished=dict(tally.finished),
         retried=tally.retried,
         rescued=tally.rescued,

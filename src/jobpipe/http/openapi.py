@@ -32,6 +32,7 @@ from jobpipe.wire import (
     WorkerView,
 )
 from jobpipe.wire.filters import ERROR_GROUP
+from jobpipe.wire.handlers import HandlerView
 from jobpipe.wire.working import MAX_ITEMS as MAX_SETTLES
 from jobpipe.wire.working import ExtendBody, ExtendedView, LeaseBody, LeasesView, SettleBody, SettledView
 
@@ -51,6 +52,7 @@ _STRUCTS = (
     QueueView,
     StatsView,
     WorkerView,
+    HandlerView,
     DeltaView,
     HealthView,
     KeyView,
@@ -259,6 +261,8 @@ def _charts() -> Json:
 def _server() -> Json:
     queues = {"200": _json("each queue that holds tasks", {"type": "array", "items": _ref("QueueView")})}
     workers = {"200": _json("each worker process, and each server's own pool", _each("WorkerView"))}
+    handlers = {"200": _json("each handler that ran here in the last day", _each("HandlerView"))}
+    handler = {"200": _json("the handler, with its errors and releases", _ref("HandlerView"))}
     alive = {"200": _json("yes", _ref("HealthView"))}
     page: Json = {
         "200": {"description": "a page for people", "content": {"text/html": {"schema": {"type": "string"}}}}
@@ -270,6 +274,11 @@ def _server() -> Json:
         "/events": {"get": _operation("events", "Live changes, as Server-Sent Events.", _stream(), 503)},
         "/metrics": {"get": _operation("metrics", "Metrics for Prometheus.", _exposition())},
         "/workers": {"get": _operation("listWorkers", "The workers and what they run.", workers, 503)},
+        "/handlers": {"get": _operation("listHandlers", "How each handler does.", handlers)},
+        "/handlers/{id}": {
+            "parameters": [_ID],
+            "get": _operation("getHandler", "How one handler does.", handler, 404),
+        },
         "/stats": {
             "get": _operation("getStats", "The server.", {"200": _json("now", _ref("StatsView"))}, 503)
         },

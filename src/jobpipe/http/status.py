@@ -11,6 +11,7 @@ from jobpipe.core.errors import StorageError
 from jobpipe.core.keys import Scope as Scopes
 from jobpipe.core.task import Status
 from jobpipe.engine.signs import State
+from jobpipe.engine.values import Rates
 from jobpipe.http.answers import Receive, Scope, Send, send_json
 from jobpipe.http.browser import HEAD
 from jobpipe.http.config import Api
@@ -39,6 +40,12 @@ def routes(api: Api) -> list[RawRoute]:
     ]
 
 
+def rates_view(rates: Rates) -> RatesView:
+    """What this server did in the last minute, per second."""
+    refused = round(rates.refused, 3) or UNSET
+    return RatesView(round(rates.enqueued, 3), round(rates.finished, 3), round(rates.failed, 3), refused)
+
+
 async def _alive(scope: Scope, receive: Receive, send: Send) -> None:
     await send_json(scope, send, _OK)
 
@@ -53,12 +60,14 @@ async def _ready(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _queues(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     now = api.now()
+    refusing = api.queue.refusals.refusing()
     views = [
         QueueView(
             queue=counts.queue,
             **{status.value: counts.by_status.get(status, 0) for status in Status},
             capacity=api.config.queue_size,
             oldest_ready_s=None if counts.oldest_ready is None else max(0, now - counts.oldest_ready) / 1000,
+            refused_per_s=round(refusing[counts.queue], 3) if counts.queue in refusing else UNSET,
         )
         for counts in await api.queue.queues()
     ]
@@ -75,7 +84,7 @@ async def _stats(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
         store=api.config.store,
         status="draining" if api.queue.draining else "ok" if trouble is None else "degraded",
         counts={status: counts.get(status, 0) for status in Status},
-        rates=RatesView(round(rates.enqueued, 3), round(rates.finished, 3), round(rates.failed, 3)),
+        rates=rates_view(rates),
         workers=WorkersView(
             total=sum(worker.total for worker in workers),
             busy=sum(worker.busy for worker in workers),

@@ -77,7 +77,8 @@ class AttemptView(Struct):
 
 
 class QueueView(Struct):
-    """The counts of a queue; `oldest_ready_s` is for how long its oldest due task has waited."""
+    """The counts of a queue; `oldest_ready_s` is for how long its oldest due task has waited, `refused_per_s` what this
+    server refused for want of room within the last minute, left out where it refused none."""
 
     queue: str
     queued: Count
@@ -87,6 +88,7 @@ class QueueView(Struct):
     cancelled: Count
     capacity: Count
     oldest_ready_s: Annotated[float, Meta(ge=0)] | None
+    refused_per_s: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
 
 
 class ErrorGroupView(Struct):
@@ -136,11 +138,13 @@ class BulkView(Struct):
 
 
 class RatesView(Struct):
-    """Per second, over the last minute, on this server."""
+    """Per second, over the last minute, on this server; refused is what found no room in its
+    queue, left out where there was none."""
 
     enqueued_per_s: float
     finished_per_s: float
     failed_per_s: float
+    refused_per_s: float | UnsetType = UNSET
 
 
 class WorkersView(Struct):

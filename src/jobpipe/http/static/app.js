@@ -10,6 +10,7 @@ import { health, judge, notice } from "./health.js";
 import { holding } from "./still.js";
 import { icon } from "./ui.js";
 import { keep } from "./kept.js";
+import { handlers } from "./handlers.js";
 import { help, listen } from "./keyboard.js";
 import { overview } from "./overview.js";
 import { queues } from "./queues.js";
@@ -24,7 +25,7 @@ const SOON_MS = 1500;
 const ASK_MS = 2000;
 const NOTHING = { counts: null };
 const THEMES = ["auto", "light", "dark"];
-const PAGES = [["", "Overview", overview], ["tasks", "Tasks", tasks], ["errors", "Errors", errors], ["queues", "Queues", queues], ["workers", "Workers", workers], ["enqueue", "Enqueue", enqueue]];
+const PAGES = [["", "Overview", overview], ["tasks", "Tasks", tasks], ["errors", "Errors", errors], ["queues", "Queues", queues], ["workers", "Workers", workers], ["handlers", "Handlers", handlers], ["enqueue", "Enqueue", enqueue]];
 
 const main = document.getElementById("main");
 let page = null;

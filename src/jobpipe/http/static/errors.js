@@ -22,9 +22,10 @@ export function errors(app, route) {
     if (await steerMany("retry", filter, `failed with ${group.type} in ${group.handler}`)) app.refresh();
   };
   const order = new Order();
+  const handler = route.query.get("handler");
   const groups = (data) => {
-    const { all, changed } = order.of(data, (group) => group.group, byCount, "count");
-    return [resort(changed, () => (order.renew(), app.render())),
+    const { all, changed } = order.of(data.filter((group) => !handler || group.handler === handler), (group) => group.group, byCount, "count");
+    return [handler && h("p.chip", { key: "chip" }, "handler ", h("code", handler), h("a.button.icon-only", { href: "#/errors", "aria-label": "Any handler" }, icon("close"))), resort(changed, () => (order.renew(), app.render())),
       h("div.groups", { key: "groups" }, all.map(({ row, gone }) => card(row, label, retry, gone)))];
   };
   return {

@@ -6,6 +6,7 @@ import { coarse, count, duration, now, plural, rate, since } from "./format.js";
 import { head, icon, queueLink, segments, taskLink } from "./ui.js";
 import { fill } from "./queues.js";
 import { Resource, failure, shownOf } from "./resource.js";
+import { incidents, strip } from "./incidents.js";
 import { Still } from "./still.js";
 import { running, slots } from "./workers.js";
 
@@ -19,6 +20,7 @@ export function overview(app, route) {
   const queues = new Resource("queues", { every: 1000, idle: 4000 });
   const workers = new Resource("workers", { every: 1000, idle: 4000 });
   const errors = new Resource(`errors?limit=${ROWS}`, { every: 3000, idle: 15000 });
+  const handlers = new Resource("handlers", { every: 5000, idle: 15000 });
   const flow = new FlowChart(app.render, 190);
   const wait = new TimeChart(app.render, 190, "wait", "Waited");
   const run = new TimeChart(app.render, 190, "run", "Ran");
@@ -32,9 +34,10 @@ export function overview(app, route) {
 
   return {
     title: "Overview",
-    resources: [queues, series, workers, errors],
+    resources: [queues, series, workers, errors, handlers],
     view: () => [
       head("Overview", facts(stats.data), ranges(range)),
+      h("div", { key: "strip", role: "status" }, strip(incidents({ stats: stats.data, queues: queues.data, workers: workers.data, handlers: handlers.data }))),
       stats.error && !stats.data ? failure(stats.error) : pipe(stats.data, queues.data, workers.data),
       h("section.panel", { "aria-label": "History" }, shownOf(series, charts)),
       h("div.three", {},
@@ -69,7 +72,7 @@ function pipe(stats, queues, workers) {
   const speeds = stats?.rates || {};
   const ok = speeds.finished_per_s === undefined ? null : Math.max(0, speeds.finished_per_s - speeds.failed_per_s);
   return h("section.pipe", { "aria-label": "Flow of tasks" },
-    h("div.inlet", h("h2", "In"), h("p.big", rate(speeds.enqueued_per_s), h("small", "/s")), h("p.note", "over a minute")),
+    h("div.inlet", h("h2", "In"), h("p.big", rate(speeds.enqueued_per_s), h("small", "/s")), h("p.note", speeds.refused_per_s > 0 ? h("b.late", { id: "refused" }, `${rate(speeds.refused_per_s)}/s refused`) : "over a minute")),
     h("div.joint", { "aria-hidden": "true" }),
     h("div.tank", h("h2", h("a", { href: "#/tasks?status=queued" }, icon("queued"), "Waiting")),
       h("p.big", { "data-count": "queued" }, count(counts.queued)), tanks(queues || [])),
