@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
+
+from msgspec import UNSET
 
 from jobpipe.core.lifecycle import Kind
+from jobpipe.core.revision import Revision
 from jobpipe.core.task import NewTask, Status
 from jobpipe.storage.base import TaskFilter
-from prove.world import IDS, QUEUES, Held, World
+from prove.world import IDS, QUEUES, UNIQUE, Held, World
 
 RESTARTS = 0.004
 """This share of the steps is a death of the server, where the store outlives it."""
@@ -22,7 +26,7 @@ class Driver:
         self._verbs: list[Callable[[], Awaitable[None]]] = [
             *[self._insert] * 5, *[self._claim] * 5, *[self._settle] * 6, *[self._advance] * 3,
             self._extend, self._extend, self._rescue, self._rescue, self._cancel, self._cancel, self._retry,
-            self._delete, self._prune, self._list, self._jump, world.look,
+            self._delete, self._prune, self._list, self._jump, self._revise, self._expire, world.look,
         ]  # fmt: skip
 
     async def step(self) -> None:
@@ -43,7 +47,8 @@ class Driver:
             self._id(), pick(["h", "g"]), payload=pick([b"null", b'{"n": 1.10}', b'"\xc3\xa9"']), queue=pick(QUEUES),
             priority=pick([-1, 0, 0, 5]), max_retries=pick([0, 1, 3]), timeout=pick([None, 1.5]),
             run_at=pick([None, None, self._world.clock.now() + 3000, self._world.clock.now() - 500]),
-            traceparent=pick([None, "00-x"]),
+            traceparent=pick([None, "00-x"]), uniqueness=pick(UNIQUE), digest=pick([None, None, None, "1", "2"]),
+            expires_at=pick([None, None, None, self._world.clock.now() + 4000]),
         )  # fmt: skip
 
     def _id(self) -> str:
@@ -78,6 +83,18 @@ class Driver:
 
     async def _retry(self) -> None:
         await self._world.retry(self._ids())
+
+    async def _revise(self) -> None:
+        pick, now = self._source.choice, self._world.clock.now()
+        times = [UNSET, UNSET, None, now + 2000]
+        said: dict[str, Any] = {
+            "payload": pick([UNSET, b"[2]"]), "priority": pick([UNSET, 0, 7]), "run_at": pick(times),
+            "timeout": pick([UNSET, None, 2.5]), "expires_at": pick([*times, now + 5000]),
+        }  # fmt: skip
+        await self._world.revise(self._id(), Revision(**said))
+
+    async def _expire(self) -> None:
+        await self._world.expire(self._source.choice([1, 100]))
 
     async def _delete(self) -> None:
         await self._world.delete(self._ids())

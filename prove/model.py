@@ -9,11 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from msgspec.structs import replace
+from msgspec import UNSET
+from msgspec.structs import asdict, replace
 
-from jobpipe.core.errors import JobpipeError, LeaseLost, NotFound, QueueFull, TaskExists, TooManyQueues
+from jobpipe.core.errors import (
+    AlreadyFinished,
+    IdempotencyMismatch,
+    Invalid,
+    JobpipeError,
+    LeaseLost,
+    NotFound,
+    NotUnique,
+    NotWaiting,
+    QueueFull,
+    TaskExists,
+    TooManyQueues,
+)
 from jobpipe.core.lifecycle import Event, Kind, Transition, refusal
-from jobpipe.core.task import Attempt, NewTask, Status, Task
+from jobpipe.core.revision import Revision
+from jobpipe.core.task import Attempt, NewTask, Status, Task, TaskError
+from jobpipe.core.unique import Found, Known, OnConflict, name_of, unique_of
 from jobpipe.storage.base import CancelChanged, Cancelled, SettleAnswer, Settled, Settlement, TaskFilter
 
 
@@ -36,6 +51,8 @@ class Row:
     lease: Lease | None = None
     settled: tuple[str, Status] | None = None
     attempts: list[Attempt] = field(default_factory=list)
+    keyed: bool = True
+    """Whether its unique key, if it has one, was not taken from it: by a first claim, an end, or another task."""
 
 
 class Model:
@@ -48,10 +65,18 @@ class Model:
 
     # --- entering ---
 
-    def insert(self, new: NewTask, now: int) -> Task | type[JobpipeError]:
-        """Accept one task, or say with which error it is refused."""
-        if new.id in self.rows:
-            return TaskExists
+    def insert(self, new: NewTask, now: int) -> Task | Known | type[JobpipeError]:
+        """Accept one task, or say what stands for it, or with which error it is refused."""
+        there = self.rows.get(new.id)
+        if there is not None:
+            if new.digest is None or there.task.digest is None:
+                return TaskExists
+            return (
+                Known(there.task, Found.REPLAYED) if new.digest == there.task.digest else IdempotencyMismatch
+            )
+        living = self._living(new, now)
+        if living is not None:
+            return self._met(new, living, now)
         queues = {row.task.queue for row in self.rows.values()}
         if new.queue not in queues and len(queues) >= self._max_queues:
             return TooManyQueues
@@ -62,16 +87,45 @@ class Model:
             seq=self._seq, id=new.id, handler=new.handler, queue=new.queue, payload=new.payload,
             priority=new.priority, status=Status.QUEUED, attempts=0, failures=0, lost=0,
             max_retries=new.max_retries, timeout=new.timeout, run_at=max(now, new.run_at or now),
-            created_at=now, traceparent=new.traceparent,
+            created_at=now, traceparent=new.traceparent, key=new.key, uniqueness=new.uniqueness,
+            expires_at=new.expires_at, digest=new.digest,
         )  # fmt: skip
         self.rows[new.id] = Row(task)
+        self._take(self.rows[new.id])
         return task
+
+    def _met(self, new: NewTask, living: Row, now: int) -> Known | type[JobpipeError]:
+        """What a task meets whose unique key `living` has."""
+        rule = unique_of(new)
+        if rule is None or rule.on_conflict is OnConflict.REJECT:
+            return NotUnique
+        if rule.on_conflict is OnConflict.RETURN or living.task.status is not Status.QUEUED:
+            return Known(living.task, Found.DEDUPLICATED)
+        run_at = max(now, new.run_at or now)
+        if rule.within is not None:
+            run_at = min(run_at, living.task.created_at + round(rule.within * 1000))
+        living.task = replace(
+            living.task, payload=new.payload, priority=new.priority, run_at=run_at, expires_at=new.expires_at
+        )
+        return Known(living.task, Found.REPLACED)
+
+    def _living(self, task: Task | NewTask, now: int) -> Row | None:
+        """Whose the unique key of the task is."""
+        name = name_of(task)
+        rows = [row for row in self.rows.values() if row.keyed and name_of(row.task) == name]
+        return next((row for row in rows if name is not None and _holds(row.task, now)), None)
+
+    def _take(self, taker: Row) -> None:
+        """The unique key of this one is its own from now on."""
+        for row in self.rows.values():
+            if name_of(row.task) is not None and name_of(row.task) == name_of(taker.task):
+                row.keyed = row is taker
 
     # --- running ---
 
     def due(self, queues: frozenset[str] | None, now: int) -> list[Task]:
         """The tasks that a claim takes, in order."""
-        due = [task for task in self.waiting(queues) if task.run_at <= now]
+        due = [task for task in self.waiting(queues) if task.run_at <= now and not _is_late(task, now)]
         return sorted(due, key=lambda task: (-task.priority, task.run_at, task.seq))
 
     def waiting(self, queues: frozenset[str] | None) -> list[Task]:
@@ -82,8 +136,11 @@ class Model:
         """The engine took this task, with this lease."""
         row = self.rows[id]
         row.task = replace(
-            row.task, status=Status.RUNNING, attempts=row.task.attempts + 1, started_at=now, worker=worker
-        )
+            row.task, status=Status.RUNNING, attempts=row.task.attempts + 1, started_at=now, worker=worker,
+            expires_at=None,
+        )  # fmt: skip
+        rule = unique_of(row.task)
+        row.keyed = row.keyed and (rule is None or rule.until != "start")
         row.lease, row.settled = lease, None
         return row.task
 
@@ -164,11 +221,46 @@ class Model:
         row = self._allowed(Event.RETRY, id)
         if not isinstance(row, Row):
             return row
+        rule = unique_of(row.task)
+        if rule is not None and (not isinstance(rule.until, float) or _holds(row.task, now)):
+            if self._living(row.task, now) not in (None, row):
+                return NotUnique
+            self._take(row)
         row.task = replace(
             row.task, status=Status.QUEUED, attempts=0, failures=0, lost=0, run_at=now, started_at=None,
-            finished_at=None, cancel_requested=False, worker=None, result=None,
+            finished_at=None, cancel_requested=False, worker=None, result=None, expires_at=None,
         )  # fmt: skip
         return row.task
+
+    def revise(self, id: str, revision: Revision, now: int) -> Task | type[JobpipeError]:
+        """Change a queued task."""
+        row = self.rows.get(id)
+        if row is None or row.task.status is not Status.QUEUED:
+            return NotFound if row is None else AlreadyFinished if row.task.finished else NotWaiting
+        said = {name: value for name, value in asdict(revision).items() if value is not UNSET}
+        if "run_at" in said:
+            said["run_at"] = max(now, said["run_at"] or now)
+        changed = replace(row.task, **said)
+        if changed.expires_at is not None and changed.expires_at < changed.run_at:
+            return Invalid
+        row.task = changed
+        return changed
+
+    def late(self, now: int) -> list[str]:
+        """The waiting tasks that must end because nobody took them in time."""
+        return [row.task.id for row in self._with(Status.QUEUED) if _is_late(row.task, now)]
+
+    def expire(self, id: str, now: int) -> Task:
+        """One of these ends."""
+        row = self.rows[id]
+        error = TaskError("expired", "no worker took it in time", None, row.task.attempts, now)
+        row.task = replace(row.task, status=Status.CANCELLED, finished_at=now, last_error=error)
+        return row.task
+
+    def next_expiring(self) -> int | None:
+        """When the next waiting task expires."""
+        times = [row.task.expires_at for row in self._with(Status.QUEUED) if row.task.expires_at is not None]
+        return min(times, default=None)
 
     def delete(self, id: str) -> Task | type[JobpipeError]:
         """Forget a finished task."""
@@ -230,6 +322,18 @@ class Model:
 
     def _with(self, status: Status) -> Sequence[Row]:
         return [row for row in self.rows.values() if row.task.status is status]
+
+
+def _is_late(task: Task, now: int) -> bool:
+    return task.expires_at is not None and task.expires_at <= now
+
+
+def _holds(task: Task, now: int) -> bool:
+    """Whether a task keeps its unique key as it stands."""
+    rule = unique_of(task)
+    if rule is not None and isinstance(rule.until, float):
+        return task.created_at + round(rule.until * 1000) > now
+    return not task.finished
 
 
 def _written(task: Task, to: Transition) -> Task:

@@ -18,7 +18,9 @@ from jobpipe.clock import ManualClock
 from jobpipe.core.errors import JobpipeError, LeaseLost
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
 from jobpipe.core.retry import RetryPolicy
+from jobpipe.core.revision import Revision, moved_by
 from jobpipe.core.task import Claim, NewTask, Status, Task
+from jobpipe.core.unique import Known, OnConflict, Unique, text_of
 from jobpipe.storage.base import (
     Cancelled,
     ClaimRequest,
@@ -37,6 +39,14 @@ IDS = 14
 QUEUES = ("q0", "q1", "q2", "q3")
 POLICY = Policy(retry=RetryPolicy(base=1.0, jitter=0.0, cap=8.0), max_lost=3)
 REMEMBERED = 60
+UNIQUE = (
+    *(None,) * 6,
+    *map(text_of, (
+        Unique("k"), Unique("k", "start"), Unique("k", 2.0), Unique("k", on_conflict=OnConflict.REJECT),
+        Unique("k", "start", OnConflict.REPLACE, 3.0), Unique("l", on_conflict=OnConflict.REPLACE), Unique("l", 5.0),
+    )),
+)  # fmt: skip
+"""Unique keys with their rules, and as often none."""
 ALIVE_S = 15.0
 """So long after a server's last sign the leases of its own workers end, where others go on."""
 TOLERANCE_S = 0.002
@@ -83,7 +93,8 @@ class World:
         self._same("insert", await self.store.insert(tasks, self._now), expected)
 
     def _due_there(self, task: NewTask) -> NewTask:
-        return task if task.run_at is None else replace(task, run_at=self._times.there(task.run_at))
+        times = {"run_at": task.run_at, "expires_at": task.expires_at}
+        return replace(task, **{name: self._times.there(at) for name, at in times.items() if at is not None})
 
     async def claim(
         self, limit: int, queues: frozenset[str] | None, lease_s: float | None, local: bool
@@ -112,7 +123,9 @@ class World:
 
     def _check_next_due(self, next_due: int | None, queues: frozenset[str] | None) -> None:
         """The store may look too early (a cancelled task was the next), never too late, and never at once again."""
-        waiting = [self._times.here(task.run_at) or 0 for task in self.model.waiting(queues)]
+        late = self.model.late(self.stored_now)
+        left = [task for task in self.model.waiting(queues) if task.id not in late]
+        waiting = [self._times.here(task.run_at) or 0 for task in left]
         in_time = next_due is not None and next_due <= min(waiting, default=next_due)
         self._check(in_time or not waiting, "next_due is not late", next_due, waiting)
         self._check(next_due is None or next_due > self._now, "next_due is not now", next_due, self._now)
@@ -191,6 +204,20 @@ class World:
         expected = [self.model.retry(id_, self.stored_now) for id_ in ids]
         self._same("retry", await self.store.retry(ids, self._now), expected)
 
+    async def revise(self, id: str, revision: Revision) -> None:
+        """Change what waits."""
+        there = moved_by(revision, self.stored_now - self._now)
+        expected = self.model.revise(id, there, self.stored_now)
+        self._same("revise", [await self.store.revise(id, revision, self._now)], [expected])
+
+    async def expire(self, limit: int) -> None:
+        """End what nobody took in time; which of it goes first is the store's to say."""
+        late = self.model.late(self.stored_now)
+        ended = await self.store.expire(self._now, limit)
+        ids = [task.id for task in ended]
+        self._check(len(ids) == min(limit, len(late)) and set(ids) <= set(late), "expired", ids, late)
+        self._same("expired", ended, [self.model.expire(id_, self.stored_now) for id_ in ids])
+
     async def delete(self, ids: Sequence[str]) -> None:
         """Forget."""
         expected = [self.model.delete(id_) for id_ in ids]
@@ -259,6 +286,8 @@ class World:
             self._check(counts.oldest_ready == oldest, "oldest_ready", counts, oldest)
         prunable = tuple(self._times.here(at) for at in model.next_prunable())
         self._check(await store.next_prunable() == prunable, "next_prunable", None, prunable)
+        expiring = self._times.here(model.next_expiring())
+        self._check(await store.next_expiring() == expiring, "next_expiring", None, expiring)
         expiry, expected = await store.next_expiry(), model.next_expiry(self._times.seconds())
         near = expiry is not None and expected is not None and abs(expiry - expected) <= TOLERANCE_S
         self._check(near or expiry == expected, "next_expiry", expiry, expected)
@@ -308,6 +337,6 @@ def _plain(answer: Any) -> Any:
         return type(answer)
     if isinstance(answer, Task):
         return replace(answer, seq=0)
-    if isinstance(answer, Cancelled):
+    if isinstance(answer, Cancelled | Known):
         return replace(answer, task=_plain(answer.task))
     return answer

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import postgres
 from jobpipe.core.lifecycle import Kind
 
 from .conftest import Server, Start, assert_problem
@@ -179,3 +180,17 @@ async def test_a_waiting_task_is_changed(server: Server) -> None:
 async def test_what_cannot_be_changed_is_refused(server: Server, body: object, field: str) -> None:
     await server.enqueue({"id": "a"})
     assert_problem(await patch(server, "a", body), 400, "invalid", field=field)
+
+
+@pytest.mark.parametrize("lane", ["postgres"])
+async def test_beside_a_server_of_an_earlier_version_it_is_told_to_come_again(server: Server) -> None:
+    older = "INSERT INTO jobpipe.servers (server, writers, alive_until) VALUES ('old', '{}', jobpipe.now_ms() + 15000)"
+    await postgres.shared_cluster().ask(older, "manual")
+    for body in ({"unique": "k"}, {"expires": 60}, {"key": "t"}):
+        refused = await server.enqueue(body)
+        assert_problem(refused, 503, "upgrading")
+        assert refused.headers["retry-after"] == "5"
+    named = await server.client.post("/enqueue", json={}, headers={"Idempotency-Key": "a"})
+    assert_problem(named, 503, "upgrading")
+    batch = await server.client.post("/enqueue", json=[{}, {"unique": "k"}])
+    assert [item["status"] for item in batch.json()] == [202, 503]

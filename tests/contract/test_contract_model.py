@@ -23,13 +23,16 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec import UNSET
+from msgspec.structs import replace
 from prove.driver import Driver
 from prove.places import Database, Opens, in_memory, on_files
-from prove.world import CAPACITY, IDS, MAX_QUEUES, QUEUES, Difference, Held, World
+from prove.world import CAPACITY, IDS, MAX_QUEUES, QUEUES, UNIQUE, Difference, Held, World
 
 import postgres
 from jobpipe.clock import ManualClock
 from jobpipe.core.lifecycle import Kind
+from jobpipe.core.revision import Revision
 from jobpipe.core.task import NewTask, Status
 from jobpipe.storage.base import TaskFilter
 
@@ -43,7 +46,13 @@ NEW_TASKS = st.builds(
     queue=st.sampled_from(QUEUES),
     priority=st.integers(-1, 1),
     max_retries=st.integers(0, 2),
+    uniqueness=st.sampled_from(UNIQUE),
+    digest=st.sampled_from([None, "1", "2"]),
 )
+REVISIONS = st.builds(
+    Revision, payload=st.sampled_from([UNSET, b"[2]"]), priority=st.sampled_from([UNSET, 3])
+)
+LATER = st.sampled_from([None, None, 500, 3000])
 FALLS = 3
 """Crashes of a world, and cuts: a server that connects anew takes as long as thirty steps."""
 AGES = st.sampled_from([None, 0.0, 4.0])
@@ -79,6 +88,23 @@ class Machine(RuleBasedStateMachine):
     @rule(tasks=st.lists(NEW_TASKS, min_size=1, max_size=5))
     def insert(self, tasks: list[NewTask]) -> None:
         self.do(self.world.insert(tasks))
+
+    @rule(task=NEW_TASKS, expires=st.sampled_from([800, 3000]), delay=LATER)
+    def insert_what_expires(self, task: NewTask, expires: int, delay: int | None) -> None:
+        now = self.world.clock.now()
+        run_at = None if delay is None else now + min(delay, expires)
+        self.do(self.world.insert([replace(task, expires_at=now + expires, run_at=run_at)]))
+
+    @rule(limit=st.sampled_from([1, 100]))
+    def expire(self, limit: int) -> None:
+        self.do(self.world.expire(limit))
+
+    @rule(id_=IDENTIFIERS, revision=REVISIONS, run_at=LATER, expires=LATER)
+    def revise(self, id_: str, revision: Revision, run_at: int | None, expires: int | None) -> None:
+        now = self.world.clock.now()
+        times = {"run_at": run_at, "expires_at": expires}
+        said = {name: now + at for name, at in times.items() if at is not None}
+        self.do(self.world.revise(id_, replace(revision, **said)))
 
     @rule(limit=st.integers(1, 4), queues=st.none() | st.frozensets(st.sampled_from(QUEUES)), lease=LEASES)
     def claim(self, limit: int, queues: frozenset[str] | None, lease: tuple[float | None, bool]) -> None:
