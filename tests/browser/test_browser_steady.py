@@ -213,7 +213,8 @@ def test_nothing_on_the_overview_leaves_its_panel_and_legends_move_no_plot(
             " || (e.classList.contains('num') && e.scrollWidth > e.clientWidth + 1)).map(e => e.textContent))"
         )
         assert out == [], width
-        before = [top(page, f".chart:nth-child({i}) .plot") for i in (1, 2, 3)]
+        places = "plots => plots.map(plot => plot.getBoundingClientRect().top + scrollY)"
+        before = page.locator(".plot").evaluate_all(places)
         for chart in page.locator(".plot svg").all():
             chart.hover()
-        assert [top(page, f".chart:nth-child({i}) .plot") for i in (1, 2, 3)] == before
+        assert page.locator(".plot").evaluate_all(places) == before

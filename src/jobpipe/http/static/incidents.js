@@ -36,7 +36,7 @@ function failing(handlers) {
   const day = (one) => (one.failures.runs > one.recent.runs ? (one.failures.failed - one.recent.failed) / (one.failures.runs - one.recent.runs) : 0);
   const bad = handlers.filter((one) => now(one) >= FAILING && now(one) >= JUMP * day(one)).sort((a, b) => now(b) - now(a));
   return few(bad, "#/errors", (one) => ["failing", `#/errors?handler=${encodeURIComponent(one.handler)}`,
-    [h("b", `${one.handler} fails`), ` ${Math.round(percent(now(one), 1))} % of its runs, over the day before ${Math.round(percent(day(one), 1))} %`]]);
+    [h("b", `${one.handler} fails`), ` ${Math.round(percent(now(one), 1))} % of its runs, ${one.failures.runs > one.recent.runs ? `over the day before ${Math.round(percent(day(one), 1))} %` : "of which it had none before"}`]]);
 }
 
 function busy(stats, queues) {

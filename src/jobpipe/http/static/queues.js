@@ -24,7 +24,7 @@ const SORTS = {
 };
 
 export function queues(app, route) {
-  const list = new Resource("queues", { every: 1000, idle: 4000 });
+  const list = new Resource("queues", { every: 2000, idle: 4000 });
   const seen = new Map();
   const order = new Order();
   const lazy = new Lazy(app.render);
