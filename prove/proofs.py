@@ -22,6 +22,7 @@ from prove import (
     postgres_faults,
     powercut,
     same_id,
+    schedules,
     schemas,
     server_faults,
     slow,
@@ -74,5 +75,6 @@ PROOFS: dict[str, Proof] = {
     "slow": Proof((16,), "slow senders are cut, others go on", slow.slow, timed=True),
     "hostile": Proof((16,), "one hostile connection makes no other wait", hostile.hostile, timed=True),
     "interleave": Proof((3, 5, 10), "every interleaving ends each task once", interleave.interleavings),
+    "schedules": Proof((19,), "each time of a schedule makes one task", schedules.schedules),
     "schema": Proof((17,), "newer schemas are refused, older ones migrated", schemas.schemas),
 }

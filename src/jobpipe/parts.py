@@ -18,6 +18,7 @@ from jobpipe.core.retry import RetryPolicy
 from jobpipe.engine.audit import REFUSED_S, Auditor
 from jobpipe.engine.expiry import expiry_alarm
 from jobpipe.engine.feed import Feed
+from jobpipe.engine.firing import firing_alarm
 from jobpipe.engine.maintenance import Alarm, Pruner, Rescuer
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.sharing import Sharing
@@ -57,6 +58,7 @@ class Parts:
         self._prune = Alarm("pruner", pruner.run_once, clock)
         self._audit = Alarm("auditor", Auditor(self._storage).run_once, clock)
         self._expire = expiry_alarm(self.queue, self._storage, clock)
+        self._fire = firing_alarm(self.queue, self._storage, clock)
         self._keep = Alarm("history", self.queue.history.run_once, clock)
         self.workers = own_workers(settings, app, self.queue, clock, token)
         rescuer.on_rescue = self.workers.rescued
@@ -84,6 +86,7 @@ class Parts:
         self._prune.start()
         self._audit.start()
         self._expire.start()
+        self._fire.start()
         self._keep.start()
         self._sharing.start()
         self.queue.history.on_begin = self._keep.ring_within
@@ -125,6 +128,7 @@ class Parts:
             await self._prune.stop()
             await self._audit.stop()
             await self._expire.stop()
+            await self._fire.stop()
             await self._keep.stop()
             await self.queue.close()
 

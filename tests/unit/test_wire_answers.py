@@ -45,9 +45,17 @@ tasks = st.builds(
     key=st.none() | text,
     uniqueness=st.none() | st.sampled_from([text_of(Unique("k")), text_of(Unique("k", 1.5))]),
     expires_at=st.none() | moment,
+    schedule=st.none() | text,
+    scheduled_for=st.none() | moment,
 )
 
-IF_USED = {"key": "key", "unique": "uniqueness", "expires_at": "expires_at"}
+IF_USED = {
+    "key": "key",
+    "unique": "uniqueness",
+    "expires_at": "expires_at",
+    "schedule": "schedule",
+    "scheduled_for": "scheduled_for",
+}
 """Left out of a task that does not use them."""
 
 

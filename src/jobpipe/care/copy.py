@@ -19,8 +19,9 @@ from msgspec.structs import replace
 
 from jobpipe import randomness
 from jobpipe.clock import SystemClock
-from jobpipe.core.errors import StorageInUse, StorageRefused
+from jobpipe.core.errors import JobpipeError, StorageInUse, StorageRefused
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
+from jobpipe.core.schedule_edits import moved
 from jobpipe.core.task import Status, Task
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Record
@@ -50,7 +51,7 @@ class Copied(Struct):
 
 
 def copy(source: str, destination: str, *, progress: Progress, wait: float = 0.0) -> Copied:
-    """Copy all tasks, their history and the figures of the charts. Raises StorageError.
+    """Copy all tasks, their history, the schedules and the figures of the charts. Raises StorageError.
 
     For `wait` seconds a store that servers use is tried again: those that were killed are forgotten after a while.
     """
@@ -114,10 +115,18 @@ async def _copied(source: Storage, destination: Storage, progress: Progress) -> 
         await _note(copied, destination, at_rest, await destination.import_(at_rest))
         done += len(records)
         progress(done, total)
+    await _copy_schedules(source, destination)
     for summary in await source.summaries(0, END):
         await destination.keep_summary(summary, 0)
     _compare(copied, done, total, before, await destination.counts())
     return copied
+
+
+async def _copy_schedules(source: Storage, destination: Storage) -> None:
+    """Those whose names are taken there stay as they are there. Raises JobpipeError when there are too many."""
+    answer = await destination.edit_schedules(None, moved(await source.schedules()), SystemClock().now())
+    if isinstance(answer, JobpipeError):
+        raise answer
 
 
 async def _note(

@@ -50,6 +50,7 @@ COMMANDS: Final[dict[str, dict[str, Command]]] = {
         "enqueue": Command("enqueue:enqueue_command"),
         "task": Command("task:app"),
         "queue": Command("server_state:queue_app"),
+        "schedule": Command("schedule:app"),
         "workers": Command("server_state:workers_app"),
         "errors": Command("server_state:errors_app"),
         "stats": Command("server_state:stats_command"),

@@ -17,7 +17,7 @@ _FIELDS: Final = (
 MOST_SHOWN: Final = 4000
 MOST_LINES: Final = 60
 
-_IF_USED: Final = ("key", "expires_at")
+_IF_USED: Final = ("key", "expires_at", "schedule", "scheduled_for")
 """What a task has only where it uses it."""
 
 

@@ -13,6 +13,7 @@ from jobpipe.client.api import Client
 from jobpipe.client.async_api import AsyncClient
 from jobpipe.client.errors import ConnectionFailed, ServerError
 from jobpipe.client.flow import Retries
+from jobpipe.client.schedules import Schedule
 from jobpipe.client.values import (
     Extended,
     Lease,
@@ -34,6 +35,7 @@ __all__ = [
     "NewTask",
     "QueueView",
     "Retries",
+    "Schedule",
     "ServerError",
     "Settle",
     "Settled",

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Unpack, overload
 
 from jobpipe.client import enqueue, tasks, working
+from jobpipe.client.async_schedules import AsyncSchedules
 from jobpipe.client.async_transport import AsyncTransport
 from jobpipe.client.enqueue import PATIENCE_S
 from jobpipe.client.flow import Caller, Item, Retries
@@ -58,6 +59,8 @@ class AsyncClient:
     ) -> None:
         self._caller = Caller(retries_of(retries))
         self._transport = AsyncTransport(servers_of(url, urls, key, proxy), timeout)
+        self.schedules = AsyncSchedules(self._caller, self._transport)
+        """Stored rules that make tasks at times."""
 
     async def close(self) -> None:
         """Close the connections; safe twice."""

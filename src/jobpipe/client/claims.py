@@ -45,6 +45,8 @@ class _Leased(Struct, gc=False):
     last_error: _Error | None = None
     alone: bool = False
     traceparent: str | None = None
+    schedule: str | None = None
+    scheduled_for: str | None = None
 
 
 class _Leases(Struct):
@@ -110,6 +112,8 @@ def _claim(form: _Leased) -> Claim:
         None, form.cancel_requested, form.worker, None,
         None if form.last_error is None else _error(form.last_error),
         form.traceparent,
+        schedule=form.schedule,
+        scheduled_for=None if form.scheduled_for is None else read_time(form.scheduled_for),
     )  # fmt: skip
     return Claim(
         task, form.lease_id, None if form.lease_until is None else read_time(form.lease_until), form.alone

@@ -85,6 +85,7 @@ class Filters(TypedDict, total=False):
     created_after: datetime | None
     created_before: datetime | None
     key: str | None
+    schedule: str | None
 
 
 class TaskError(Struct, frozen=True):
@@ -128,6 +129,8 @@ class Task(Struct, frozen=True, gc=False):
     expires_at: Time | None = None
     deduplicated: bool = False
     replaced: bool = False
+    schedule: str | None = None
+    scheduled_for: Time | None = None
 
     @property
     def finished(self) -> bool:

@@ -83,6 +83,13 @@ class NotFound(JobpipeError):
     sentence = "task not found"
 
 
+class TooManySchedules(JobpipeError):
+    """A new schedule, while as many as allowed are kept."""
+
+    code = "too_many_schedules"
+    sentence = "too many schedules"
+
+
 class NotFinished(JobpipeError):
     """Only a finished task can be deleted."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
 from itertools import islice, takewhile
 
@@ -63,7 +64,7 @@ def times_after(timing: Timing, after: int) -> Iterator[int]:
     """The times of a schedule after `after`, in order (ms). Raises BadCron for an expression that cannot be read."""
     begin = after if timing.starts is None else max(after, timing.starts - 1)
     if timing.every is None:
-        times = Cron(timing.cron or "", timing.timezone).times(begin)
+        times = _cron(timing.cron or "", timing.timezone).times(begin)
     else:
         times = _steps(timing.every * 1000, timing.starts or 0, begin)
     ends = timing.ends
@@ -78,7 +79,7 @@ def next_time(timing: Timing, after: int) -> int | None:
 def due(timing: Timing, position: int, now: int) -> Due:
     """What the times after `position` and up to `now` ask for."""
     late = now - LATE_MS
-    missed, newest = _missed(timing, position, late)
+    missed, newest = _missed(timing, position, late) if position < late - 1 else (0, None)
     times = tuple(takewhile(lambda at: at <= now, times_after(timing, max(position, late - 1))))
     if not times and newest is not None and timing.catch_up is CatchUp.LATEST:
         return Due((newest,), missed - 1, max(position, newest))
@@ -93,6 +94,10 @@ def task_id(name: str, at: int) -> str:
 def put_off_ms(id: str, jitter: float) -> int:
     """By how much the task with this id is put off: the same on every server."""
     return int.from_bytes(sha256(id.encode()).digest()[:8]) % (round(jitter * 1000) + 1)
+
+
+_cron = lru_cache(1024)(Cron)
+"""Most schedules of a store have few expressions, each asked at every time."""
 
 
 def _steps(step: int, origin: int, after: int) -> Iterator[int]:

@@ -86,6 +86,13 @@ def text_of(unique: Unique) -> str:
     ).decode()
 
 
+def returning(uniqueness: str) -> str:
+    """The same key and rules, but that a second task is told of the living one instead of being refused."""
+    unique = _decode(uniqueness)
+    reject = unique.on_conflict is OnConflict.REJECT
+    return text_of(replace(unique, on_conflict=OnConflict.RETURN)) if reject else uniqueness
+
+
 def unique_of(task: Task | NewTask) -> Unique | None:
     """The task's unique key with its rules."""
     return None if task.uniqueness is None else _decode(task.uniqueness)

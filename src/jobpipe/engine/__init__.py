@@ -14,6 +14,7 @@ from jobpipe.storage.base import (
     Settled,
     TaskFilter,
 )
+from jobpipe.storage.schedules import ScheduleCounts
 
 __all__ = [
     "MAX_CLAIM_BYTES",
@@ -23,6 +24,7 @@ __all__ = [
     "Matches",
     "Page",
     "QueueCounts",
+    "ScheduleCounts",
     "Settled",
     "TaskFilter",
 ]

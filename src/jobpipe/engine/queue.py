@@ -32,6 +32,7 @@ from jobpipe.engine.observing import Observer
 from jobpipe.engine.rates import Rate
 from jobpipe.engine.refusals import Refusals
 from jobpipe.engine.running import Running
+from jobpipe.engine.schedules import Schedules
 from jobpipe.engine.settling import Settling
 from jobpipe.engine.tally import Tally
 from jobpipe.engine.values import Heartbeat, Rates, Report
@@ -100,6 +101,8 @@ class TaskQueue:
         """Who works, for operators."""
         self.history = History(storage, self._clock)
         """What happened, minute by minute, for the charts."""
+        self.schedules = Schedules(storage, self._clock, enqueue=self.enqueue, accepted=self.accepted)
+        """Stored rules that make tasks at times."""
         self.observe(self.history)
         self.observe(self.tally)
         self.handlers = Handlers(self._clock, self.workers.release_of)
@@ -218,11 +221,12 @@ class TaskQueue:
             self.refusals.note(tasks, [Draining()] * len(tasks))
             raise Draining()
         now = self._clock.now()
-        return carried_out(self._storage.insert(tasks, now), partial(self._accepted, now, tasks))
+        return carried_out(self._storage.insert(tasks, now), partial(self.accepted, now, tasks))
 
-    def _accepted(
+    def accepted(
         self, now: int, tasks: Sequence[NewTask], answers: Sequence[Task | Known | JobpipeError]
     ) -> None:
+        """Tell of what the store said to tasks that came at `now`."""
         ready: dict[str, int] = {}
         accepted = [answer for answer in answers if isinstance(answer, Task)]
         for answer in accepted:

@@ -13,7 +13,19 @@ from starlette.types import ASGIApp
 from jobpipe.core.errors import JobpipeError
 from jobpipe.engine.feed import Feed
 from jobpipe.engine.queue import TaskQueue
-from jobpipe.http import enqueue, events, handlers, history, metrics, pages, status, tasks, workers, working
+from jobpipe.http import (
+    enqueue,
+    events,
+    handlers,
+    history,
+    metrics,
+    pages,
+    schedules,
+    status,
+    tasks,
+    workers,
+    working,
+)
 from jobpipe.http.answers import Message, Receive, Scope, Send, send_problem
 from jobpipe.http.bodies import BodyTooLarge, ClientGone, NotReading
 from jobpipe.http.browser import Guard
@@ -37,6 +49,7 @@ def create_app(queue: TaskQueue, config: HttpConfig, feed: Feed | None = None) -
         *history.routes(api),
         *workers.routes(api),
         *handlers.routes(api),
+        *schedules.routes(api),
         *pages.routes(),
         *events.routes(api),
         *metrics.routes(api),

@@ -45,6 +45,7 @@ class _Read(Collector):
         yield from _of_queues(self._reading)
         yield from _of_tasks(self._reading)
         yield from _of_runs(self._reading)
+        yield from _of_schedules(self._reading)
         yield from _of_workers(self._reading)
         yield from _of_server(self._reading)
         yield from _PROCESS.collect()
@@ -109,6 +110,27 @@ def _of_runs(reading: Reading) -> Iterator[Metric]:
     )
     yield _histograms("jobpipe_task_wait_seconds", waits, reading.waits)
     yield _histograms("jobpipe_task_run_seconds", runs, reading.runs)
+
+
+def _of_schedules(reading: Reading) -> Iterator[Metric]:
+    schedules = GaugeMetricFamily(
+        "jobpipe_schedules",
+        "Schedules: active; resting, because they are paused or ended; late: active, and made no task in their time.",
+        labels=("state",),
+    )
+    if (counts := reading.schedules) is not None:
+        active = counts.all - counts.resting
+        for state, n in (("active", active), ("resting", counts.resting), ("late", counts.late)):
+            schedules.add_metric((state,), n)
+    yield schedules
+    yield CounterMetricFamily(
+        "jobpipe_schedules_missed", "Times of schedules that made no task.", reading.schedules_missed
+    )
+    yield CounterMetricFamily(
+        "jobpipe_schedules_refused",
+        "Tasks of schedules that were refused, and are tried again where there may be room.",
+        reading.schedules_refused,
+    )
 
 
 def _of_workers(reading: Reading) -> Iterator[Metric]:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from jobpipe import streams
 from jobpipe.core.errors import StorageError
 from jobpipe.core.histogram import Histogram
-from jobpipe.engine import QueueCounts
+from jobpipe.engine import QueueCounts, ScheduleCounts
 from jobpipe.engine.tally import Ended
 from jobpipe.engine.workers import Worker
 from jobpipe.http.answers import Receive, Scope, Send, send_raw
@@ -45,6 +45,9 @@ class Reading(Struct, frozen=True):
     commit_seconds: Histogram
     commit_tasks: Histogram
     answers: dict[tuple[str, int], int]
+    schedules: ScheduleCounts | None
+    schedules_missed: int
+    schedules_refused: int
     log_lines_lost: int
     clock_step: float
 
@@ -70,7 +73,7 @@ def _write(reading: Reading, accept: str) -> tuple[bytes, str]:
 
 async def _read(api: Api) -> Reading:
     queue, tally = api.queue, api.queue.tally
-    queues, workers = await _stored(api)
+    queues, workers, schedules = await _stored(api)
     commits = queue.commits()
     return Reading(
         version=api.config.version,
@@ -89,18 +92,23 @@ async def _read(api: Api) -> Reading:
         commit_seconds=_copy(commits.seconds),
         commit_tasks=_copy(commits.tasks),
         answers=dict(api.meter.answers),
+        schedules=schedules,
+        schedules_missed=queue.schedules.missed,
+        schedules_refused=queue.schedules.refused,
         log_lines_lost=streams.lost.lines,
         clock_step=queue.clock_step(),
     )
 
 
-async def _stored(api: Api) -> tuple[Sequence[QueueCounts] | None, Sequence[Worker] | None]:
+async def _stored(
+    api: Api,
+) -> tuple[Sequence[QueueCounts] | None, Sequence[Worker] | None, ScheduleCounts | None]:
     """What only the storage knows; a scrape must succeed without it, to say so."""
     try:
-        return await api.queue.queues(), await api.queue.workers.all()
+        return await api.queue.queues(), await api.queue.workers.all(), await api.queue.schedules.counts()
     except StorageError as error:
         log.debug("metrics without the storage: %s", error)
-        return None, None
+        return None, None, None
 
 
 def _copy(histogram: Histogram) -> Histogram:

@@ -33,6 +33,7 @@ from jobpipe.wire import (
 )
 from jobpipe.wire.filters import ERROR_GROUP
 from jobpipe.wire.handlers import HandlerView
+from jobpipe.wire.schedules import ScheduleBody, ScheduleView
 from jobpipe.wire.working import MAX_ITEMS as MAX_SETTLES
 from jobpipe.wire.working import ExtendBody, ExtendedView, LeaseBody, LeasesView, SettleBody, SettledView
 
@@ -43,6 +44,8 @@ _STRUCTS = (
     KnownItemView,
     KnownView,
     RevisionBody,
+    ScheduleBody,
+    ScheduleView,
     Problem,
     BulkBody,
     BulkView,
@@ -92,6 +95,7 @@ def document(version: str, enqueue_status: int) -> bytes:
             **_working(),
             **_tasks(),
             **_bulk(),
+            **_schedules(),
             **_charts(),
             **_server(),
         },
@@ -165,6 +169,7 @@ def _tasks() -> Json:
         },
         "id_prefix": _TEXT,
         "key": _TEXT,
+        "schedule": _TEXT,
         "created_after": _TIME,
         "created_before": _TIME,
         "limit": _LIMIT,
@@ -241,6 +246,35 @@ def _bulk() -> Json:
             )
         }
         for action in Action
+    }
+
+
+def _schedules() -> Json:
+    one = {"200": _json("the schedule", _ref("ScheduleView"))}
+    made = {"201": _json("made", _ref("ScheduleView")), **one}
+    every = {"200": _json("by name", _each("ScheduleView"))}
+    task = {"202": _json("the task that it makes now", _ref("TaskView"))}
+    example = {"cron": "30 2 * * *", "timezone": "Europe/Berlin", "task": {"handler": "report"}}
+    body = {"application/json": {"schema": _ref("ScheduleBody"), "example": example}}
+    put = _operation("putSchedule", "Make or change a schedule.", made, 400, 409, 413, 503, 507, body=body)
+    gone: Json = {"204": {"description": "forgotten; the tasks that it made stay"}}
+    run = _operation("runSchedule", "Make a task of it now.", task, 404, 409, 503, 507)
+    return {
+        "/schedules": {"get": _operation("listSchedules", "The schedules.", every, 503)},
+        "/schedules/{id}": {
+            "parameters": [_ID],
+            "get": _operation("getSchedule", "Read a schedule.", one, 404, 503),
+            "put": put,
+            "delete": _operation("deleteSchedule", "Forget a schedule.", gone, 404, 503, 507),
+        },
+        "/schedules/{id}/run": {"parameters": [_ID], "post": run},
+        **{
+            f"/schedules/{{id}}/{verb}": {
+                "parameters": [_ID],
+                "post": _operation(f"{verb}Schedule", summary, one, 404, 503, 507),
+            }
+            for verb, summary in (("pause", "Pause a schedule."), ("resume", "Let it go on."))
+        },
     }
 
 

@@ -40,6 +40,7 @@ STATUS = {
     "task_exists": 409,
     "not_unique": 409,
     "not_waiting": 409,
+    "too_many_schedules": 409,
     "idempotency_mismatch": 422,
     "not_finished": 409,
     "already_finished": 409,

@@ -116,6 +116,7 @@ class TaskFilter(Struct, frozen=True):
     error_group: str | None = None
     ids: tuple[str, ...] | None = None
     key: str | None = None
+    schedule: str | None = None
 
 
 class Page(Struct, frozen=True):

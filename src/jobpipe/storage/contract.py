@@ -34,6 +34,7 @@ from jobpipe.storage.base import (
     TaskFilter,
 )
 from jobpipe.storage.flow import FlowRules
+from jobpipe.storage.schedules import Schedules
 
 
 class Lookup(Protocol):
@@ -268,5 +269,5 @@ class Health(Protocol):
         ...
 
 
-class Storage(TaskLife, Reading, Upkeep, Past, Peers, Moving, FlowRules, Health, Protocol):
+class Storage(TaskLife, Reading, Upkeep, Past, Peers, Moving, FlowRules, Schedules, Health, Protocol):
     """All of it: what an engine has."""

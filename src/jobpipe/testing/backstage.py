@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
+
+from msgspec import Raw
 
 from jobpipe.client import Task
 from jobpipe.client.batch import read_task
@@ -24,6 +26,7 @@ from jobpipe.engine.values import Report
 from jobpipe.enqueuing import LocalEnqueuer
 from jobpipe.storage import open_storage
 from jobpipe.wire import Defaults, encode_task
+from jobpipe.wire.schedules import parse_declared, parse_schedule
 
 T = TypeVar("T")
 
@@ -40,7 +43,7 @@ class Backstage:
         self._clock = clock
         self._policy = policy
         self._capacity = capacity
-        self._max_retries = max_retries
+        self._defaults = Defaults(max_retries=max_retries)
         self._random = random
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="jobpipe-test", daemon=True)
@@ -55,7 +58,7 @@ class Backstage:
         self._queue = TaskQueue(storage, policy=self._policy, clock=self._clock, random=self._random)
         await self._queue.open()
         self._queue.listen_to_cancels(lambda _id, lease_id: on_cancel(lease_id))
-        self.enqueuer = TestEnqueuer(self._queue, Defaults(max_retries=self._max_retries), self._clock)
+        self.enqueuer = TestEnqueuer(self._queue, self._defaults, self._clock)
 
     def stop(self) -> None:
         """Close the queue and end its thread."""
@@ -83,8 +86,15 @@ class Backstage:
         while self._call(self._queue.expire(PAGE)):
             pass
 
-    def next_time(self) -> int | None:
-        """When the next waiting task is due or expires, in milliseconds; None when nothing will happen by itself."""
+    def fire(self) -> None:
+        """Make the tasks of schedules that are due now."""
+        while self._call(self._queue.schedules.fire()).more:
+            pass
+
+    def next_time(self, *, schedules: bool) -> int | None:
+        """When the next waiting task is due or expires, or with `schedules` one of those comes, in milliseconds; None
+        when nothing will happen by itself.
+        """
         waiting, now = self._call(self._stored(TaskFilter(status=Status.QUEUED))), self._clock.now()
         times = [
             time
@@ -92,7 +102,19 @@ class Backstage:
             for time in (task.run_at, task.expires_at)
             if time is not None and time > now
         ]
-        return min(times, default=None)
+        seconds = self._call(self._queue.schedules.next_firing()) if schedules else None
+        return min([*times, *([] if seconds is None else [now + round(seconds * 1000)])], default=None)
+
+    def declare(self, schedules: Mapping[str, Raw]) -> None:
+        """What the app says of times. Raises Invalid."""
+        if schedules:
+            said = parse_declared(schedules, self._defaults, self._clock.now())
+            self._call(self._queue.schedules.declare("app", 0, said))
+
+    def put_schedule(self, name: str, body: bytes) -> None:
+        """Make or change a schedule, as over HTTP. Raises Invalid."""
+        said = parse_schedule(name, body, self._defaults, self._clock.now())
+        self._call(self._queue.schedules.put(said, None))
 
     # --- looking and steering ---
 

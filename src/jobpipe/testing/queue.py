@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
 from jobpipe.client import Task
+from jobpipe.client.schedules import Timing, schedule_body
 from jobpipe.clock import ManualClock, SystemClock
 from jobpipe.core.lifecycle import Outcome, Policy
 from jobpipe.core.retry import RetryPolicy
@@ -80,6 +81,7 @@ class TestQueue:
         self._backstage.start(self._cancel_run)
         self._open.callback(self._backstage.stop)
         self._open.callback(self._executor.close)
+        self._backstage.declare(self._app.schedules)
         self._open.enter_context(self._app.route.through(self._backstage.enqueuer))
         return self
 
@@ -121,8 +123,9 @@ class TestQueue:
     async def drain(self, *, until: datetime | None = None, limit: int = 10_000) -> int:
         """Run tasks until none is queued, moving the clock to each that is due later; how many runs that were.
 
-        With `until` only what is due by then, and then it is that time. Raises AssertionError after `limit` runs: a
-        handler that always enqueues another task would go on for ever.
+        With `until` only what is due by then, also by schedules, and then it is that time; without it a schedule makes
+        what is due now, for its times have no end. Raises AssertionError after `limit` runs: a handler that always
+        enqueues another task would go on for ever.
         """
         end = None if until is None else round(until.timestamp() * 1000)
         await self._stay_entered()
@@ -176,6 +179,10 @@ class TestQueue:
         """Enqueue a task as another program would over HTTP: by name, its payload not looked into."""
         return self._backstage.enqueuer.enqueue_sync(EnqueueRequest(handler, json_of(payload), **options))
 
+    def put_schedule(self, name: str, task: Mapping[str, Any], **timing: Unpack[Timing]) -> None:
+        """Make or change a schedule, as `Client.schedules.put` does; `advance` runs it at its times. Raises Invalid."""
+        self._backstage.put_schedule(name, schedule_body(task, timing))
+
     def cancel(self, id: str) -> Task:
         """Cancel a queued task; ask the handler of a running one to stop. Raises AlreadyFinished, NotFound."""
         return self._backstage.cancel(id)
@@ -190,8 +197,9 @@ class TestQueue:
         """The next task to run, the clock moved to its time; None when none is due by `end`."""
         while True:
             self._backstage.expire()
+            self._backstage.fire()
             claim = self._backstage.claim()
-            time = self._backstage.next_time() if claim is None else None
+            time = self._backstage.next_time(schedules=end is not None) if claim is None else None
             if time is None or (end is not None and time > end):
                 return claim
             self._move_to(time)

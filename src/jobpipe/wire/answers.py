@@ -55,6 +55,8 @@ class TaskView(Struct):
     key: str | UnsetType = UNSET
     unique: Unique | UnsetType = UNSET
     expires_at: Time | UnsetType = UNSET
+    schedule: str | UnsetType = UNSET
+    scheduled_for: Time | UnsetType = UNSET
 
 
 class KeyView(Struct):
@@ -298,7 +300,13 @@ def encode_known(known: Known, *, whole: bool = True) -> bytes:
 
 
 def _plain(task: Task) -> bool:
-    return task.key is None and task.uniqueness is None and task.expires_at is None
+    return (
+        task.key is None
+        and task.uniqueness is None
+        and task.expires_at is None
+        and task.schedule is None
+        and task.scheduled_for is None
+    )
 
 
 def _beyond(task: Task) -> bytes:
@@ -307,6 +315,8 @@ def _beyond(task: Task) -> bytes:
         b"" if task.key is None else b',"key":%b' % _encode(task.key),
         b"" if task.uniqueness is None else b',"unique":%b' % task.uniqueness.encode(),
         b"" if task.expires_at is None else b',"expires_at":%b' % format_time(task.expires_at),
+        b"" if task.schedule is None else b',"schedule":%b' % _encode(task.schedule),
+        b"" if task.scheduled_for is None else b',"scheduled_for":%b' % format_time(task.scheduled_for),
     ])  # fmt: skip
 
 

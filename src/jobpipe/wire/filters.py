@@ -44,6 +44,7 @@ class Filters(Struct, frozen=True):
     error_group: str | None = None
     ids: tuple[str, ...] | None = None
     key: str | None = None
+    schedule: str | None = None
 
 
 class Listing(Struct, frozen=True):
@@ -74,13 +75,14 @@ class BulkBody(Struct, forbid_unknown_fields=True):
     created_after: Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | None = None
     created_before: Annotated[str, Meta(extra_json_schema={"format": "date-time"})] | None = None
     key: Annotated[str, Meta(max_length=200)] | None = None
+    schedule: Annotated[str, Meta(max_length=100)] | None = None
     all: Annotated[bool, Meta(description="Says that no filter is meant.")] | None = None
     dry_run: Annotated[bool, Meta(description="Only count.")] | None = None
 
 
 FILTERS = (
     "status", "queue", "handler", "error_type", "error_group", "id_prefix", "created_after", "created_before",
-    "key",
+    "key", "schedule",
 )  # fmt: skip
 _PARAMETERS = frozenset({*FILTERS, "limit", "cursor", "fields"})
 _bulk = msgspec.json.Decoder(BulkBody)
@@ -186,7 +188,7 @@ def _filters(given: dict[str, str], ids: tuple[str, ...] | None = None) -> Filte
         requests.queues.check(given["queue"])
     if "handler" in given:
         requests.handlers.check(given["handler"])
-    for name in ("error_type", "id_prefix", "key"):
+    for name in ("error_type", "id_prefix", "key", "schedule"):
         if name in given:
             _check_text(given[name], name)
     if "error_group" in given and not _ERROR_GROUP.fullmatch(given["error_group"]):
@@ -202,6 +204,7 @@ def _filters(given: dict[str, str], ids: tuple[str, ...] | None = None) -> Filte
         error_group=given.get("error_group"),
         ids=ids,
         key=given.get("key"),
+        schedule=given.get("schedule"),
     )
 
 

@@ -24,6 +24,8 @@ from typing import (
     overload,
 )
 
+from msgspec import Raw
+
 from jobpipe import logs
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.work.context import Context
@@ -33,6 +35,7 @@ from jobpipe.work.handler import Handler, UnknownFields
 from jobpipe.work.lifespan import entered
 from jobpipe.work.middleware import CallFunction, CallNext, FunctionMiddleware, Middleware
 from jobpipe.work.payload import json_of
+from jobpipe.work.schedules import Scheduled, Times, checked, name_of
 
 # Defaults of type parameters (PEP 696) are for type checkers alone; at run time Python has them from 3.13 on.
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ else:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+H = TypeVar("H", bound=Handler[..., Any])
 
 
 _UNSET: Any = object()
@@ -115,6 +119,7 @@ class App(Generic[Deps]):
         self.release = release
         self._unknown_fields = unknown_fields
         self._handlers: dict[str, Handler[..., Any]] = {}
+        self._schedules: dict[str, Scheduled] = {}
         self._lifespan = lifespan
         self._running = False
         self._deps: Any = None
@@ -203,6 +208,39 @@ class App(Generic[Deps]):
             self.around_functions.append(function)
         return function
 
+    def schedule(
+        self,
+        cron: str | None = None,
+        /,
+        *,
+        name: str | None = None,
+        payload: Any = None,
+        **times: Unpack[Times],
+    ) -> Callable[[H], H]:
+        """Make tasks for a handler at the times of a cron expression, or `every` so many seconds; stands over
+        `@app.handler`. The schedule is called like the handler, or `name`; a handler may have several.
+
+            @app.schedule("30 2 * * *", timezone="Europe/Berlin")
+            @app.handler
+            async def report() -> None: ...
+
+        What people change of it on the server stays as they said. Raises BadHandler for times that cannot be.
+        """
+
+        def declare(handler: H) -> H:
+            called = name_of(handler, name)
+            if called in self._schedules:
+                raise BadHandler(f"schedule '{called}' is declared twice")
+            self._schedules[called] = checked(handler, cron, payload, times)
+            return handler
+
+        return declare
+
+    @property
+    def schedules(self) -> dict[str, Raw]:
+        """The declared schedules by name, as JSON. Raises BadHandler for a payload that its handler would refuse."""
+        return {name: scheduled.body() for name, scheduled in self._schedules.items()}
+
     def _add(self, handler: Handler[..., Any]) -> Handler[..., Any]:
         if handler.name in self._handlers:
             raise BadHandler(f"handler '{handler.name}' is declared twice")
@@ -227,6 +265,7 @@ class App(Generic[Deps]):
             _ = handler.binding
             if not self.around:
                 handler.check_result()
+        _ = self.schedules
 
     # --- running ---
 

@@ -109,6 +109,17 @@ class Context(Generic[Deps_co]):
         return self._task.traceparent
 
     @property
+    def schedule(self) -> str | None:
+        """The schedule that made the task, if one did."""
+        return self._task.schedule
+
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """The time of its schedule that the task was made for, in UTC; None for a task that no schedule made."""
+        at = self._task.scheduled_for
+        return None if at is None else datetime.fromtimestamp(at / 1000, UTC)
+
+    @property
     def max_retries(self) -> int:
         return self._task.max_retries
 

@@ -21,7 +21,9 @@ from jobpipe.core.errors import (
     StorageInUse,
     StorageRefused,
 )
+from jobpipe.core.firing import Schedule
 from jobpipe.core.revision import Revision
+from jobpipe.core.schedule_edits import Edit, Edited
 from jobpipe.core.task import Attempt, NewTask, Status, Task
 from jobpipe.core.unique import Known
 from jobpipe.storage.base import (
@@ -70,8 +72,10 @@ from jobpipe.storage.postgres.link import Link, Refused
 from jobpipe.storage.postgres.partitions import Partitions
 from jobpipe.storage.postgres.pruning import Pruning
 from jobpipe.storage.postgres.runs import Runs
+from jobpipe.storage.postgres.schedules import PostgresSchedules
 from jobpipe.storage.postgres.shared import Shared
 from jobpipe.storage.postgres.steering import Steering
+from jobpipe.storage.schedules import Fired, ScheduleCounts
 
 CHECK_S = 10.0
 """Within so long all that serves must have answered."""
@@ -101,6 +105,7 @@ class PostgresStorage(NoFlow):
     def _make_lanes(self, limits: Limits) -> None:
         """The connections, and what is asked over each: what waits for one of them does not wait for another."""
         self._door = Intake(self._s, limits)
+        self._schedules = PostgresSchedules(self._s, self._door)
         self._steering, self._leases = Steering(self._s), Leases(self._s)
         self._pruning = Pruning(self._s, self._partitions)
         self._audit = Audit()
@@ -229,6 +234,25 @@ class PostgresStorage(NoFlow):
 
     async def next_prunable(self) -> tuple[int | None, int | None]:
         return await self._upkeep.call("next_prunable", self._pruning.next_prunable)
+
+    async def schedules(self, names: Sequence[str] | None = None) -> list[Schedule]:
+        return await self._questions.ask("schedules", lambda link: self._schedules.read(link, names))
+
+    async def edit_schedules(
+        self, names: Sequence[str] | None, edit: Edit, now: int
+    ) -> Edited | JobpipeError:
+        return await self._questions.call(
+            "edit schedules", lambda link: self._schedules.edit(link, names, edit)
+        )
+
+    async def fire(self, now: int, limit: int) -> Fired:
+        return await self._intake.call("fire", lambda link: self._schedules.fire(link, limit))
+
+    async def next_firing(self, now: int) -> int | None:
+        return await self._questions.ask("next firing", self._schedules.next)
+
+    async def schedule_counts(self, now: int) -> ScheduleCounts:
+        return await self._questions.ask("schedule counts", self._schedules.counts)
 
     async def keep_summary(self, summary: Summary, forget_before: int) -> None:
         minute, server, data = summary.minute, summary.server, summary.data

@@ -22,7 +22,7 @@ from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres import statements_once as once_sql
 from jobpipe.storage.postgres.columns import given
 from jobpipe.storage.postgres.lane import Lane
-from jobpipe.storage.postgres.link import Gone, Link
+from jobpipe.storage.postgres.link import Again, Gone, Link
 from jobpipe.storage.postgres.migrations import scripts
 from jobpipe.storage.postgres.rows import STATUSES, delay, rewritten, task_of
 from jobpipe.storage.postgres.session import STATEMENT_S
@@ -30,6 +30,7 @@ from jobpipe.storage.postgres.shared import Shared
 from jobpipe.storage.postgres.unique import Raced
 
 LANE = "intake"
+OLDER = "a server of an earlier version still serves the store"
 RACES = 10
 """So often a batch is decided anew when ids of it were taken or freed by others in between."""
 
@@ -56,6 +57,27 @@ class Intake:
         if any(isinstance(answer, Task) for answer in answers):
             self._s.news()
 
+    async def within(self, link: Link, tasks: Sequence[NewTask], now: int) -> list[Answer]:
+        """Accept tasks, in order, in the transaction that is under way. Raises Again for one to be begun anew."""
+        if not tasks:
+            return []
+        await self._s.counts.freshen(link)
+        try:
+            decided = await self._decide(link, [_item(new, now) for new in tasks])
+            await self._rewrite(link, decided.once)
+            stored = await self._put(link, decided.items, secrets.randbits(63)) if decided.items else []
+            if stored is None:
+                raise Raced
+            await unique.take(link, stored)
+        except Raced as raced:
+            raise Again("an id or a key was taken meanwhile") from raced
+        self._replaced(decided.once)
+        return decided.with_stored(stored)
+
+    async def statuses(self, link: Link, ids: Sequence[str]) -> dict[str, Status]:
+        """Where the tasks with these ids stand, as far as there are any."""
+        return {id_: taken.status for id_, taken in (await self._taken(link, ids)).items()} if ids else {}
+
     async def import_(self, link: Link, records: Sequence[Record]) -> list[str]:
         """Take over tasks of another store, those whose ids are free, whatever the bounds."""
         taken = await self._taken(link, [record.task.id for record in records])
@@ -70,7 +92,7 @@ class Intake:
 
     async def _inserted(self, lane: Lane, items: Sequence[Item]) -> list[Answer]:
         await self._s.counts.freshen(await lane.link())
-        if any(_asks_more(new) for new, _ in items) and await self._beside_older(await lane.link()):
+        if any(_asks_more(new) for new, _ in items) and await beside_older(await lane.link()):
             return await self._without_more(lane, items)
         return await self._accepted(lane, items)
 
@@ -87,20 +109,11 @@ class Intake:
                 return answers
         raise StorageError("the ids of this batch change too fast")
 
-    async def _beside_older(self, link: Link) -> bool:
-        """Whether a server is here that would not honour what came after its version."""
-        return bool(await link.value(once_sql.OLDER, len(scripts())))
-
     async def _without_more(self, lane: Lane, items: Sequence[Item]) -> list[Answer]:
         """Accept those that a server of an earlier version understands."""
         plain = [item for item in items if not _asks_more(item[0])]
         answers = iter(await self._accepted(lane, plain) if plain else [])
-        return [
-            Upgrading("a server of an earlier version still serves the store")
-            if _asks_more(new)
-            else next(answers)
-            for new, _ in items
-        ]
+        return [Upgrading(OLDER) if _asks_more(new) else next(answers) for new, _ in items]
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -234,6 +247,11 @@ class Intake:
             for row in rows
             if row["status"] is not None
         }
+
+
+async def beside_older(link: Link) -> bool:
+    """Whether a server is here that would not honour what came after its version."""
+    return bool(await link.value(once_sql.OLDER, len(scripts())))
 
 
 class Decided:

@@ -51,7 +51,9 @@ async def _search(
     link: Link, statement: str, where: TaskFilter, limit: int, before_seq: int | None
 ) -> list[Row]:
     # What an index finds directly needs no windows.
-    indexed = where.status in _RARE or any((where.ids is not None, where.error_group, where.key))
+    indexed = where.status in _RARE or any(
+        (where.ids is not None, where.error_group, where.key, where.schedule)
+    )
     few = not indexed and await _few(link, where.id_prefix)
     conditions, arguments = _conditions(where, few)
     hot = "" if where.status not in FINISHED else " AND false"
@@ -96,6 +98,7 @@ def _conditions(where: TaskFilter, few: bool) -> tuple[str, list[Any]]:
         ("created_at > {}::bigint", where.created_after),
         ("created_at < {}::bigint", where.created_before),
         ("key = {}::text", where.key),
+        ("schedule = {}::text", where.schedule),
     ):
         if value is not None:
             parts.append((condition, searchable(value) if isinstance(value, str) else value))

@@ -28,8 +28,10 @@ from jobpipe.core.errors import (
     StorageFull,
     StorageRefused,
 )
+from jobpipe.core.firing import Schedule
 from jobpipe.core.gate import Held
 from jobpipe.core.revision import Revision
+from jobpipe.core.schedule_edits import Edit, Edited
 from jobpipe.core.task import Attempt, NewTask, Status, Task
 from jobpipe.core.unique import Known
 from jobpipe.storage.base import (
@@ -53,6 +55,7 @@ from jobpipe.storage.base import (
 )
 from jobpipe.storage.calls import INSERT, READ, SETTLE, STEER, A, T
 from jobpipe.storage.flow import Declaration, KeyUse, QueueRules
+from jobpipe.storage.schedules import Fired, ScheduleCounts
 from jobpipe.storage.sqlite import history, listing, moving
 from jobpipe.storage.sqlite.claimlog import ClaimLog
 from jobpipe.storage.sqlite.connection import open_reader, open_writer, refuse_foreign_file, translate
@@ -209,6 +212,23 @@ class SqliteStorage:
 
     async def next_prunable(self) -> tuple[int | None, int | None]:
         return await self._writer.ask(lambda store: store.next_prunable())
+
+    async def schedules(self, names: Sequence[str] | None = None) -> list[Schedule]:
+        return await self._writer.ask(lambda store: store.schedules.read(names))
+
+    async def edit_schedules(
+        self, names: Sequence[str] | None, edit: Edit, now: int
+    ) -> Edited | JobpipeError:
+        return await self._writer.call(STEER, lambda store: store.schedules.edit(names, edit, now))
+
+    async def fire(self, now: int, limit: int) -> Fired:
+        return await self._writer.call(INSERT, lambda store: store.schedules.fire(now, limit))
+
+    async def next_firing(self, now: int) -> int | None:
+        return await self._writer.ask(lambda store: store.schedules.next(now))
+
+    async def schedule_counts(self, now: int) -> ScheduleCounts:
+        return await self._writer.ask(lambda store: store.schedules.counts(now))
 
     async def keep_summary(self, summary: Summary, forget_before: int) -> None:
         await self._writer.call(STEER, lambda store: store.keep_summary(summary, forget_before))

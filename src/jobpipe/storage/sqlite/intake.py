@@ -45,9 +45,17 @@ class Intake:
     def insert(self, calls: Sequence[Inserting]) -> None:
         """Accept all tasks of all calls together; each call gets its own slice of the answers."""
         tasks = [new for call in calls for new in call.argument[0]]
-        answers = self._inserted(tasks, max(call.argument[1] for call in calls))
-        self._s.moved += len(tasks)
+        answers = self.accept(tasks, max(call.argument[1] for call in calls))
         hand_slices(calls, [len(call.argument[0]) for call in calls], answers)
+
+    def accept(self, tasks: Sequence[NewTask], now: int) -> list[Answer]:
+        """Accept tasks, in order."""
+        self._s.moved += len(tasks)
+        return self._inserted(tasks, now) if tasks else []
+
+    def statuses(self, ids: Sequence[str]) -> dict[str, Status]:
+        """Where the tasks with these ids stand, as far as there are any."""
+        return {id_: taken.status for id_, taken in self._taken(ids, self._next_seq).items()} if ids else {}
 
     def import_(self, records: Sequence[Record]) -> list[str]:
         """Take over tasks of another store."""

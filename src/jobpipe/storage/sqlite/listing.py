@@ -54,7 +54,9 @@ def _search(
     db: apsw.Connection, statement: str, where: TaskFilter, limit: int, before_seq: int | None
 ) -> list[Sized]:
     # What an index finds directly needs no windows.
-    indexed = where.status in _RARE or any((where.ids is not None, where.error_group, where.key))
+    indexed = where.status in _RARE or any(
+        (where.ids is not None, where.error_group, where.key, where.schedule)
+    )
     few = not indexed and _few(db, where.id_prefix)
     conditions, arguments = _conditions(where, few)
     statement = statement.format(conditions=conditions)
@@ -101,6 +103,7 @@ def _conditions(where: TaskFilter, few: bool) -> tuple[str, list[Any]]:
         ("created_at > ?", where.created_after),
         ("created_at < ?", where.created_before),
         ("key = ?", where.key),
+        ("schedule = ?", where.schedule),
     ):
         if value is not None:
             parts.append((condition, [value]))
@@ -108,6 +111,6 @@ def _conditions(where: TaskFilter, few: bool) -> tuple[str, list[Any]]:
 
 
 def _status_condition(where: TaskFilter) -> str:
-    if where.error_group is not None or where.key is not None:
-        return "+status = ?"  # not by an index: the group's or the key's own leads to fewer tasks
+    if where.error_group is not None or where.key is not None or where.schedule is not None:
+        return "+status = ?"  # not by an index: the group's, key's or schedule's own leads to fewer tasks
     return "status IN (1, 3, 4) AND status = ?" if where.status in _RARE else "status = ?"

@@ -189,6 +189,11 @@ class State:
         if seqs:
             self.db.execute(statement, (text(seqs), *arguments))
 
+    def write(self, statement: str, rows: Sequence[object]) -> None:
+        """One statement for all these rows, as JSON; none for none."""
+        if rows:
+            self.db.execute(statement, (text(rows),))
+
     def _forget_empty(self, n: int) -> None:
         """Queue names come and go: delete their empty counts now and then, for it reads the whole small table."""
         self._empty += n

@@ -26,6 +26,7 @@ from jobpipe.storage.sqlite.flow import Flow
 from jobpipe.storage.sqlite.intake import Inserting, Intake
 from jobpipe.storage.sqlite.rows import NUMBER
 from jobpipe.storage.sqlite.runs import Runs, Settling
+from jobpipe.storage.sqlite.schedules import SqliteSchedules
 from jobpipe.storage.sqlite.state import State
 from jobpipe.storage.sqlite.steering import Steering
 from jobpipe.storage.sqlite.unwritten import KEEP_S
@@ -50,6 +51,7 @@ class Store:
         self._commits = commits
         self.intake, self.runs, self.steering = Intake(self._s, limits), Runs(self._s), Steering(self._s)
         self.audit = Audit(self._s)
+        self.schedules = SqliteSchedules(self._s, self.intake)
 
     def insert(self, calls: Sequence[Inserting]) -> None:
         """See Intake.insert."""
