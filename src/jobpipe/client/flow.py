@@ -22,7 +22,7 @@ from jobpipe.core.retry import RetryPolicy
 
 T = TypeVar("T")
 
-REFUSED = frozenset({"queue_full", "too_many_queues", "draining", "rate_limited"})
+REFUSED = frozenset({"queue_full", "too_many_queues", "draining", "upgrading", "rate_limited"})
 """Codes that say: nothing was done, come again. After these any request may be sent again."""
 
 UNSURE = frozenset({502, 503, 504})

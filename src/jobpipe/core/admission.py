@@ -40,8 +40,8 @@ class Counted(Protocol):
 
 
 def fit_surely(tasks: Sequence[NewTask], limits: Limits, counts: Counted) -> bool:
-    """Whether all would be accepted if no id were taken: no bound is reached, no id comes twice, and none may stand
-    for another one.
+    """Whether all would be accepted if no id were taken: no bound is reached, no id comes twice, and none has a unique
+    key, which another one may have. (What was sent before has an id that is taken.)
     """
     wanted = Counter([new.queue for new in tasks])
     names = sum(queue not in counts.queues for queue in wanted)
@@ -49,7 +49,7 @@ def fit_surely(tasks: Sequence[NewTask], limits: Limits, counts: Counted) -> boo
         all(counts.queued(queue) + n <= limits.of(queue) for queue, n in wanted.items())
         and len(counts.queues) + names <= limits.max_queues
         and len({new.id for new in tasks}) == len(tasks)
-        and not [new for new in tasks if new.uniqueness or new.digest]
+        and not [new for new in tasks if new.uniqueness]
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobpipe.core.admission import Limits, fit_surely, judge
-from jobpipe.core.once import Once, Taken, exists
+from jobpipe.core.once import Once, Taken
 from jobpipe.core.task import NewTask, Status, Task, plain
 from jobpipe.core.unique import Answer
 from jobpipe.storage.base import Record
@@ -74,7 +74,7 @@ class Intake:
         if written == len(accepted):
             self._count_new(shapes)
             return list(accepted)
-        return self._without_taken(accepted, first)
+        return self._without_taken(tasks, accepted, self._once(tasks, now, first))
 
     def _write(self, tasks: Sequence[Task], shapes: Shapes, is_plain: bool) -> int:
         """Insert the tasks; how many of them had an id that was free."""
@@ -95,18 +95,18 @@ class Intake:
             self._s.due.accept(first.queue, first.priority, first.run_at, alike)
             self._s.counts.add(first.queue, Status.QUEUED, first.priority, len(alike))
 
-    def _without_taken(self, accepted: list[Task], first_seq: int) -> list[Answer]:
+    def _without_taken(self, tasks: Sequence[NewTask], accepted: list[Task], once: Once) -> list[Answer]:
         """Some were skipped: those whose ids older tasks have."""
-        taken = self._taken([task.id for task in accepted], first_seq)
-        for task in accepted:
-            if task.id not in taken:
+        answers: list[Answer] = [once.answer(new) or task for new, task in zip(tasks, accepted, strict=True)]
+        for task in answers:
+            if isinstance(task, Task):
                 self._s.due.add(task.queue, task.priority, task.run_at, task.seq, task.key)
                 self._s.counts.add(task.queue, Status.QUEUED, task.priority, 1)
-        return [exists(task.id, taken[task.id]) if task.id in taken else task for task in accepted]
+        return answers
 
     def _admitted(self, tasks: Sequence[NewTask], now: int) -> list[Answer]:
         """The careful way, near a bound or where a task may stand for another: decide item by item, then write."""
-        once = self._once(tasks, now)
+        once = self._once(tasks, now, self._next_seq)
 
         def accept(new: NewTask) -> Task:
             return numbered([new], self._next_seq + len(once.accepted), now)[0]
@@ -121,8 +121,9 @@ class Intake:
         self._s.keys.keep(accepted)
         return answers
 
-    def _once(self, tasks: Sequence[NewTask], now: int) -> Once:
-        taken = self._taken([new.id for new in tasks], self._next_seq)
+    def _once(self, tasks: Sequence[NewTask], now: int, before_seq: int) -> Once:
+        """What these meet that was accepted before `before_seq`."""
+        taken = self._taken([new.id for new in tasks], before_seq)
         again = [
             new.id for new in tasks if new.digest and new.id in taken and taken[new.id].digest == new.digest
         ]
