@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import apsw
 import pytest
 from desk import DONE, FAILED, Desk, OpenDesk, new, settlement
 
+from jobpipe.storage.sqlite import due
 from jobpipe.storage.sqlite import statements as sql
 
 FEW, MANY = 600, 20_000  # more than one look reads, both
@@ -28,16 +30,20 @@ class Meter:
         self._db = connection
         self.steps = 0
         self.statements: list[str] = []
+        self.looks = 0
+        """How many levels were looked at."""
 
     async def measure(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        self.steps, self.statements = 0, []
+        self.steps, self.looks, self.statements = 0, 0, []
 
         def step() -> bool:
             self.steps += 1
             return False
 
-        def note(_: apsw.Cursor, statement: str, __: Any) -> bool:
+        def note(_: apsw.Cursor, statement: str, bindings: Any) -> bool:
             self.statements.append(statement)
+            if statement == sql.PEEK_EACH:
+                self.looks += len(json.loads(bindings[0]))
             return True
 
         self._db.exec_trace = note
@@ -86,7 +92,7 @@ async def cost(
 
     async def measure(name: str, call: Callable[[], Awaitable[Any]]) -> Any:
         answer = await meter.measure(call)
-        costs[name] = (meter.steps, meter.statements.count(sql.PEEK))
+        costs[name] = (meter.steps, meter.looks)
         return answer
 
     claims = await measure("claim", lambda: desk.claim(5))
@@ -125,10 +131,26 @@ async def test_a_claim_looks_once_at_each_due_level_and_never_at_others(
     meter = Meter(writers[-1])
     claims = await meter.measure(lambda: desk.claim(10))
     assert len(claims) == 3
-    assert meter.statements.count(sql.PEEK) == 2
+    assert (meter.looks, meter.statements.count(sql.PEEK_EACH)) == (2, 1)
     await desk.accept("due3")
     assert len(await meter.measure(lambda: desk.claim(10))) == 1
-    assert meter.statements.count(sql.PEEK) == 0  # all that these levels have is known by now
+    assert meter.looks == 0  # all that these levels have is known by now
+
+
+async def test_a_claim_over_many_levels_looks_at_those_that_it_needs_in_one_statement(
+    open_desk: OpenDesk, writers: list[apsw.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(due, "MOST_LINES", 1)
+    desk = await open_desk()
+    tasks = [new(f"t{i}", queue=f"q{i % 100}", priority=i % 5) for i in range(1_000)]
+    await desk.accept(*tasks)
+    order = sorted(range(1_000), key=lambda i: (-tasks[i].priority, i))
+    meter = Meter(writers[-1])
+    for at in range(0, 1_000, 10):
+        claims = await meter.measure(lambda: desk.claim(10))
+        assert [claim.task.id for claim in claims] == [f"t{i}" for i in order[at : at + 10]]
+        assert meter.looks <= 10
+        assert meter.statements.count(sql.PEEK_EACH) == 1
 
 
 async def test_what_was_just_accepted_is_claimed_without_a_look(
@@ -149,7 +171,7 @@ async def test_a_backlog_is_looked_at_some_hundred_tasks_at_a_time(
     meter, looks, claims = Meter(writers[-1]), 0, 0
     while got := await meter.measure(lambda: desk.claim(20)):
         claims += len(got)
-        looks += meter.statements.count(sql.PEEK)
+        looks += meter.looks
     assert claims == 2_000
     assert looks <= 8
 
@@ -161,7 +183,7 @@ async def test_an_idle_look_among_future_tasks_reads_nothing(
     await desk.accept(*(new(f"f{i}", run_at=desk.now + 10**6, priority=i % 9) for i in range(90)))
     meter = Meter(writers[-1])
     await meter.measure(lambda: desk.claim(10))
-    assert meter.statements.count(sql.PEEK) == 0
+    assert meter.looks == 0
 
 
 async def test_only_unsuccessful_ends_pay_for_their_history(

@@ -105,9 +105,9 @@ async def test_no_call_on_the_way_of_a_task_scans_the_tasks_or_sorts(desk: Desk,
 
 async def test_a_claim_looks_at_the_head_of_its_index_without_a_sort(desk: Desk, watch: Watch) -> None:
     plans = await watch.plans(lambda: desk.claim_remote(2))
-    assert plans[sql.PEEK] == watch.explain(sql.PEEK, ("q", 0, 1))
-    assert [step for step in plans[sql.PEEK] if "tasks_due (queue=? AND priority=?)" in step]
-    assert not [step for step in plans[sql.PEEK] if "TEMP B-TREE" in step]
+    assert plans[sql.PEEK_EACH] == watch.explain(sql.PEEK_EACH, ('[["q", 0]]', 1))
+    assert [step for step in plans[sql.PEEK_EACH] if "tasks_due (queue=? AND priority=?)" in step]
+    assert not [step for step in plans[sql.PEEK_EACH] if "TEMP B-TREE" in step]
     assert on_tasks(plans[sql.CLAIM]) == ["SEARCH tasks USING INTEGER PRIMARY KEY (rowid=?)"]
 
 

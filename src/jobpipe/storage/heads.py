@@ -17,14 +17,17 @@ Head = tuple[int, int]
 
 _SPARE = 64
 """So many entries that are not true any more are always kept."""
+_BULK = 16
+"""When more than this part of what was in the future has become due, all is sorted anew: that is cheaper."""
 
 
 class Heads:
-    """The heads of all levels, of all queues together and of each by itself."""
+    """The heads of all levels: of all queues together, and by itself of each that was asked for by itself."""
 
     def __init__(self) -> None:
         self._all = _Order()
-        self._queues: dict[str, _Order] = {}
+        self._queues: dict[str, dict[Level, None]] = {}
+        self._asked: dict[str, _Order] = {}
 
     def __len__(self) -> int:
         return len(self._all.heads)
@@ -38,9 +41,14 @@ class Heads:
 
     def put(self, level: Level, head: Head) -> None:
         """The level begins there, whatever was known before."""
-        if self._all.heads.get(level) != head:
-            self._all.put(level, head)
-            self._queue(level[0]).put(level, head)
+        known = self._all.heads.get(level)
+        if known == head:
+            return
+        self._all.put(level, head)
+        if known is None:
+            self._queues.setdefault(level[0], {})[level] = None
+        if (order := self._asked.get(level[0])) is not None:
+            order.put(level, head)
 
     def lower(self, level: Level, head: Head) -> None:
         """A task came to this level."""
@@ -50,22 +58,27 @@ class Heads:
 
     def drop(self, level: Level) -> None:
         """The level has no tasks."""
-        if self._all.heads.pop(level, None) is not None:
-            order = self._queues[level[0]]
+        if self._all.heads.pop(level, None) is None:
+            return
+        levels = self._queues[level[0]]
+        del levels[level]
+        if not levels:
+            del self._queues[level[0]]
+            self._asked.pop(level[0], None)
+        elif (order := self._asked.get(level[0])) is not None:
             del order.heads[level]
-            if not order.heads:
-                del self._queues[level[0]]
 
     def clear(self) -> None:
         """Nothing waits."""
         self._all = _Order()
         self._queues.clear()
+        self._asked.clear()
 
     def first(self, queues: frozenset[str] | None, now: int, n: int) -> list[tuple[Level, Head]]:
         """The n levels of `queues` (None: all) that come first of those that are due: in the order of claims."""
         if queues is None:
             return self._all.first(now, n)
-        orders = [self._queues[queue] for queue in queues if queue in self._queues]
+        orders = [self._order(queue) for queue in queues if queue in self._queues]
         if len(orders) == 1:
             return orders[0].first(now, n)
         return heapq.nsmallest(n, (found for order in orders for found in order.first(now, n)), key=_place)
@@ -75,24 +88,31 @@ class Heads:
         orders: Iterable[_Order] = (
             [self._all]
             if queues is None
-            else [self._queues[queue] for queue in queues if queue in self._queues]
+            else [self._order(queue) for queue in queues if queue in self._queues]
         )
         return min((head[0] for order in orders if (head := order.earliest()) is not None), default=None)
 
     def oldest(self, queue: str) -> tuple[Level, Head] | None:
         """The level of a queue whose head is earliest; None when none waits."""
-        order = self._queues.get(queue)
-        return None if order is None else order.oldest()
+        levels = self._queues.get(queue)
+        if levels is None:
+            return None
+        heads = self._all.heads
+        level = min(levels, key=lambda one: (heads[one], one))
+        return level, heads[level]
 
     @property
     def queues(self) -> list[str]:
         """The queues that have waiting tasks."""
         return list(self._queues)
 
-    def _queue(self, name: str) -> _Order:
-        order = self._queues.get(name)
+    def _order(self, queue: str) -> _Order:
+        """The levels of a queue by themselves, from now on."""
+        order = self._asked.get(queue)
         if order is None:
-            order = self._queues[name] = _Order()
+            order = self._asked[queue] = _Order(
+                {level: self._all.heads[level] for level in self._queues[queue]}
+            )
         return order
 
 
@@ -103,11 +123,12 @@ class _Order:
     are met or become many.
     """
 
-    def __init__(self) -> None:
-        self.heads: dict[Level, Head] = {}
+    def __init__(self, heads: dict[Level, Head] | None = None) -> None:
+        self.heads: dict[Level, Head] = heads or {}
         self._by_time: list[tuple[Head, Level]] = []
         self._later: list[tuple[Head, Level]] = []
         self._ready: list[tuple[int, Head, str]] = []
+        self._rebuild()
 
     def put(self, level: Level, head: Head) -> None:
         self.heads[level] = head
@@ -134,22 +155,34 @@ class _Order:
         return list(found.items())
 
     def earliest(self) -> Head | None:
-        oldest = self.oldest()
-        return None if oldest is None else oldest[1]
-
-    def oldest(self) -> tuple[Level, Head] | None:
         while self._by_time:
             head, level = self._by_time[0]
             if self.heads.get(level) == head:
-                return level, head
+                return head
             heapq.heappop(self._by_time)
         return None
 
     def _ripen(self, now: int) -> None:
+        few = len(self._later) // _BULK + _BULK
         while self._later and self._later[0][0][0] <= now:
+            few -= 1
+            if few < 0:
+                self._ripen_all(now)
+                return
             head, level = heapq.heappop(self._later)
             if self.heads.get(level) == head:
                 heapq.heappush(self._ready, (-level[1], head, level[0]))
+
+    def _ripen_all(self, now: int) -> None:
+        heads = self.heads
+        self._ready += [
+            (-level[1], head, level[0])
+            for head, level in self._later
+            if head[0] <= now and heads.get(level) == head
+        ]
+        self._later = [entry for entry in self._later if entry[0][0] > now]
+        heapq.heapify(self._ready)
+        heapq.heapify(self._later)
 
     def _rebuild(self) -> None:
         self._by_time = sorted((head, level) for level, head in self.heads.items())

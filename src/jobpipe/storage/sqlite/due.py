@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 
 from msgspec import Struct
 
@@ -20,12 +20,12 @@ from jobpipe.storage.heads import Head, Heads, Level
 from jobpipe.storage.sqlite.lanes import Key, Lanes
 from jobpipe.storage.sqlite.line import Line, Row
 
-Peek = Callable[[str, int, int], list[Row]]
-"""`peek(queue, priority, n)` reads the first n rows of a level."""
+Peek = Callable[[Sequence[Level], int], list[list[Row]]]
+"""`peek(levels, n)` reads the first n rows of each."""
 
 EARLIEST: Head = (0, 0)
 PRIORITIES = range(PRIORITY_MIN, PRIORITY_MAX + 1)
-MOST_LINES = 256
+MOST_LINES = 2048
 MOST_ROWS = 8192
 """In all lines together, about: few lines may be long."""
 
@@ -121,6 +121,7 @@ class Due:
             if head is not None:  # others wait, of which nothing is known
                 return
             line = self._keep(level, Line())
+            self._trim()
         if not line.extend(run_at, tasks, 2 * self._length):
             del self._lines[level]
 
@@ -158,14 +159,15 @@ class Due:
                 level, head = first
                 line = self._lines.get(level)
                 if line is None or not line.rows:
-                    rows = self._peek(*level, 1)
+                    (rows,) = self._peek([level], 1)
                     line = Line(rows, None if not rows else rows[0][:2])
                 self._correct(level, line, now)
                 if self._heads.get(level) == head:
                     found[queue] = head[0]
                     break
         for queue, lanes in self.ruled.items():  # what is held has been due all the same
-            firsts = [self._peek(queue, priority, 1) for priority in lanes.priorities]
+            levels = [(queue, priority) for priority in lanes.priorities]
+            firsts = self._peek(levels, 1) if levels else []
             runs = [rows[0][0] for rows in firsts if rows and rows[0][0] <= now]
             if runs:
                 found[queue] = min(runs)
@@ -185,30 +187,49 @@ class Due:
             if not ready:
                 break
             beyond = ready.pop() if len(ready) > picking.left else None
+            self._read([level for level, _ in ready], picking)
             for priority, levels in groupby(ready, key=lambda found: found[0][1]):
                 until = beyond[1] if beyond is not None and beyond[0][1] == priority else None
                 heap = [(head, queue) for (queue, _), head in levels]
                 for queue, line in picking.merge(priority, heap, until).items():
-                    self._correct((queue, priority), line, now)
+                    # A head that is too early does no harm where each level is looked at.
+                    if beyond is not None or not line.goes_on(now):
+                        self._correct((queue, priority), line, now)
                 if picking.full:
                     break
+        self._trim()  # not before: what this claim takes would be read once more
         # What is kept for free workers is nothing to look for again at once, where this claim's have none.
         next_due = self.next_due(queues)
         for queue in picking.passed:
             self.refresh(queue, now)
         return Picked(picking.rows, self.next_due(queues) if picking.rows else next_due)
 
-    def _look(self, level: Level, n: int, picking: _Picking) -> Line | _Ruled:
-        """The line of a level, which knows n rows at least, or all."""
+    def _look(self, level: Level, picking: _Picking) -> Line | _Ruled:
+        """The line of a level, which knows its first row."""
         lanes = self.ruled.get(level[0])
         if lanes is not None:
             return _Ruled(lanes, level[1], picking)
-        line = self._lines.get(level)
-        if line is None or (line.end is not None and len(line.rows) < n):
-            n = max(n, self._length)
-            rows = self._peek(*level, n)
-            line = self._keep(level, Line(rows, rows[-1][:2] if len(rows) >= n else None))
-        return line
+        self._read([level], picking)
+        return self._lines[level]
+
+    def _read(self, levels: Sequence[Level], picking: _Picking) -> None:
+        """Have the lines of these levels: the unknown are read together, the fewer the more rows of each."""
+        known = self._lines
+        unknown = [
+            level
+            for level in levels
+            if level[0] not in self.ruled and ((line := known.get(level)) is None or line.ran_out)
+        ]
+        if not unknown:
+            return
+        # One more than can be taken, or than memory is for, so that most often the new head is known as well.
+        n = max(2 * picking.left, self._length) // len(unknown) + 1
+        taken = len(picking.rows)  # which come first still
+        for level, rows in zip(unknown, self._peek(unknown, n + taken), strict=True):
+            end = rows[-1][:2] if len(rows) >= n + taken else None
+            line = known.get(level)
+            behind = EARLIEST if line is None or line.end is None else line.end
+            self._keep(level, Line([row for row in rows if row[:2] > behind], end))
 
     @property
     def _length(self) -> int:
@@ -218,9 +239,12 @@ class Due:
     def _keep(self, level: Level, line: Line) -> Line:
         self._lines.pop(level, None)
         self._lines[level] = line
-        if len(self._lines) > MOST_LINES:
-            del self._lines[next(iter(self._lines))]
         return line
+
+    def _trim(self) -> None:
+        """Forget the lines that were read longest ago, if there are too many."""
+        for level in list(islice(self._lines, max(0, len(self._lines) - MOST_LINES))):
+            del self._lines[level]
 
     def _correct(self, level: Level, line: Line | _Ruled, now: int) -> None:
         """The head of a level, now that its line was looked at."""
@@ -244,6 +268,8 @@ class _Ruled:
 
     __slots__ = ("_lanes", "_picking", "_priority", "passed")
 
+    ran_out = False
+
     def __init__(self, lanes: Lanes, priority: int, picking: _Picking) -> None:
         self._lanes = lanes
         self._priority = priority
@@ -257,6 +283,16 @@ class _Ruled:
             self.passed = True
             return None
         return self._lanes.next(self._priority, self._picking.now)
+
+    @property
+    def first(self) -> Head | None:
+        """The place of that row."""
+        row = self.next()
+        return None if row is None else row[:2]
+
+    def goes_on(self, now: int) -> bool:
+        """Never: what may begin is asked anew."""
+        return False
 
     def note(self, queue: str) -> None:
         """Have the claim know that it passed over this queue."""
@@ -275,7 +311,7 @@ class _Picking:
         limit: int,
         now: int,
         max_bytes: int,
-        look: Callable[[Level, int, _Picking], Line | _Ruled],
+        look: Callable[[Level, _Picking], Line | _Ruled],
         free: int,
     ) -> None:
         self._limit = limit
@@ -304,17 +340,16 @@ class _Picking:
             if until is not None and heap[0][0] > until:
                 break
             head, queue = heap[0]
-            if queue not in lines:
-                # One more than can be taken, so that the row after the last one taken, the new head, is known.
-                lines[queue] = self._look((queue, priority), self.left + 1, self)
+            if queue not in lines or lines[queue].ran_out:
+                lines[queue] = self._look((queue, priority), self)
             else:  # the smaller of the root's two children is the second of all
                 second = min(heap[1:3])[0] if len(heap) > 1 else until
                 self._take(lines[queue], second if until is None or second is None else min(second, until))
-            row = lines[queue].next()
-            if row is None:
+            first = lines[queue].first
+            if first is None:
                 heapq.heappop(heap)
-            elif row[:2] != head:
-                heapq.heapreplace(heap, (row[:2], queue))
+            elif first != head:
+                heapq.heapreplace(heap, (first, queue))
         return lines
 
     def _take(self, line: Line | _Ruled, until: Head | None) -> None:

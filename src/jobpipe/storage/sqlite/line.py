@@ -36,6 +36,15 @@ class Line:
         """The first known row."""
         return self.rows[0] if self.rows else None
 
+    @property
+    def ran_out(self) -> bool:
+        """Whether the level may go on behind what is known."""
+        return not self.rows and self.end is not None
+
+    def goes_on(self, now: int) -> bool:
+        """Whether it is known that another task is due."""
+        return bool(self.rows) and self.rows[0][0] <= now
+
     def pop(self) -> Row:
         """Take the first row."""
         row = self.rows.popleft()

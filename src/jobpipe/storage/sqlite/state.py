@@ -17,6 +17,7 @@ from jobpipe.core.errors import StorageBroken
 from jobpipe.core.steering import rises
 from jobpipe.core.task import NewTask, Status, Task
 from jobpipe.core.unique import Named, name_of
+from jobpipe.storage.heads import Level
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.claimlog import ClaimLog, Note, unwritten_claims
 from jobpipe.storage.sqlite.counts import Counts
@@ -156,13 +157,13 @@ class State:
         self.due.forget(old.queue, old.priority, old.key)
         self.due.add(new.queue, new.priority, new.run_at, new.seq, new.key)
 
-    def peek(self, queue: str, priority: int, n: int) -> list[Row]:
-        """The first n rows of a level that are not handed out, in the order of claims."""
-        more = self.unwritten.at(queue, priority)
-        rows = decode_json(self.one(sql.PEEK, (queue, priority, n + more)))
+    def peek(self, levels: Sequence[Level], n: int) -> list[list[Row]]:
+        """The first n rows of each of these levels that are not handed out, in the order of claims."""
+        more = max(self.unwritten.at(*level) for level in levels)
+        found = decode_json(self.one(sql.PEEK_EACH, (text(levels), n + more)))
         if more:
-            rows = [row for row in rows if row[1] not in self.unwritten][:n]
-        return [(run_at, seq, size, None) for run_at, seq, size in rows]
+            found = [[row for row in rows if row[1] not in self.unwritten][:n] for rows in found]
+        return [[(*row, None) for row in rows] for rows in found]
 
     def write_claims(self, seqs: Iterable[int] | None = None) -> None:
         """Write the claims of these tasks (None: all) that are not in the file yet."""

@@ -97,6 +97,15 @@ SELECT json_group_array(json_array(run_at, seq, octet_length(payload))) FROM (
      WHERE status = 0 AND queue = ?1 AND priority = ?2 ORDER BY run_at, seq LIMIT ?3)
 """
 
+# The same of many at once: ?1 pairs of queue and priority as JSON, ?2 rows of each at most.
+PEEK_EACH = """
+SELECT json_group_array(json((
+    SELECT json_group_array(json_array(run_at, seq, octet_length(payload))) FROM (
+        SELECT run_at, seq, payload FROM tasks INDEXED BY tasks_due
+         WHERE status = 0 AND queue = v.value->>0 AND priority = v.value->>1 ORDER BY run_at, seq LIMIT ?2))))
+  FROM json_each(?1) AS v
+"""
+
 LEVELS = "SELECT json_group_array(json_array(queue, status, priority, n)) FROM counts WHERE n > 0"
 
 # Whole tasks by seq: the columns of READ as JSON, payloads and results concatenated in that order.
