@@ -1,10 +1,12 @@
 """A shop whose tasks live: quick, slow and failing ones. `docs/screenshots.py` takes the pictures of the dashboard.
 
 jobpipe serve docs.demo:app
+python docs/demo.py --incident     # what the dashboard shows when things go wrong, one after the other
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import random
 
@@ -51,3 +53,19 @@ async def report(day: str) -> dict[str, object]:
     """A long one."""
     await asyncio.sleep(240)
     return {"day": day, "rows": 48210}
+
+
+def main() -> None:
+    """Play an incident: see docs/incident.py."""
+    parser = argparse.ArgumentParser(description="The shop of the dashboard's pictures.")
+    parser.add_argument(
+        "--incident", action="store_true", required=True, help="play one, on a server of its own"
+    )
+    parser.add_argument("--pause", type=float, default=20.0, help="seconds to look around after each act")
+    from incident import play
+
+    play(parser.parse_args().pause)
+
+
+if __name__ == "__main__":
+    main()

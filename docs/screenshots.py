@@ -45,6 +45,7 @@ PAGES = {
     "errors": "errors",
     "queues": "queues",
     "workers": "workers",
+    "handlers": "handlers",
     "enqueue": "enqueue?from=invoice-4711",
 }
 LOOKS = {
