@@ -31,7 +31,7 @@ from jobpipe.core.retry import RetryPolicy
 from jobpipe.work.app import App
 from jobpipe.work.context import Context
 from jobpipe.work.enqueue import AcceptedTask, Connecting, Enqueuer, connect_by
-from jobpipe.work.errors import Fail, InvalidPayload, Retry
+from jobpipe.work.errors import Fail, InvalidPayload, Retry, Snooze, Throttled
 from jobpipe.work.handle import Handle, TaskCancelled, TaskFailed
 from jobpipe.work.middleware import CallNext
 
@@ -63,11 +63,13 @@ __all__ = [
     "Retry",
     "RetryPolicy",
     "ServerError",
+    "Snooze",
     "StorageError",
     "Task",
     "TaskCancelled",
     "TaskExists",
     "TaskFailed",
+    "Throttled",
     "TooLarge",
     "TooManyQueues",
     "Unauthorized",

@@ -7,6 +7,7 @@ the order `prepare`, `open`, `start`, `drain`, `close`; the last may come after 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from jobpipe.core.errors import StorageBroken, StorageFull
 from jobpipe.core.keys import BadKeys, parse_entries
 from jobpipe.core.lifecycle import Policy
 from jobpipe.core.retry import RetryPolicy
+from jobpipe.core.rules import Said
+from jobpipe.declaring import declare_here, declare_toml
 from jobpipe.engine.audit import REFUSED_S, Auditor
 from jobpipe.engine.expiry import expiry_alarm
 from jobpipe.engine.feed import Feed
@@ -34,11 +37,20 @@ from jobpipe.work.app import App
 class Parts:
     """`app` is an App to run in this process, or the name of one to run in worker processes.
 
-    None serves the built-in `simulate` alone. Raises BadSetting when the file of API keys cannot be used.
+    None serves the built-in `simulate` alone. `rules` of queues are those of the file of settings, None where nothing
+    reads it. Raises BadSetting when the file of API keys cannot be used.
     """
 
-    def __init__(self, settings: Settings, app: App | str | None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        app: App | str | None,
+        clock: Clock | None = None,
+        rules: Mapping[str, Said] | None = None,
+    ) -> None:
         self.settings = settings
+        self._app = app
+        self._rules = rules
         clock = clock or SystemClock()
         token = new_token()
         keys = _keyring(settings, clock, token)
@@ -79,6 +91,10 @@ class Parts:
     async def open(self) -> None:
         """Open the storage. Raises StorageRefused."""
         await self.queue.open()
+        if self._rules is not None:
+            await declare_toml(self.queue.flow, dict(self._rules))
+        if isinstance(self._app, App):
+            await declare_here(self.queue.flow, self._app)
 
     def start(self) -> None:
         """Start the upkeep and the workers."""

@@ -13,12 +13,13 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
 from jobpipe.clock import Clock
 from jobpipe.core.errors import StorageBroken, StorageRefused
+from jobpipe.core.rules import Said
 from jobpipe.garbage import look_seldom, spare_the_start
 from jobpipe.http.server import HttpServer, listen
 from jobpipe.logs import configure
@@ -59,7 +60,7 @@ class CannotStart(Exception):
         self.code = code
 
 
-def run(settings: Settings, app_name: str | None) -> int:
+def run(settings: Settings, app_name: str | None, rules: Mapping[str, Said] | None = None) -> int:
     """Serve until a signal or a broken store ends it; the process's exit code. Raises BadSetting."""
     configure(settings.log_level, settings.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -72,7 +73,7 @@ def run(settings: Settings, app_name: str | None) -> int:
         # The server's own loop is its own affair, unless handlers run on it.
         factory = loop_factory(settings.loop) if isinstance(app, App) else loop_factory()
         with _bound(settings) as sockets, asyncio.Runner(loop_factory=factory) as runner:
-            server = Server(settings, app)
+            server = Server(settings, app, rules=rules)
             if not isinstance(app, App):
                 reap_orphans()
             spare_the_start()
@@ -92,11 +93,17 @@ class Server:
     None serves the built-in `simulate` alone.
     """
 
-    def __init__(self, settings: Settings, app: App | str | None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        app: App | str | None,
+        clock: Clock | None = None,
+        rules: Mapping[str, Said] | None = None,
+    ) -> None:
         self._settings = settings
         self._app = app
         try:
-            self._parts = Parts(settings, app, clock)
+            self._parts = Parts(settings, app, clock, rules)
         except StorageRefused as error:
             raise CannotStart(str(error), EXIT_STORE) from error
         self.queue = self._parts.queue

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 from cyclopts import App, ArgumentCollection, Token
 
+from jobpipe.core.errors import Invalid
+from jobpipe.core.rules import Said
 from jobpipe.settings import KINDS, BadSetting, env_names
 from jobpipe.settings_masking import masked
 
@@ -62,6 +64,8 @@ class Sources:
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or Path()
         self.given: dict[str, Given] = {}
+        self.rules: dict[str, Said] = {}
+        """What `[rules.QUEUE]` says."""
 
     def origin(self, name: str) -> str:
         """Where the value of the setting `name` came from."""
@@ -115,6 +119,7 @@ class Sources:
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise BadSetting(f"{TOML}: {error}") from error
         values: dict[str, str] = {}
+        self.rules = _rules(keys.pop("rules", {}))
         for key, native in keys.items():
             name = _known(key, native)
             if name in values:
@@ -141,6 +146,23 @@ def _given(token: Token) -> Given:
     if token.source == "env":
         return Given(f"environment {token.keyword}", token.value)
     return Given(token.source, token.value)
+
+
+def _rules(tables: object) -> dict[str, Said]:
+    """The tables [rules.QUEUE]."""
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise BadSetting(f"{TOML}: rules stand in tables, like [rules.mail]")
+    from jobpipe.wire.rules import check_queue, said_of
+
+    found = {}
+    for queue, table in tables.items():
+        try:
+            check_queue(queue)
+            found[queue] = said_of(table)
+        except Invalid as error:
+            where = f", {error.field}" if error.field else ""
+            raise BadSetting(f"{TOML}: [rules.{queue}]{where}: {error}") from None
+    return found
 
 
 def _known(key: str, native: object) -> str:

@@ -62,6 +62,7 @@ CALLS: dict[str, Callable[[Storage], Coroutine[Any, Any, object]]] = {
     "declare": lambda store: store.declare(Declaration("a"), 0),
     "rules": lambda store: store.rules("q", 0),
     "keys": lambda store: store.keys("q", 1, None, 0),
+    "key": lambda store: store.key("q", "k", 0),
     "held": lambda store: store.held([TASK], 0),
     "check": lambda store: store.check(),
 }

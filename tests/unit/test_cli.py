@@ -25,7 +25,7 @@ class FakeServer(ModuleType):
         super().__init__("jobpipe.server")
         self.calls: list[tuple[Settings, str | None]] = []
 
-    def run(self, settings: Settings, app: str | None) -> int:
+    def run(self, settings: Settings, app: str | None, rules: object) -> int:
         self.calls.append((settings, app))
         return 7
 
@@ -132,7 +132,7 @@ def test_bad_usage_is_one_line_and_exit_code_2(
 def test_ctrl_c_before_the_server_listens_is_no_traceback(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(settings: Settings, app: str | None) -> int:
+    def interrupted(settings: Settings, app: str | None, rules: object) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(server, "run", interrupted)

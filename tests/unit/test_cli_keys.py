@@ -35,7 +35,7 @@ def test_the_key_goes_to_stdout_and_its_line_to_stderr(file: Path, capsys: Captu
     secret = said.out.removesuffix("\n")
     (key,) = parse_keys(said.err.splitlines()[-1])
     assert (key.name, key.rate, key.digest) == ("ci", 5, digest_of(secret.encode()))
-    assert key.scopes == {Scope.ENQUEUE, Scope.READ, Scope.WORK}
+    assert key.scopes == {Scope.ENQUEUE, Scope.READ, Scope.WORK, Scope.DECLARE}
     assert len(secret) > 40
     assert secret not in said.err
 
@@ -113,3 +113,9 @@ def test_a_file_that_is_none_is_left_alone(command: list[str], file: Path, capsy
     assert main(["keys", *command, "--file", str(file.parent)]) == 2
     assert file.read_bytes() == b"SQLite format 3\0\xff\xfe"
     assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_a_workers_key_declares_unless_told_not_to(capsys: Captured) -> None:
+    main(["keys", "new", "--name", "w", "--scope", "work", "--no-declare"])
+    (key,) = parse_keys(capsys.readouterr().err.splitlines()[-1])
+    assert key.scopes == {Scope.WORK}

@@ -22,6 +22,11 @@ class Counts:
     def __init__(self, **queued: int) -> None:
         self.queues = queued
 
+    bounds_keys = False
+
+    def key_room(self, queue: str, key: str | None) -> int | None:
+        return None
+
     def queued(self, queue: str) -> int:
         return self.queues.get(queue, 0)
 

@@ -8,9 +8,10 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobpipe.core.gate import Held
 from jobpipe.core.task import Status, Task, TaskError
 from jobpipe.core.unique import Unique, text_of
-from jobpipe.wire import AcceptedWriter, TaskView, encode_task, encode_tasks
+from jobpipe.wire import AcceptedWriter, TaskView, encode_task, encode_tasks, with_held
 from jobpipe.wire.answers import encode_text
 
 text = st.text(max_size=20)
@@ -63,7 +64,7 @@ IF_USED = {
 def test_a_task_is_written_as_its_schema_says_and_nothing_more(task: Task) -> None:
     encoded = encode_task(task)
     view = msgspec.json.decode(encoded, type=TaskView)
-    unused = [name for name, field in IF_USED.items() if getattr(task, field) is None]
+    unused = ["held", *(name for name, field in IF_USED.items() if getattr(task, field) is None)]
     assert list(json.loads(encoded)) == [name for name in TaskView.__struct_fields__ if name not in unused]
     for field in ("id", "handler", "queue", "priority", "status", "attempts", "lost", "timeout", "worker"):
         assert getattr(view, field) == getattr(task, field)
@@ -75,6 +76,14 @@ def test_a_task_is_written_as_its_schema_says_and_nothing_more(task: Task) -> No
             task.last_error.type,
             task.last_error.traceback,
         )
+
+
+@given(tasks, st.sampled_from(["paused", "key_rate"]))
+def test_a_held_task_says_why_at_its_end(task: Task, held: Held) -> None:
+    whole = json.loads(with_held(encode_task(task), held))
+    assert whole == {**json.loads(encode_task(task)), "held": held}
+    assert with_held(encode_task(task), None) == encode_task(task)
+    assert json.loads(with_held(b"{}", held)) == {"held": held}
 
 
 new_tasks = st.builds(

@@ -49,7 +49,7 @@ COMMANDS: Final[dict[str, dict[str, Command]]] = {
     "Look and steer, over HTTP": {
         "enqueue": Command("enqueue:enqueue_command"),
         "task": Command("task:app"),
-        "queue": Command("server_state:queue_app"),
+        "queue": Command("queue:queue_app"),
         "schedule": Command("schedule:app"),
         "workers": Command("server_state:workers_app"),
         "errors": Command("server_state:errors_app"),

@@ -45,8 +45,17 @@ def new_command(
     name: Name,
     scope: Annotated[
         list[str],
-        Parameter(help="What it opens: enqueue, work, read or admin; several as a,b or given again."),
+        Parameter(
+            help="What it opens: enqueue, work, read, declare, finish or admin; several as a,b or given again."
+        ),
     ],
+    no_declare: Annotated[
+        bool,
+        Parameter(
+            help="With the scope work: leave out declare, by which an app says what holds of queues.",
+            negative="",
+        ),
+    ] = False,
     rate: Annotated[float | None, Parameter(help="Requests a second that it may make.")] = None,
     file: Annotated[
         Path | None, Parameter(help="Add it to this file, which is made if need be; else its line is shown.")
@@ -54,7 +63,7 @@ def new_command(
 ) -> int:
     """Make a key. It goes to stdout, once: only its hash is kept."""
     secret = PREFIX + secrets.token_urlsafe(32)
-    key = _key(name, scope, rate, secret)
+    key = _key(name, scope if no_declare else _with_declare(scope), rate, secret)
     if file is None:
         say("add this line to the file of JOBPIPE_API_KEYS_FILE:")
         say(line_of(key))
@@ -82,6 +91,12 @@ def remove_command(*, name: Name, file: KeysFile) -> int:
     kept = [line for line in _text(file).splitlines(keepends=True) if line.partition(":")[0].strip() != name]
     _replace(file, "".join(kept))
     return 0
+
+
+def _with_declare(scopes: Sequence[str]) -> list[str]:
+    """Workers tell what their app says of queues when they start."""
+    named = {scope.strip() for text in scopes for scope in text.split(",")}
+    return [*scopes, "declare"] if "work" in named and "declare" not in named else [*scopes]
 
 
 def _key(name: str, scopes: Sequence[str], rate: float | None, secret: str) -> Key:

@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from jobpipe.cli.apps import check_spec
+from jobpipe.cli.invocation import current
 from jobpipe.settings import Settings
 
 
@@ -24,4 +25,4 @@ def serve_command(
         check_spec(app)
     from jobpipe.server import run
 
-    return run(settings, app)
+    return run(settings, app, current.get().sources.rules)

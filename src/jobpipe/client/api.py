@@ -4,11 +4,12 @@ change that one."""
 from __future__ import annotations
 
 import builtins
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Unpack, overload
 
 from jobpipe.client import enqueue, tasks, working
+from jobpipe.client import queues as flow
 from jobpipe.client.enqueue import PATIENCE_S
 from jobpipe.client.flow import Caller, Item, Retries
 from jobpipe.client.setup import retries_of, servers_of
@@ -31,6 +32,7 @@ from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import LEASE_S
 from jobpipe.tracing import sending
 from jobpipe.wire import BulkView, QueueView, StatsView
+from jobpipe.wire.rules import KeyUseView, RuledQueueView
 from jobpipe.wire.working import LeaseBody
 
 
@@ -151,6 +153,19 @@ class Client:
         """The queues that hold tasks, with their counts."""
         return self._transport.run(tasks.queues(self._caller))
 
+    def queue(self, name: str) -> RuledQueueView:
+        """A queue with its rules: `declared` by apps, `set` by people, and those in force. Raises NotFound."""
+        return self._transport.run(flow.get(self._caller, name))
+
+    def keys(self, queue: str, limit: int | None = None) -> Iterator[KeyUseView]:
+        """Keys of a queue that have unfinished tasks or rules, by name, up to `limit` (None: all)."""
+        query: str | None = "limit=1000"
+        while query is not None and limit != 0:
+            found, query = self._transport.run(flow.keys(self._caller, queue, query))
+            for key in found[:limit]:
+                yield key
+            limit = None if limit is None else limit - len(found[:limit])
+
     def stats(self) -> StatsView:
         """The server at a glance."""
         return self._transport.run(tasks.stats(self._caller))
@@ -209,6 +224,38 @@ class Client:
     ) -> BulkView:
         """Delete all that match and are finished; as `cancel_many`."""
         return self._transport.run(tasks.bulk(self._caller, "delete", Which(ids, all, dry_run), filters))
+
+    def rule_queue(self, name: str, **rules: Any) -> RuledQueueView:
+        """Set rules: `concurrency=5`, `rate="100/m"`, `key_concurrency`, `key_rate`, `fair`, `capacity`, `paused`.
+
+        None takes one back, "none" lifts an app's. Raises Invalid, TooManyQueues.
+        """
+        return self._transport.run(flow.rule(self._caller, name, rules))
+
+    def unrule_queue(self, name: str) -> None:
+        """Take back all that people set of a queue and its keys."""
+        self._transport.run(flow.unrule(self._caller, name))
+
+    def pause_queue(self, name: str) -> RuledQueueView:
+        """Let nothing of a queue start; it goes on taking tasks."""
+        return self._transport.run(flow.steer(self._caller, name, "pause"))
+
+    def resume_queue(self, name: str) -> RuledQueueView:
+        """End a pause, and a hold."""
+        return self._transport.run(flow.steer(self._caller, name, "resume"))
+
+    def rule_key(self, queue: str, key: str, **rules: Any) -> KeyUseView:
+        """Set rules of one key: `paused`, `concurrency`, `rate`; as `rule_queue`."""
+        return self._transport.run(flow.rule_key(self._caller, queue, key, rules))
+
+    def unrule_key(self, queue: str, key: str) -> None:
+        """Take back what people set of one key."""
+        self._transport.run(flow.unrule_key(self._caller, queue, key))
+
+    def declare(self, app: str, *, release: int = 0, queues: Mapping[str, Any] | None = None) -> None:
+        """Say what holds of queues for an app, in the place of what it said before, unless that release was higher."""
+        said = {"app": app, "release": release, "queues": dict(queues or {})}
+        self._transport.run(flow.declare(self._caller, said))
 
     # --- working ---
 

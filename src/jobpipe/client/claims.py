@@ -91,6 +91,9 @@ def _details(outcome: Outcome) -> bytes:
         return b',"result":%b' % (outcome.result or b"null")
     if outcome == HANDLER_MISSING:
         return b',"unknown_handler":true'
+    if outcome.kind is Kind.RELEASED and outcome.retry_in is not None:
+        hold = b"" if outcome.hold is None else b',"hold":"%b"' % outcome.hold.encode()
+        return b',"retry_in":%b%b' % (msgspec.json.encode(outcome.retry_in), hold)
     if outcome.kind not in (Kind.FAILED, Kind.TIMED_OUT, Kind.LOST):
         return b""
     return b',"error":{"type":%b,"message":%b,"traceback":%b},"retryable":%b,"retry_in":%b' % (

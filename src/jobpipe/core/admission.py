@@ -8,8 +8,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from jobpipe.core.errors import JobpipeError, QueueFull, TooManyQueues
+from jobpipe.core.errors import JobpipeError, QueueFull, TooManyKeys, TooManyQueues
 from jobpipe.core.once import Once
+from jobpipe.core.rules import MAX_KEYS
 from jobpipe.core.task import NewTask, Task
 from jobpipe.core.unique import Answer
 
@@ -38,6 +39,15 @@ class Counted(Protocol):
         """All queue names that hold tasks of any status."""
         ...
 
+    @property
+    def bounds_keys(self) -> bool:
+        """Whether there is a queue whose rules tell keys apart."""
+        ...
+
+    def key_room(self, queue: str, key: str | None) -> int | None:
+        """How many more keys may have waiting tasks in a queue; None where this one may in any case."""
+        ...
+
 
 def fit_surely(tasks: Sequence[NewTask], limits: Limits, counts: Counted) -> bool:
     """Whether all would be accepted if no id were taken: no bound is reached, no id comes twice, and none has a unique
@@ -50,7 +60,13 @@ def fit_surely(tasks: Sequence[NewTask], limits: Limits, counts: Counted) -> boo
         and len(counts.queues) + names <= limits.max_queues
         and len({new.id for new in tasks}) == len(tasks)
         and not [new for new in tasks if new.uniqueness]
+        and (not counts.bounds_keys or _keys_fit(tasks, counts))
     )
+
+
+def _keys_fit(tasks: Sequence[NewTask], counts: Counted) -> bool:
+    rooms = [counts.key_room(queue, key) for queue, key in {(new.queue, new.key) for new in tasks}]
+    return all(room is None or room >= len(rooms) for room in rooms)
 
 
 def judge(
@@ -58,10 +74,14 @@ def judge(
 ) -> list[Answer]:
     """The answer to each, decided in order: what it meets, why it is refused, or the task that `accept` makes of it."""
     room: dict[str, int] = {}
+    keys: dict[str, set[str | None]] = {}
     answers: list[Answer] = []
     for new in tasks:
-        answer: Answer | None = once.answer(new) or _no_room(new.queue, room, limits, counts)
+        answer: Answer | None = once.answer(new) or _no_name(new.queue, room, limits, counts)
+        answer = answer or _no_key(new, keys, counts) or _no_room(new.queue, room, limits)
         if answer is None:
+            if counts.bounds_keys:
+                keys.setdefault(new.queue, set()).add(new.key)
             room[new.queue] -= 1
             answer = accept(new)
             once.accept(answer)
@@ -69,12 +89,25 @@ def judge(
     return answers
 
 
-def _no_room(queue: str, room: dict[str, int], limits: Limits, counts: Counted) -> JobpipeError | None:
+def _no_key(new: NewTask, keys: Mapping[str, set[str | None]], counts: Counted) -> JobpipeError | None:
+    """`keys` are those of the same call that were accepted."""
+    room = counts.key_room(new.queue, new.key) if counts.bounds_keys else None
+    begun = keys.get(new.queue, ())
+    if room is None or new.key in begun or room > len(begun):
+        return None
+    return TooManyKeys(f"{MAX_KEYS} keys of queue '{new.queue}' have waiting tasks already")
+
+
+def _no_name(queue: str, room: dict[str, int], limits: Limits, counts: Counted) -> JobpipeError | None:
     if queue not in room:
         new_names = sum(name not in counts.queues for name in room)
         if queue not in counts.queues and len(counts.queues) + new_names >= limits.max_queues:
             return TooManyQueues(f"{limits.max_queues} queues hold tasks already")
         room[queue] = limits.of(queue) - counts.queued(queue)
+    return None
+
+
+def _no_room(queue: str, room: Mapping[str, int], limits: Limits) -> JobpipeError | None:
     if room[queue] <= 0:
         return QueueFull(f"queue '{queue}' holds {limits.of(queue)} waiting tasks")
     return None

@@ -134,6 +134,14 @@ class TooManyQueues(JobpipeError):
     retry_after = 1
 
 
+class TooManyKeys(JobpipeError):
+    """A task with a new key, while as many keys of its queue as allowed have waiting tasks."""
+
+    code = "too_many_keys"
+    sentence = "too many keys"
+    retry_after = 1
+
+
 class TooManyReaders(JobpipeError):
     """The stream of live changes has as many readers as it may."""
 

@@ -25,6 +25,8 @@ class Scope(StrEnum):
     ENQUEUE = "enqueue"
     WORK = "work"
     READ = "read"
+    DECLARE = "declare"
+    FINISH = "finish"
     ADMIN = "admin"
 
 

@@ -26,12 +26,14 @@ class BadRate(ValueError):
 class Rate(Struct, frozen=True):
     """At most `limit` starts a `period` (seconds), evenly spaced; after a rest `burst` of them at once.
 
-    With a burst of 1 no half-open window of one period holds more than `limit` starts; with b, `limit + b - 1`.
+    With a burst of 1 no half-open window of one period holds more than `limit` starts; with b, `limit + b - 1`. `sent`
+    is its short form, if it came in that.
     """
 
     limit: int
     period: float
     burst: int | None = None
+    sent: str | None = None
 
     @property
     def per_second(self) -> float:
@@ -66,7 +68,7 @@ def parse_rate(text: str) -> Rate:
     match = _SHORT.fullmatch(text)
     if match is None:
         raise BadRate("must look like 100/m (s, m, h, d)")
-    return checked(Rate(int(match[1]), _PERIODS[match[2]]))
+    return checked(Rate(int(match[1]), _PERIODS[match[2]], sent=text))
 
 
 def checked(rate: Rate) -> Rate:

@@ -14,16 +14,20 @@ from jobpipe.storage.base import (
     Settled,
     TaskFilter,
 )
+from jobpipe.storage.flow import Declaration, KeyUse, QueueRules
 from jobpipe.storage.schedules import ScheduleCounts
 
 __all__ = [
     "MAX_CLAIM_BYTES",
     "Cancelled",
+    "Declaration",
     "Extended",
     "Extension",
+    "KeyUse",
     "Matches",
     "Page",
     "QueueCounts",
+    "QueueRules",
     "ScheduleCounts",
     "Settled",
     "TaskFilter",

@@ -19,7 +19,7 @@ from jobpipe.engine.observing import Observer
 from jobpipe.engine.running import Running
 from jobpipe.engine.waiters import ClaimWaiters
 from jobpipe.storage.base import ClaimAnswer, ClaimRequest
-from jobpipe.storage.contract import TaskLife
+from jobpipe.storage.contract import Storage
 
 log = logging.getLogger("jobpipe.queue")
 
@@ -29,7 +29,7 @@ class Claiming:
 
     def __init__(
         self,
-        storage: TaskLife,
+        storage: Storage,
         running: Running,
         waiters: ClaimWaiters,
         *,
@@ -63,13 +63,16 @@ class Claiming:
         while self._pending:
             await asyncio.wait(self._pending)
 
-    async def claim(self, request: ClaimRequest, wait: float | None) -> list[Claim]:
+    async def claim(self, request: ClaimRequest, wait: float | None, total: int | None = None) -> list[Claim]:
         """As TaskQueue.claim."""
         end = None if wait is None else self._clock.monotonic() + wait
         waiter = self._waiters.join(request.worker, request.queues)
         try:
             while not (self._draining or waiter.dismissed):
                 waiter.look()
+                if total is not None and self._storage.limited():
+                    request = replace(request, free=max(0, total - self._running.count_of(request.worker)))
+                    waiter.occupied = request.free == 0
                 answer = await self._claim_now(request)
                 waiter.looked()
                 if answer.claims:

@@ -23,6 +23,7 @@ from jobpipe.engine.arrivals import Arrivals
 from jobpipe.engine.carrying import carried_out
 from jobpipe.engine.claiming import Claiming
 from jobpipe.engine.ends import Ends
+from jobpipe.engine.flow import Flow
 from jobpipe.engine.handlers import Handlers
 from jobpipe.engine.heartbeats import Heartbeats
 from jobpipe.engine.history import History
@@ -111,6 +112,8 @@ class TaskQueue:
 
     def _make_parts(self, random: Callable[[], float]) -> None:
         """What begins runs, what ends them, what prolongs them, and what hears of other servers."""
+        self.flow = Flow(self._storage, self._waiters, self._clock)
+        """What people and apps say of queues and keys."""
         self._claiming = Claiming(
             self._storage, self._running, self._waiters, policy=self._policy, clock=self._clock,
             release=self.release, on_lease=self._rescue_within, observers=self._observers,
@@ -118,6 +121,7 @@ class TaskQueue:
         self._settling = Settling(
             self._storage, self._running, self._waiters, self._ends,
             policy=self._policy, clock=self._clock, random=random, forget=self._claiming.forget,
+            freed=self.flow.ended,
             observers=self._observers, tally=self.tally,
         )  # fmt: skip
         self._heartbeats = Heartbeats(self._storage, self._running)
@@ -259,14 +263,20 @@ class TaskQueue:
         lease_s: float | None = None,
         local: bool = True,
         wait: float | None = 0.0,
+        total: int | None = None,
+        free: int | None = None,
     ) -> list[Claim]:
         """Claim up to `limit` due tasks, waiting up to `wait` seconds (None: for ever) for the first.
 
-        None are given once the queue drains. `lease_s` None makes a claim without end, `local` is as in ClaimRequest.
-        When this call is cancelled, what was claimed for it is released. Raises StorageError.
+        Of a queue with limits come only tasks that can begin at once: as many as `free`, or as the worker's `total`
+        leaves beside what it runs; without either, all. None are given once the queue drains. `lease_s` None makes a
+        claim without end, `local` is as in ClaimRequest. When this call is cancelled, what was claimed for it is
+        released. Raises StorageError.
         """
-        request = ClaimRequest(limit=limit, worker=worker, queues=queues, lease_s=lease_s, local=local)
-        return await self._claiming.claim(request, wait)
+        request = ClaimRequest(
+            limit=limit, worker=worker, queues=queues, lease_s=lease_s, local=local, free=free
+        )
+        return await self._claiming.claim(request, wait, total)
 
     async def settle(self, reports: Sequence[Report]) -> list[Settled | JobpipeError]:
         """Write what became of runs; a report whose claim no longer holds changes nothing and is LeaseLost.

@@ -33,6 +33,7 @@ class Running:
         self._monotonic = monotonic
         self._default_timeout = default_timeout
         self._runs: dict[str, Run] = {}
+        self._by_worker: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -44,8 +45,16 @@ class Running:
     def begin(self, claims: Iterable[Claim], local: bool) -> None:
         """Claims were handed out."""
         now = self._monotonic()
+        worker, n = None, 0
         for claim in claims:
             self._runs[claim.lease_id] = Run(claim.task, now, local)
+            worker, n = claim.task.worker, n + 1
+        if worker is not None:  # claims of one answer are one worker's
+            self._by_worker[worker] = self._by_worker.get(worker, 0) + n
+
+    def count_of(self, worker: str) -> int:
+        """How many runs of a worker this server knows."""
+        return self._by_worker.get(worker, 0)
 
     def is_local(self, lease_id: str) -> bool:
         """Whether a worker of this server holds the claim."""
@@ -54,7 +63,13 @@ class Running:
 
     def end(self, lease_id: str) -> None:
         """The claim was settled, or is not to be relied on any more."""
-        self._runs.pop(lease_id, None)
+        run = self._runs.pop(lease_id, None)
+        if run is not None and (worker := run.task.worker) is not None:
+            left = self._by_worker.get(worker, 0) - 1
+            if left > 0:
+                self._by_worker[worker] = left
+            else:
+                self._by_worker.pop(worker, None)
 
     def task(self, id: str, lease_id: str) -> Task | None:
         """The task as it was last seen under this claim; None when this server does not know."""
@@ -90,7 +105,10 @@ class Running:
     def adopt(self, claims: dict[str, Task]) -> None:
         """Runs that go on from before a restart: their time begins anew on this clock."""
         for lease_id, task in claims.items():
-            self._runs.setdefault(lease_id, Run(task, self._monotonic()))
+            if lease_id not in self._runs:
+                self._runs[lease_id] = Run(task, self._monotonic())
+                if task.worker is not None:
+                    self._by_worker[task.worker] = self._by_worker.get(task.worker, 0) + 1
 
     def overran(self, id: str, lease_id: str) -> bool:
         """Whether the run has used up its time."""

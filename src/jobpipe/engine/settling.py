@@ -30,7 +30,8 @@ _QUEUED, _RUNNING = Status.QUEUED, Status.RUNNING
 
 
 class Settling:
-    """The one place where runs end. `forget(lease_id)` is called for each claim that holds no more."""
+    """The one place where runs end. `forget(lease_id)` is called for each claim that holds no more, `freed(ends)` for
+    runs that ended."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Settling:
         clock: Clock,
         random: Callable[[], float],
         forget: Callable[[str], object],
+        freed: Callable[[Sequence[tuple[Task, Transition]]], object],
         observers: Sequence[Observer],
         tally: Tally,
     ) -> None:
@@ -54,6 +56,7 @@ class Settling:
         self._waiters = waiters
         self._ends = ends
         self._forget = forget
+        self._freed = freed
         self._observers = observers
         self._tally = tally
 
@@ -142,6 +145,7 @@ class Settling:
         for task, transition in ends:
             if transition.status is _QUEUED:
                 self._queued_again(task, transition)
+        self._freed(ends)
         for observer in self._observers:
             observer.settled(ends)
 

@@ -16,10 +16,11 @@ class Waiter:
     """`worker`, which takes tasks of `queues` (None: of all), waiting or about to look.
 
     `next_due` is when it should look again. `missed` says that something became due while it was looking, `owes` that
-    it was woken and has not looked yet, `dismissed` that it shall get nothing.
+    it was woken and has not looked yet, `dismissed` that it shall get nothing, `occupied` that it looked while all of
+    its worker's places were taken: it looks again when one is free.
     """
 
-    __slots__ = ("dismissed", "missed", "next_due", "owes", "queues", "wake", "worker")
+    __slots__ = ("dismissed", "missed", "next_due", "occupied", "owes", "queues", "wake", "worker")
 
     def __init__(self, worker: str, queues: frozenset[str] | None) -> None:
         self.worker = worker
@@ -27,6 +28,7 @@ class Waiter:
         self.dismissed = False
         self.missed = False
         self.owes = False
+        self.occupied = False
         self.next_due: int | None = None
         self.wake: asyncio.Future[bool] | None = None
 
@@ -144,6 +146,12 @@ class ClaimWaiters:
         for waiter in self._line:
             if waiter.worker == worker:
                 waiter.dismissed = True
+                _wake(waiter)
+
+    def freed(self) -> None:
+        """Runs came to their ends: those that wait for a place of their own look again."""
+        for waiter in self._line:
+            if waiter.occupied:
                 _wake(waiter)
 
     def wake_all(self) -> None:

@@ -71,6 +71,33 @@ def _of_queues(reading: Reading) -> Iterator[Metric]:
         oldest.add_metric((counts.queue,), waited / 1000)
     yield tasks
     yield oldest
+    yield from _of_rules(reading)
+
+
+def _of_rules(reading: Reading) -> Iterator[Metric]:
+    paused = GaugeMetricFamily(
+        "jobpipe_queue_paused", "Whether a queue with rules is paused.", labels=("queue",)
+    )
+    limit = GaugeMetricFamily(
+        "jobpipe_queue_limit",
+        "What rules of a queue allow: tasks at a time, or starts a second, of all or of each key.",
+        labels=("queue", "rule"),
+    )
+    held = GaugeMetricFamily(
+        "jobpipe_queue_held", "Whether a 429 from outside holds a queue.", labels=("queue",)
+    )
+    for said in reading.rules:
+        paused.add_metric((said.queue,), said.rules.paused)
+        held.add_metric((said.queue,), said.hold_until is not None)
+        for rule in ("concurrency", "key_concurrency"):
+            if (most := getattr(said.rules, rule)) is not None:
+                limit.add_metric((said.queue, rule), most)
+        for rule in ("rate", "key_rate"):
+            if (rate := getattr(said.rules, rule)) is not None:
+                limit.add_metric((said.queue, rule), rate.per_second)
+    yield paused
+    yield limit
+    yield held
 
 
 def _of_tasks(reading: Reading) -> Iterator[Metric]:

@@ -43,6 +43,7 @@ _SCOPES: Final = {
     b"/lease": Scope.WORK,
     b"/settle": Scope.WORK,
     b"/extend": Scope.WORK,
+    b"/declare": Scope.DECLARE,
 }
 _UNLIMITED: Final = frozenset({b"/settle", b"/extend"})
 """Never refused for coming too often: that would cost work which was accepted, and save none."""
@@ -52,12 +53,20 @@ def needed_scope(method: str, path: bytes) -> Scope | None:
     """What a request needs, by its raw path; None when any key will do. For paths that are not OPEN."""
     if path == SELF:
         return None
+    if path.startswith(b"/tasks/") and path.endswith(b"/finish"):
+        return Scope.FINISH
     return _SCOPES.get(path) or (Scope.READ if method in ("GET", "HEAD") else Scope.ADMIN)
 
 
 def is_open(path: bytes) -> bool:
     """Whether the raw path needs no key."""
     return path in OPEN or path.startswith(b"/static/")
+
+
+def name_of(keys: Keyring | None, authorization: bytes | None) -> str | None:
+    """By which name a request asks; None where no key is needed."""
+    key = None if keys is None else keys.owner(authorization)
+    return None if key is None else key.name
 
 
 class Keyring:
@@ -176,7 +185,7 @@ class Keyring:
 
 
 def _own_key(secret: str) -> Key:
-    return Key(OWN, frozenset({Scope.WORK, Scope.ENQUEUE}), digest_of(secret.encode()))
+    return Key(OWN, frozenset({Scope.WORK, Scope.ENQUEUE, Scope.DECLARE}), digest_of(secret.encode()))
 
 
 def _read(path: Path) -> tuple[bytes, float]:

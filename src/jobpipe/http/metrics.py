@@ -15,7 +15,7 @@ from msgspec import Struct
 from jobpipe import streams
 from jobpipe.core.errors import StorageError
 from jobpipe.core.histogram import Histogram
-from jobpipe.engine import QueueCounts, ScheduleCounts
+from jobpipe.engine import QueueCounts, QueueRules, ScheduleCounts
 from jobpipe.engine.tally import Ended
 from jobpipe.engine.workers import Worker
 from jobpipe.http.answers import Receive, Scope, Send, send_raw
@@ -34,6 +34,7 @@ class Reading(Struct, frozen=True):
     capacity: int
     queues: Sequence[QueueCounts] | None
     workers: Sequence[Worker] | None
+    rules: Sequence[QueueRules]
     enqueued: dict[str, int]
     refused: dict[tuple[str, str], int]
     finished: dict[Ended, int]
@@ -73,7 +74,7 @@ def _write(reading: Reading, accept: str) -> tuple[bytes, str]:
 
 async def _read(api: Api) -> Reading:
     queue, tally = api.queue, api.queue.tally
-    queues, workers, schedules = await _stored(api)
+    queues, workers, rules, schedules = await _stored(api)
     commits = queue.commits()
     return Reading(
         version=api.config.version,
@@ -81,6 +82,7 @@ async def _read(api: Api) -> Reading:
         capacity=api.config.queue_size,
         queues=queues,
         workers=workers,
+        rules=rules,
         enqueued=dict(tally.enqueued),
         refused=dict(queue.refusals.by),
         finished=dict(tally.finished),
@@ -102,13 +104,16 @@ async def _read(api: Api) -> Reading:
 
 async def _stored(
     api: Api,
-) -> tuple[Sequence[QueueCounts] | None, Sequence[Worker] | None, ScheduleCounts | None]:
+) -> tuple[
+    Sequence[QueueCounts] | None, Sequence[Worker] | None, Sequence[QueueRules], ScheduleCounts | None
+]:
     """What only the storage knows; a scrape must succeed without it, to say so."""
     try:
-        return await api.queue.queues(), await api.queue.workers.all(), await api.queue.schedules.counts()
+        rules, schedules = await api.queue.flow.rules(), await api.queue.schedules.counts()
+        return await api.queue.queues(), await api.queue.workers.all(), list(rules.values()), schedules
     except StorageError as error:
         log.debug("metrics without the storage: %s", error)
-        return None, None, None
+        return None, None, (), None
 
 
 def _copy(histogram: Histogram) -> Histogram:

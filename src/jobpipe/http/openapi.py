@@ -33,6 +33,7 @@ from jobpipe.wire import (
 )
 from jobpipe.wire.filters import ERROR_GROUP
 from jobpipe.wire.handlers import HandlerView
+from jobpipe.wire.rules import DeclareBody, KeyRulesBody, KeyUseView, RuledQueueView, RulesBody
 from jobpipe.wire.schedules import ScheduleBody, ScheduleView
 from jobpipe.wire.working import MAX_ITEMS as MAX_SETTLES
 from jobpipe.wire.working import ExtendBody, ExtendedView, LeaseBody, LeasesView, SettleBody, SettledView
@@ -53,6 +54,11 @@ _STRUCTS = (
     ErrorGroupView,
     PointView,
     QueueView,
+    RuledQueueView,
+    RulesBody,
+    KeyRulesBody,
+    KeyUseView,
+    DeclareBody,
     StatsView,
     WorkerView,
     HandlerView,
@@ -97,6 +103,7 @@ def document(version: str, enqueue_status: int) -> bytes:
             **_bulk(),
             **_schedules(),
             **_charts(),
+            **_queues(),
             **_server(),
         },
         # A server without keys asks for none.
@@ -292,8 +299,54 @@ def _charts() -> Json:
     }
 
 
+def _queues() -> Json:
+    queues = {"200": _json("each queue that holds tasks or has rules", _each("QueueView"))}
+    queue = {"200": _json("the queue", _ref("RuledQueueView"))}
+    key = {"200": _json("the key", _ref("KeyUseView"))}
+    keys = {"200": _json("by name", _each("KeyUseView"))}
+    keys["200"]["headers"] = {
+        "Link": {"schema": {"type": "string"}, "description": 'the next page, rel="next"'}
+    }
+    gone: Json = {"204": {"description": "people say nothing of it any more"}}
+    page = {"limit": _LIMIT, "cursor": {"type": "string", "description": "from the Link of the page before"}}
+    rules = {
+        "application/json": {"schema": _ref("RulesBody"), "example": {"concurrency": 5, "rate": "100/m"}}
+    }
+    of_key = {"application/json": {"schema": _ref("KeyRulesBody"), "example": {"concurrency": 10}}}
+    said = {"app": "shop", "release": 3, "queues": {"mail": {"concurrency": 5}}}
+    taken = {"type": "object", "properties": {"app": {"type": "string"}, "release": {"type": "integer"},
+                                              "taken": {"type": "boolean"}}}  # fmt: skip
+    name = {**_ID, "schema": {**_property("queue")}}
+    return {
+        "/queues": {"get": _operation("listQueues", "The queues.", queues, 503)},
+        "/queues/{id}": {
+            "parameters": [name],
+            "get": _operation("getQueue", "A queue and its rules.", queue, 404, 503),
+            "patch": _operation("ruleQueue", "Set rules.", queue, 404, 413, 503, 507, body=rules),
+            "delete": _operation("unruleQueue", "Take back all that people set.", gone, 404, 503, 507),
+        },
+        "/queues/{id}/pause": {
+            "parameters": [name],
+            "post": _operation("pauseQueue", "Let nothing start.", queue, 404, 503, 507),
+        },
+        "/queues/{id}/resume": {
+            "parameters": [name],
+            "post": _operation("resumeQueue", "End a pause, or a hold.", queue, 404, 503, 507),
+        },
+        "/queues/{id}/keys": {
+            "parameters": [name],
+            "get": _operation("listKeys", "Keys with unfinished tasks or rules.", keys, 404, 503, query=page),
+        },
+        "/queues/{id}/keys/{key}": {
+            "parameters": [name, {**_ID, "name": "key"}],
+            "patch": _operation("ruleKey", "Set rules of one key.", key, 404, 413, 503, 507, body=of_key),
+            "delete": _operation("unruleKey", "Take back what people set of it.", gone, 404, 503, 507),
+        },
+        "/declare": _call("declare", "What an app says of itself.", _ref("DeclareBody"), said, taken),
+    }
+
+
 def _server() -> Json:
-    queues = {"200": _json("each queue that holds tasks", {"type": "array", "items": _ref("QueueView")})}
     workers = {"200": _json("each worker process, and each server's own pool", _each("WorkerView"))}
     handlers = {"200": _json("each handler that ran here in the last day", _each("HandlerView"))}
     handler = {"200": _json("the handler, with its errors and releases", _ref("HandlerView"))}
@@ -304,7 +357,6 @@ def _server() -> Json:
     file: Json = {"200": {"description": "the file"}, "304": {"description": "as the browser has it"}}
     itself = {"200": _json("OpenAPI 3.1", {"type": "object"})}
     return {
-        "/queues": {"get": _operation("listQueues", "The queues.", queues, 503)},
         "/events": {"get": _operation("events", "Live changes, as Server-Sent Events.", _stream(), 503)},
         "/metrics": {"get": _operation("metrics", "Metrics for Prometheus.", _exposition())},
         "/workers": {"get": _operation("listWorkers", "The workers and what they run.", workers, 503)},

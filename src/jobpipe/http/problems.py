@@ -53,6 +53,7 @@ STATUS = {
     "internal": 500,
     "queue_full": 503,
     "too_many_queues": 503,
+    "too_many_keys": 503,
     "too_many_readers": 503,
     "draining": 503,
     "upgrading": 503,

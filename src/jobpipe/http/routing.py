@@ -21,7 +21,8 @@ Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class RawRoute(BaseRoute):
-    """One path, with an endpoint for each method; a segment `{id}` stands for any text that is not empty.
+    """One path, with an endpoint for each method; a segment `{id}` stands for any text that is not empty, and so does
+    a last one `{key}` behind it.
 
     GET serves HEAD too. A wrong method raises MethodNotAllowed.
     """
@@ -32,7 +33,8 @@ class RawRoute(BaseRoute):
         if "GET" in endpoints:
             self.endpoints = {**endpoints, "HEAD": endpoints["GET"]}
         self._raw = path.encode()
-        before, self._open, after = path.partition("{id}")
+        self._keyed = path.endswith("{key}")
+        before, self._open, after = path.removesuffix("{key}").partition("{id}")
         self._before, self._after = before.encode(), after.encode()
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -42,12 +44,20 @@ class RawRoute(BaseRoute):
         match = Match.FULL if scope["method"] in self.endpoints else Match.PARTIAL
         if not self._open:
             return (match, {}) if raw == self._raw else (Match.NONE, {})
-        if not (raw.startswith(self._before) and raw.endswith(self._after)):
+        if not raw.startswith(self._before) or not (self._keyed or raw.endswith(self._after)):
             return Match.NONE, {}
+        if self._keyed:
+            return self._matched(match, *raw[len(self._before) :].partition(self._after)[::2])
         segment = raw[len(self._before) : len(raw) - len(self._after)]
         if not segment or b"/" in segment:
             return Match.NONE, {}
         return match, {"path_params": {"id": segment}}
+
+    @staticmethod
+    def _matched(match: Match, segment: bytes, key: bytes) -> tuple[Match, Scope]:
+        if not segment or not key or b"/" in segment or b"/" in key:
+            return Match.NONE, {}
+        return match, {"path_params": {"id": segment, "key": key}}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[ROUTE] = self.path
@@ -73,6 +83,11 @@ async def no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
 def path_id(scope: Scope) -> str:
     """The id in the path. Raises NotFound."""
     return segment_id(scope["path_params"]["id"])
+
+
+def path_key(scope: Scope) -> str:
+    """The key in the path. Raises NotFound."""
+    return segment_id(scope["path_params"]["key"])
 
 
 def segment_id(segment: bytes) -> str:

@@ -17,7 +17,7 @@ from jobpipe.http.browser import HEAD
 from jobpipe.http.config import Api
 from jobpipe.http.openapi import document
 from jobpipe.http.routing import Endpoint, RawRoute
-from jobpipe.wire import KeyView, QueueView, RatesView, StatsView, WorkersView, encode_view
+from jobpipe.wire import KeyView, RatesView, StatsView, WorkersView, encode_view
 
 _OK = b'{"status":"ok"}'
 
@@ -33,7 +33,6 @@ def routes(api: Api) -> list[RawRoute]:
         RawRoute("/health", GET=_alive),
         RawRoute("/livez", GET=_alive),
         RawRoute("/readyz", GET=of(_ready)),
-        RawRoute("/queues", GET=of(_queues)),
         RawRoute("/stats", GET=of(_stats)),
         RawRoute("/openapi.json", GET=of(_openapi)),
         RawRoute("/keys/self", GET=of(_key)),
@@ -56,22 +55,6 @@ async def _ready(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     except StorageError as error:
         raise StorageError(str(error)) from error  # 503, also for what answers a task with 507
     await send_json(scope, send, _OK)
-
-
-async def _queues(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
-    now = api.now()
-    refusing = api.queue.refusals.refusing()
-    views = [
-        QueueView(
-            queue=counts.queue,
-            **{status.value: counts.by_status.get(status, 0) for status in Status},
-            capacity=api.config.queue_size,
-            oldest_ready_s=None if counts.oldest_ready is None else max(0, now - counts.oldest_ready) / 1000,
-            refused_per_s=round(refusing[counts.queue], 3) if counts.queue in refusing else UNSET,
-        )
-        for counts in await api.queue.queues()
-    ]
-    await send_json(scope, send, encode_view(views))
 
 
 async def _stats(api: Api, scope: Scope, receive: Receive, send: Send) -> None:

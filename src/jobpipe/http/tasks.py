@@ -9,6 +9,7 @@ from functools import partial
 from msgspec import structs
 
 from jobpipe.core.errors import Invalid, JobpipeError, NotFound
+from jobpipe.core.gate import Held
 from jobpipe.core.task import Status, Task
 from jobpipe.engine import MAX_CLAIM_BYTES, TaskFilter
 from jobpipe.engine.bulk import Action, bulk
@@ -29,6 +30,7 @@ from jobpipe.wire import (
     parse_listing,
     parse_query,
     parse_revision,
+    with_held,
 )
 from jobpipe.wire.slim import BYTES, task_encoder
 
@@ -65,7 +67,7 @@ def queried_id(query: bytes) -> str:
 
 async def found(api: Api, task_id: str) -> Reply:
     """The task as it is now. Raises NotFound."""
-    return _reply((await api.queue.get([task_id]))[0])
+    return await _reply(api, (await api.queue.get([task_id]))[0])
 
 
 async def _get_by_query(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,7 +83,7 @@ async def _get(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     task, connected = await while_connected(receive, api.queue.wait_finished(task_id, wait))
     if not connected:
         raise ClientGone
-    await send_reply(scope, send, _reply(task))
+    await send_reply(scope, send, await _reply(api, task))
 
 
 async def _attempts(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,7 +99,9 @@ async def _list(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     slim = fields is not None and fields.isdisjoint(BYTES)
     page = await api.queue.page(_where(listing.where), listing.limit, listing.before_seq, slim=slim)
     encode = encode_task if fields is None else task_encoder(fields)
-    body, next_seq = _fill(page.tasks, page.next_seq, encode)
+    wanted = fields is None or "held" in fields
+    held = await api.queue.flow.held(page.tasks) if wanted else [None] * len(page.tasks)
+    body, next_seq = _fill(page.tasks, held, page.next_seq, encode)
     link = [] if next_seq is None else [(b"link", _next_link(scope, listing, next_seq))]
     await send_json(scope, send, body, 200, *link)
 
@@ -114,7 +118,7 @@ async def _retry(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     (answer,) = await api.queue.retry([path_id(scope)])
     if isinstance(answer, JobpipeError):
         raise answer
-    await send_json(scope, send, encode_task(answer))
+    await send_json(scope, send, await _shown(api, answer))
 
 
 async def _revise(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,7 +126,7 @@ async def _revise(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     answer = await api.queue.revise(path_id(scope), parse_revision(body, api.defaults, api.now()))
     if isinstance(answer, JobpipeError):
         raise answer
-    await send_json(scope, send, encode_task(answer))
+    await send_json(scope, send, await _shown(api, answer))
 
 
 async def _delete(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,10 +142,15 @@ async def _bulk(api: Api, action: Action, scope: Scope, receive: Receive, send: 
     await send_json(scope, send, encode_view(BulkView(answer.matched, answer.changed)))
 
 
-def _reply(task: Task | None) -> Reply:
+async def _reply(api: Api, task: Task | None) -> Reply:
     if task is None:
         raise NotFound
-    return Reply(200, encode_task(task))
+    return Reply(200, await _shown(api, task))
+
+
+async def _shown(api: Api, task: Task) -> bytes:
+    (held,) = await api.queue.flow.held([task])
+    return with_held(encode_task(task), held)
 
 
 def _seconds(text: str) -> float:
@@ -155,13 +164,13 @@ def _where(filters: Filters) -> TaskFilter:
 
 
 def _fill(
-    tasks: Sequence[Task], next_seq: int | None, encode: Callable[[Task], bytes]
+    tasks: Sequence[Task], held: Sequence[Held | None], next_seq: int | None, encode: Callable[[Task], bytes]
 ) -> tuple[bytes, int | None]:
     """As many of the tasks as fit into an answer, at least one, and where the next page begins then."""
     parts: list[bytes] = []
     size = 2
-    for task in tasks:
-        part = encode(task)
+    for task, why in zip(tasks, held, strict=True):
+        part = with_held(encode(task), why)
         size += len(part) + 1
         if size > MAX_LIST_BYTES and parts:
             next_seq = tasks[len(parts) - 1].seq

@@ -93,6 +93,7 @@ async def claiming(api: Api, wish: LeaseBody, local: bool) -> list[Claim]:
             lease_s=_lease_s(api, wish),
             local=local,
             wait=wish.wait or 0.0,
+            total=None if wish.total is UNSET else wish.total,
         )
     finally:
         workers.answered(wish.worker_id)

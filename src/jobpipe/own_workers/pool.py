@@ -48,7 +48,7 @@ class PoolWorkers:
         self._host = socket.gethostname()
         self._worker = f"{self._host}:{os.getpid()}"
         self._queues = settings.queues
-        source = LocalSource(queue, self._worker, settings.queues)
+        source = LocalSource(queue, self._worker, settings.queues, settings.workers)
         self._pool = Pool(
             source,
             executor,
@@ -115,8 +115,11 @@ class PoolWorkers:
 class LocalSource:
     """The pool's source in the server's own process: the queue itself."""
 
-    def __init__(self, queue: TaskQueue, worker: str, queues: frozenset[str] | None) -> None:
+    def __init__(
+        self, queue: TaskQueue, worker: str, queues: frozenset[str] | None, total: int | None = None
+    ) -> None:
         self._queue = queue
+        self._total = total
         self._worker = worker
         self._queues = queues
         self._settling = False
@@ -131,7 +134,7 @@ class LocalSource:
         """Claim up to `limit` tasks that are due now; none when none is."""
         if self._settling:
             await asyncio.sleep(0)
-        return await self._queue.claim(self._worker, limit, queues=self._queues, wait=0)
+        return await self._queue.claim(self._worker, limit, queues=self._queues, wait=0, total=self._total)
 
     def settle(self, ends: Sequence[End]) -> asyncio.Future[None]:
         self._settling = True

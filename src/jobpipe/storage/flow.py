@@ -87,6 +87,10 @@ class FlowRules(Protocol):
         """Keys of a queue that have unfinished tasks or rules, by name, beginning behind `after`."""
         ...
 
+    async def key(self, queue: str, key: str, now: int) -> KeyUse:
+        """One key as it is now, whether it has any or not."""
+        ...
+
     async def held(self, tasks: Sequence[Task], now: int) -> list[Held | None]:
         """Why each of these may not be claimed although it is due; None for what waits for its time, or may."""
         ...

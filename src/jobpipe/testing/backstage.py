@@ -20,13 +20,18 @@ from jobpipe.core.errors import JobpipeError, NotFound
 from jobpipe.core.lifecycle import Outcome, Policy
 from jobpipe.core.task import Claim, Status
 from jobpipe.core.task import Task as StoredTask
+from jobpipe.declaring import declare_here
 from jobpipe.engine import TaskFilter
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Report
 from jobpipe.enqueuing import LocalEnqueuer
 from jobpipe.storage import open_storage
+from jobpipe.storage.base import ClaimRequest
 from jobpipe.wire import Defaults, encode_task
+from jobpipe.wire.rules import parse_key_rules, parse_rules
 from jobpipe.wire.schedules import parse_declared, parse_schedule
+from jobpipe.work.app import App
+from jobpipe.work.payload import json_of
 
 T = TypeVar("T")
 
@@ -38,8 +43,16 @@ class Backstage:
     """A queue of its own, from `start` to `stop`; `capacity` bounds each queue, `random` gives the retries' jitter."""
 
     def __init__(
-        self, clock: Clock, policy: Policy, *, capacity: int, max_retries: int, random: Callable[[], float]
+        self,
+        app: App[Any],
+        clock: Clock,
+        policy: Policy,
+        *,
+        capacity: int,
+        max_retries: int,
+        random: Callable[[], float],
     ) -> None:
+        self._app = app
         self._clock = clock
         self._policy = policy
         self._capacity = capacity
@@ -55,8 +68,10 @@ class Backstage:
 
     async def _open(self, on_cancel: Callable[[str], None]) -> None:
         storage = open_storage("memory:", capacity=self._capacity, clock=self._clock)
+        self._storage = storage
         self._queue = TaskQueue(storage, policy=self._policy, clock=self._clock, random=self._random)
         await self._queue.open()
+        await declare_here(self._queue.flow, self._app)
         self._queue.listen_to_cancels(lambda _id, lease_id: on_cancel(lease_id))
         self.enqueuer = TestEnqueuer(self._queue, self._defaults, self._clock)
 
@@ -92,18 +107,18 @@ class Backstage:
             pass
 
     def next_time(self, *, schedules: bool) -> int | None:
-        """When the next waiting task is due or expires, or with `schedules` one of those comes, in milliseconds; None
-        when nothing will happen by itself.
+        """When the next waiting task may start or expires, or with `schedules` one of those comes, in milliseconds;
+        None when nothing will happen by itself.
         """
-        waiting, now = self._call(self._stored(TaskFilter(status=Status.QUEUED))), self._clock.now()
-        times = [
-            time
-            for task in waiting
-            for time in (task.run_at, task.expires_at)
-            if time is not None and time > now
-        ]
-        seconds = self._call(self._queue.schedules.next_firing()) if schedules else None
-        return min([*times, *([] if seconds is None else [now + round(seconds * 1000)])], default=None)
+        return self._call(self._next_time(schedules))
+
+    async def _next_time(self, schedules: bool) -> int | None:
+        now = self._clock.now()
+        due = (await self._storage.claim(ClaimRequest(0, WORKER), now)).next_due
+        seconds = await self._queue.schedules.next_firing() if schedules else None
+        times = [due, *(task.expires_at for task in await self._stored(TaskFilter(status=Status.QUEUED)))]
+        known = [time for time in times if time is not None and time > now]
+        return min([*known, *([] if seconds is None else [now + round(seconds * 1000)])], default=None)
 
     def declare(self, schedules: Mapping[str, Raw]) -> None:
         """What the app says of times. Raises Invalid."""
@@ -115,6 +130,15 @@ class Backstage:
         """Make or change a schedule, as over HTTP. Raises Invalid."""
         said = parse_schedule(name, body, self._defaults, self._clock.now())
         self._call(self._queue.schedules.put(said, None))
+
+    def rule(self, queue: str, key: str | None, rules: dict[str, Any]) -> None:
+        """People set rules. Raises Invalid."""
+        parse = parse_rules if key is None else parse_key_rules
+        self._call(self._queue.flow.say(queue, key, parse(bytes(json_of(rules))), None))
+
+    def resume(self, queue: str) -> None:
+        """No pause and no hold any more."""
+        self._call(self._queue.flow.resume(queue, None))
 
     # --- looking and steering ---
 

@@ -62,6 +62,7 @@ class TestQueue:
         self._app = app
         self._deps = deps
         self._backstage = Backstage(
+            app,
             self.clock,
             Policy(retry or RetryPolicy()),
             capacity=queue_size,
@@ -190,6 +191,16 @@ class TestQueue:
     def retry(self, id: str) -> Task:
         """Queue a failed or cancelled task again. Raises NotRetryable, NotFound."""
         return self._backstage.retry(id)
+
+    def rule(self, queue: str, *, key: str | None = None, **rules: Any) -> None:
+        """Set rules of a queue, or of one key, as people do: `rule("mail", rate="100/m")`, `paused=True`. What the app
+        says of its queues holds without. Raises Invalid.
+        """
+        self._backstage.rule(queue, key, rules)
+
+    def resume(self, queue: str) -> None:
+        """End a pause, and a hold."""
+        self._backstage.resume(queue)
 
     # --- inside ---
 

@@ -31,6 +31,7 @@ from jobpipe.wire.answers import (
     encode_task,
     encode_tasks,
     encode_view,
+    with_held,
 )
 from jobpipe.wire.filters import BulkBody, Filters, Listing, next_page, parse_bulk, parse_listing, parse_query
 from jobpipe.wire.idempotency import Repeatable, parse_repeatable, repeatable
@@ -107,4 +108,5 @@ __all__ = [
     "split_lines",
     "time_text",
     "valid_traceparent",
+    "with_held",
 ]

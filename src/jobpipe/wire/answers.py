@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from jobpipe.core.gate import Held
 from jobpipe.core.keys import Scope
+from jobpipe.core.rates import MAX_LIMIT, MAX_PERIOD_S, MIN_PERIOD_S
 from jobpipe.core.task import Attempt, Status, Task, TaskError
 from jobpipe.core.unique import Found, Known, Unique
 from jobpipe.wire.times import format_time
@@ -57,6 +59,7 @@ class TaskView(Struct):
     expires_at: Time | UnsetType = UNSET
     schedule: str | UnsetType = UNSET
     scheduled_for: Time | UnsetType = UNSET
+    held: Held | UnsetType = UNSET
 
 
 class KeyView(Struct):
@@ -78,9 +81,30 @@ class AttemptView(Struct):
     error: ErrorView | None
 
 
+class RateBody(Struct, forbid_unknown_fields=True):
+    """Starts in a period (seconds), evenly spaced; after a rest `burst` of them may come at once."""
+
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT)]
+    period: Annotated[float, Meta(ge=MIN_PERIOD_S, le=MAX_PERIOD_S)]
+    burst: Annotated[int, Meta(ge=1, le=MAX_LIMIT)] | None = None
+
+
+class RulesView(Struct, omit_defaults=True):
+    """Rules that are in force, or said; those that are not are left out. `rate` is as it was sent."""
+
+    paused: bool | UnsetType = UNSET
+    capacity: int | Literal["none"] | UnsetType = UNSET
+    concurrency: int | Literal["none"] | UnsetType = UNSET
+    rate: str | RateBody | UnsetType = UNSET
+    key_concurrency: int | Literal["none"] | UnsetType = UNSET
+    key_rate: str | RateBody | UnsetType = UNSET
+    fair: bool | Literal["none"] | UnsetType = UNSET
+
+
 class QueueView(Struct):
     """The counts of a queue; `oldest_ready_s` is for how long its oldest due task has waited, `refused_per_s` what this
-    server refused for want of room within the last minute, left out where it refused none."""
+    server refused for want of room within the last minute, left out where it refused none.
+    `rules` are those in force."""
 
     queue: str
     queued: Count
@@ -91,6 +115,8 @@ class QueueView(Struct):
     capacity: Count
     oldest_ready_s: Annotated[float, Meta(ge=0)] | None
     refused_per_s: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
+    paused: bool = False
+    rules: RulesView | UnsetType = UNSET
 
 
 class ErrorGroupView(Struct):
@@ -289,6 +315,15 @@ def encode_task(task: Task) -> bytes:
             b"null" if task.last_error is None else _encode_error(task.last_error),
             b"" if _plain(task) else _beyond(task),
         )
+    )
+
+
+def with_held(task: bytes, held: Held | None) -> bytes:
+    """A task as it was written, with the reason why it is not claimed although it is due."""
+    return (
+        task
+        if held is None
+        else b'%b%b"held":"%b"}' % (task[:-1], b"," if len(task) > 2 else b"", held.encode())
     )
 
 

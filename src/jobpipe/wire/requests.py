@@ -304,6 +304,11 @@ def _new_task(
     )
 
 
+def text(value: str) -> bytes:
+    """As JSON."""
+    return msgspec.json.encode(value)
+
+
 def check_name(name: str, field: str) -> None:
     """Raise Invalid for a name that cannot be part of a URL."""
     strict.check_text(name, field)

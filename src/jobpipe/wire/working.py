@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from jobpipe.core.errors import Invalid, JobpipeError, TooLarge
-from jobpipe.core.lifecycle import HANDLER_MISSING, RELEASED, Kind, Outcome
+from jobpipe.core.lifecycle import HANDLER_MISSING, RELEASED, Kind, Outcome, Scope
 from jobpipe.core.task import MAX_DELAY_S, Claim, Status
 from jobpipe.core.text import head, tail
 from jobpipe.wire import requests, strict
@@ -27,7 +27,7 @@ MAX_ITEMS = 10_000
 """Settles, and leases to extend, in one request."""
 
 MAX_SLOTS = 1_000_000
-FEATURES = ("total", "release")
+FEATURES = ("hold", "total", "release")
 """Fields of a lease request that not every server takes: sent once an answer listed them."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -79,6 +79,15 @@ class SettleBody(Struct, forbid_unknown_fields=True):
     unknown_handler: (
         Annotated[bool, Meta(description="Of released: this worker cannot run such tasks.")] | None
     ) = None
+    hold: (
+        Annotated[
+            Scope,
+            Meta(
+                description="Of released with retry_in: nothing else of the task's key, or queue, starts meanwhile."
+            ),
+        ]
+        | None
+    ) = None
 
 
 class ExtendLease(Struct, forbid_unknown_fields=True):
@@ -128,10 +137,11 @@ class LeasedView(TaskView, kw_only=True):
 
 
 class LeasesView(Struct):
-    """What was leased; none when nothing was due, or when the server drains."""
+    """What was leased; none when nothing was due, or when the server drains. `features` are the fields that this server
+    takes beside those of the first version: `hold` in a settle, `total` and `release` in a lease."""
 
     tasks: list[LeasedView]
-    features: list[Literal["total", "release"]]
+    features: list[Literal["hold", "total", "release"]]
 
 
 class SettleItem(Struct, frozen=True):
@@ -248,6 +258,8 @@ def _item(settle: SettleBody, max_result: int) -> SettleItem | RefusedSettle:
         return RefusedSettle(settle.id, TooLarge(f"a result has at most {max_result} bytes", field="result"))
     if settle.unknown_handler and settle.outcome != "released":
         return RefusedSettle(settle.id, Invalid("only of a released run", field="unknown_handler"))
+    if settle.hold is not None and (settle.outcome != "released" or settle.retry_in is None):
+        return RefusedSettle(settle.id, Invalid("only of a released run with retry_in", field="hold"))
     if strict.too_deep(result):
         return RefusedSettle(settle.id, strict.deep("result"))
     return SettleItem(settle.id, settle.lease_id, _outcome(settle, result))
@@ -258,7 +270,11 @@ def _outcome(settle: SettleBody, result: bytes) -> Outcome:
     if kind is _DONE:
         return Outcome(kind, result)
     if kind is Kind.RELEASED:
-        return HANDLER_MISSING if settle.unknown_handler else RELEASED
+        if settle.unknown_handler:
+            return HANDLER_MISSING
+        return (
+            RELEASED if settle.retry_in is None else Outcome(kind, retry_in=settle.retry_in, hold=settle.hold)
+        )
     error = settle.error or SettleError()
     return Outcome(
         kind,

@@ -19,6 +19,7 @@ from typing import (
     Literal,
     ParamSpec,
     Protocol,
+    TypedDict,
     TypeVar,
     Unpack,
     overload,
@@ -32,6 +33,7 @@ from jobpipe.work.context import Context
 from jobpipe.work.enqueue import Connecting, Enqueuer, EnqueueRequest, Options, Route
 from jobpipe.work.errors import BadHandler
 from jobpipe.work.handler import Handler, UnknownFields
+from jobpipe.work.keyed import KeyOf
 from jobpipe.work.lifespan import entered
 from jobpipe.work.middleware import CallFunction, CallNext, FunctionMiddleware, Middleware
 from jobpipe.work.payload import json_of
@@ -51,6 +53,19 @@ H = TypeVar("H", bound=Handler[..., Any])
 
 
 _UNSET: Any = object()
+
+
+class QueueRules(TypedDict, total=False):
+    """`concurrency` tasks at a time; `rate` starts, `"100/m"` (s, m, h, d) or a dict of `limit`, `period` (seconds) and
+    `burst`; the same for each key by itself; `fair` keys take turns; `capacity` waiting tasks that it takes.
+    """
+
+    capacity: int | None
+    concurrency: int | None
+    rate: str | dict[str, Any] | None
+    key_concurrency: int | None
+    key_rate: str | dict[str, Any] | None
+    fair: bool | None
 
 
 class _Nobody:
@@ -90,33 +105,45 @@ class App(Generic[Deps]):
     A payload's field that a handler does not know fails the run as `unknown_field`, to be retried, because a newer
     worker may know it; `unknown_fields="ignore"`, here or of one handler, runs it without, with a warning in the log.
 
-    `release` is the number of what is deployed, a later one higher: operators see which worker runs which.
+    `release` is the number of what is deployed, a later one higher: operators see which worker runs which, and what an
+    older one says of queues (`queue`) changes nothing. The app says it under `name`, without one under where it stands,
+    `module:attribute`.
     """
 
     @overload
     def __init__(
-        self: App[None], *, lifespan: None = None, unknown_fields: UnknownFields = "retry", release: int = 0
+        self: App[None],
+        name: str | None = None,
+        *,
+        release: int = 0,
+        lifespan: None = None,
+        unknown_fields: UnknownFields = "retry",
     ) -> None: ...
 
     @overload
     def __init__(
         self,
+        name: str | None = None,
         *,
+        release: int = 0,
         lifespan: Callable[[App[Any]], AbstractAsyncContextManager[Deps]],
         unknown_fields: UnknownFields = "retry",
-        release: int = 0,
     ) -> None: ...
 
     def __init__(
         self,
+        name: str | None = None,
         *,
+        release: int = 0,
         lifespan: Callable[[App[Any]], AbstractAsyncContextManager[Any]] | None = None,
         unknown_fields: UnknownFields = "retry",
-        release: int = 0,
     ) -> None:
         if not 0 <= release < 2**53:
             raise ValueError("release is a whole number from 0 on")
         self.release = release
+        self.name = name
+        self.queues: dict[str, dict[str, Any]] = {}
+        """What this app says of queues, as POST /declare has it."""
         self._unknown_fields = unknown_fields
         self._handlers: dict[str, Handler[..., Any]] = {}
         self._schedules: dict[str, Scheduled] = {}
@@ -154,6 +181,7 @@ class App(Generic[Deps]):
         retry: RetryPolicy | Literal["patient"] | None = None,
         queue: str | None = None,
         max_retries: int | None = None,
+        key: KeyOf | None = None,
         unknown_fields: UnknownFields = ...,
     ) -> _Declare[Deps]: ...
 
@@ -163,7 +191,8 @@ class App(Generic[Deps]):
         `timeout` (seconds, `inf`: none) and `retry` are of its runs; without them the task's own and the server's
         hold; `retry="patient"` is for work that depends on others: 1, 2, 4 ... minutes, 12 times unless `max_retries`
         says otherwise, which takes a day. `queue` and `max_retries` are of the tasks that it enqueues itself, with
-        `handler.enqueue(...)`; whoever enqueues over HTTP says them there. Raises BadHandler for a name that is taken
+        `handler.enqueue(...)`; whoever enqueues over HTTP says them there. So is `key`: the name of a parameter, or a
+        function of the parameters, `key=lambda to, **_: to`. Raises BadHandler for a name that is taken
         or not allowed, and for a function whose parameters no payload could fill.
 
         A type checker knows what `enqueue` takes; for a handler that takes a Context, where that is the first
@@ -207,6 +236,15 @@ class App(Generic[Deps]):
         else:
             self.around_functions.append(function)
         return function
+
+    def queue(self, name: str, /, **rules: Unpack[QueueRules]) -> None:
+        """Say what holds of a queue, told to the server when workers start: `app.queue("mail", concurrency=5)`.
+
+        What people say there stands over it. Raises ValueError for a queue that is said of twice.
+        """
+        if name in self.queues:
+            raise ValueError(f"queue '{name}' is said of twice")
+        self.queues[name] = {rule: value for rule, value in rules.items() if value is not None}
 
     def schedule(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from jobpipe.core.errors import Invalid, JobpipeError
+from jobpipe.core.lifecycle import Scope
 from jobpipe.core.task import MAX_DELAY_S
 
 
@@ -28,6 +29,29 @@ class Retry(Exception):  # a wish of the handler, not an error of the program
 
 class Fail(Exception):  # a wish of the handler, not an error of the program
     """Raised by a handler: this task failed, and trying again would not help."""
+
+
+class Snooze(Exception):  # a wish of the handler, not an error of the program
+    """Raised by a handler: not now; the task is due again in `in_` seconds. It costs neither an attempt nor a retry.
+
+    Raises ValueError for a delay that is negative, not finite, or longer than ten years.
+    """
+
+    hold: ClassVar[Scope | None] = None
+
+    def __init__(self, message: str = "", *, in_: float) -> None:
+        if not 0 <= in_ <= MAX_DELAY_S:
+            raise ValueError(f"a task is given back for 0 to {MAX_DELAY_S:g} seconds, not {in_!r}")
+        super().__init__(message)
+        self.in_ = in_
+
+
+class Throttled(Snooze):
+    """Raised by a handler that met somebody else's limit (a 429): as Snooze, and nothing else of the task's key starts
+    meanwhile either; of a task without a key nothing of its queue. Such a hold lasts an hour at most.
+    """
+
+    hold = "key"
 
 
 class RunRefused(JobpipeError):

@@ -25,6 +25,7 @@ from jobpipe.work.declared import check_result
 from jobpipe.work.enqueue import Enqueuer, EnqueueRequest, Options, Route
 from jobpipe.work.errors import BadHandler, InvalidPayload
 from jobpipe.work.handle import Handle
+from jobpipe.work.keyed import KeyOf, check_key, key_of
 from jobpipe.work.payload import PayloadForm, json_of
 
 # Defaults of type parameters (PEP 696) are for type checkers alone; at run time Python has them from 3.13 on.
@@ -56,7 +57,8 @@ class Handler(Generic[P, R_co, E]):
     """A named function that is called with P and gives R; E are the parameters that a task's payload fills.
 
     `timeout` (seconds) and `retry` are of its runs, `queue` and `max_retries` of the tasks that it enqueues itself;
-    None for the server's. `retry="patient"` retries in minutes and hours, for a day.
+    None for the server's; so is `key`, the name of a parameter, or what makes a key of the parameters by their names.
+    `retry="patient"` retries in minutes and hours, for a day.
     Raises BadHandler for a name, a value or a function that no task could use.
     """
 
@@ -78,6 +80,7 @@ class Handler(Generic[P, R_co, E]):
         retry: RetryPolicy | Literal["patient"] | None = None,
         queue: str | None = None,
         max_retries: int | None = None,
+        key: KeyOf | None = None,
         unknown_fields: UnknownFields = "retry",
         route: Route | None = None,
     ) -> None:
@@ -88,6 +91,7 @@ class Handler(Generic[P, R_co, E]):
         self.retry = PATIENT if retry == "patient" else retry
         self.queue = queue
         self.max_retries = PATIENT_RETRIES if retry == "patient" and max_retries is None else max_retries
+        self.key = key
         self.is_async = _is_async(function)
         self.unknown_fields = unknown_fields
         self._warned: set[str] = set()
@@ -205,7 +209,16 @@ class Handler(Generic[P, R_co, E]):
             merged["queue"] = self.queue
         if merged.get("max_retries") is None:
             merged["max_retries"] = self.max_retries
+        if merged.get("key") is None and self.key is not None:
+            merged["key"] = self._key_of(payload)
         return EnqueueRequest(self.name, payload, **merged)
+
+    def _key_of(self, payload: Raw) -> str | None:
+        """The key of a task with this payload. Raises InvalidPayload."""
+        try:
+            return key_of(self.key, payload)
+        except Exception as error:
+            raise self._misfit(InvalidPayload(f"it has no key: {type(error).__name__}: {error}")) from error
 
     def check(self, payload: Raw) -> None:
         """Raise InvalidPayload when a run would refuse this payload."""
@@ -326,6 +339,7 @@ def _check_values(handler: Handler[..., Any]) -> None:
         raise BadHandler(f"{who}: its delays must be 0 seconds to ten years: {handler.retry}")
     if handler.queue is not None and not _QUEUE.fullmatch(handler.queue):
         raise BadHandler(f"{who}: its queue must be 1 to 100 of A-Z a-z 0-9 _ . -, not {handler.queue!r}")
+    check_key(who, handler.key, handler.function)
     if handler.max_retries is not None and not 0 <= handler.max_retries <= MAX_RETRIES_LIMIT:
         raise BadHandler(
             f"{who}: its max_retries must be 0 to {MAX_RETRIES_LIMIT}, not {handler.max_retries}"

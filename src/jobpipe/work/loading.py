@@ -31,6 +31,7 @@ def load_app(name: str, folder: str = "") -> App:
     logs.enable_ours()
     if not isinstance(app, App):
         raise AppNotFound(f"'{module_name}:{attribute}' is no jobpipe App but {type(app).__name__}")
+    app.name = app.name or f"{module_name}:{attribute}"
     try:
         app.check()
     except BadHandler as error:

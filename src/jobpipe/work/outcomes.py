@@ -17,7 +17,7 @@ import msgspec
 from jobpipe.core.lifecycle import TIMED_OUT, Kind, Outcome
 from jobpipe.core.plain import plain
 from jobpipe.core.text import head, tail
-from jobpipe.work.errors import Fail, InvalidResult, ResultTooLarge, Retry, RunRefused
+from jobpipe.work.errors import Fail, InvalidResult, ResultTooLarge, Retry, RunRefused, Snooze
 from jobpipe.work.groups import leaf_of
 
 _HERE = os.path.dirname(__file__)
@@ -56,6 +56,8 @@ def raised(error: BaseException, backoff: Callable[[], float | None]) -> Outcome
         return Outcome(
             Kind.FAILED, error_type=error.code, message=head(str(error)), retryable=error.retryable
         )
+    if isinstance(error, Snooze):
+        return Outcome(Kind.RELEASED, retry_in=error.in_, hold=error.hold)
     asked = error.in_ if isinstance(error, Retry) else None
     return Outcome(
         Kind.FAILED,

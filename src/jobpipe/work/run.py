@@ -348,7 +348,7 @@ class Run:
             return Outcome(Kind.CANCELLED)
         if self._timed_out:
             return timed_out(self.timeout, outcome.traceback, self._backoff())
-        if self._released:
+        if self._released and outcome.kind is not Kind.RELEASED:
             return RELEASED
         return outcome
 

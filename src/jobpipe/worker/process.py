@@ -25,6 +25,7 @@ from jobpipe.client.remote_source import RemoteSource
 from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import Claim
+from jobpipe.declaring import declare_there
 from jobpipe.enqueuing import RemoteEnqueuer
 from jobpipe.garbage import spare_the_start
 from jobpipe.logs import configure
@@ -179,6 +180,8 @@ class WorkerProcess(Watcher):
         self._programs.watch(self._loop)
         enqueuer = RemoteEnqueuer(self._orders.url, key=self._orders.key)
         async with self._app.running(enqueuer):
+            if self._orders.app is not None:
+                await declare_there(self._orders.url, self._orders.key, self._app)
             self._pipes.send(order(READY, self.worker))
             if sys.platform != "win32":
                 self._loop.add_signal_handler(

@@ -7,7 +7,7 @@ from typing import Any
 
 from jobpipe.core.errors import Invalid, JobpipeError
 from jobpipe.core.gate import Held
-from jobpipe.core.rules import NOTHING_SAID
+from jobpipe.core.rules import NO_RULES, NOTHING_SAID
 from jobpipe.core.task import Task
 from jobpipe.storage.flow import Declaration, KeyUse, QueueRules
 
@@ -51,6 +51,10 @@ class NoFlow:
     async def keys(self, queue: str, limit: int, after: str | None, now: int) -> list[KeyUse]:
         await self.get([])
         return []
+
+    async def key(self, queue: str, key: str, now: int) -> KeyUse:
+        await self.get([])
+        return KeyUse(key, 0, 0, NO_RULES)
 
     async def held(self, tasks: Sequence[Task], now: int) -> list[Held | None]:
         await self.get([])

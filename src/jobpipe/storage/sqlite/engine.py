@@ -265,6 +265,9 @@ class SqliteStorage:
     async def keys(self, queue: str, limit: int, after: str | None, now: int) -> list[KeyUse]:
         return await self._writer.ask(lambda store: store.flow.keys(queue, limit, after, now))
 
+    async def key(self, queue: str, key: str, now: int) -> KeyUse:
+        return await self._writer.ask(lambda store: store.flow.key(queue, key, now))
+
     async def held(self, tasks: Sequence[Task], now: int) -> list[Held | None]:
         return await self._writer.ask(lambda store: store.flow.held(tasks, now))
 

@@ -77,6 +77,10 @@ class Flow:
         """The queues that have rules: each counts as one that holds tasks."""
         return dict.fromkeys([*self._people, *self._declared], 0)
 
+    def keyed(self, queue: str) -> bool:
+        """Whether rules, and not a hold alone, tell the keys of a queue apart."""
+        return self._rules(queue).by_key or any(self._people.get(queue, ()))
+
     # --- what is said ---
 
     def say(
@@ -286,15 +290,20 @@ class Flow:
         names = sorted(name for name in {*waiting, *running, *people} if name and name > (after or ""))[
             :limit
         ]
-        lanes, rules = self._s.due.ruled.get(queue), self._rules(queue)
-        uses = []
-        for name in names:
-            said = people.get(name)
-            gate = None if lanes is None else lanes.gate_of(name)
-            hold = gate.hold_until if gate is not None and gate.holds(now) else None
-            of_key = rules.of_key(NOTHING_SAID if said is None else said.said)
-            uses.append(KeyUse(name, waiting.get(name, 0), running.get(name, 0), of_key, said, hold))
-        return uses
+        return [self._use(queue, name, waiting.get(name, 0), running[name], now) for name in names]
+
+    def key(self, queue: str, key: str, now: int) -> KeyUse:
+        """As FlowRules.key promises."""
+        running = self._s.leases.running_of(queue)
+        return self._use(queue, key, self._s.one(sql.WAITING_OF_KEY, (queue, key)), running[key], now)
+
+    def _use(self, queue: str, key: str, queued: int, running: int, now: int) -> KeyUse:
+        said = self._people.get(queue, {}).get(key)
+        lanes = self._s.due.ruled.get(queue)
+        gate = None if lanes is None else lanes.gate_of(key)
+        hold = gate.hold_until if gate is not None and gate.holds(now) else None
+        rules = self._rules(queue).of_key(NOTHING_SAID if said is None else said.said)
+        return KeyUse(key, queued, running, rules, said, hold)
 
     def held(self, tasks: Sequence[Task], now: int) -> list[Held | None]:
         """As FlowRules.held promises."""

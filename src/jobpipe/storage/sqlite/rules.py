@@ -59,6 +59,9 @@ SELECT json_group_array(json((
 PEEK_ALL = PEEK
 PEEK_KEYLESS = PEEK.replace("priority = ?2", "priority = ?2 AND key IS NULL")
 
+WAITING_OF_KEY = """
+SELECT count(*) FROM tasks INDEXED BY tasks_lanes WHERE status = 0 AND queue = ?1 AND key = ?2
+"""
 # Keys of the queue ?1 behind ?2 that have waiting tasks.
 WAITING_KEYS = """
 SELECT json_group_array(json_array(key, n)) FROM (

@@ -14,6 +14,7 @@ import apsw
 
 from jobpipe.clock import Clock
 from jobpipe.core.errors import StorageBroken
+from jobpipe.core.rules import MAX_KEYS
 from jobpipe.core.steering import rises
 from jobpipe.core.task import NewTask, Status, Task
 from jobpipe.core.unique import Named, name_of
@@ -115,6 +116,18 @@ class State:
         """All queue names that hold tasks, with the number of their tasks of any status; and those that have rules."""
         ruled = self.flow.queues
         return {**ruled, **self.counts.queues} if ruled else self.counts.queues
+
+    @property
+    def bounds_keys(self) -> bool:
+        """Whether there is a queue whose rules tell keys apart."""
+        return bool(self.due.ruled)
+
+    def key_room(self, queue: str, key: str | None) -> int | None:
+        """How many more keys may have waiting tasks in a queue; None where this one may in any case."""
+        lanes = self.due.ruled.get(queue)
+        if lanes is None or not self.flow.keyed(queue) or lanes.knows(key):
+            return None
+        return max(0, MAX_KEYS - lanes.waiting_keys)
 
     def one(self, statement: str, arguments: tuple[Any, ...] = ()) -> Any:
         """The value of a statement that hands out one."""
