@@ -83,10 +83,11 @@ class World:
     async def settle(self) -> None:
         if self.claims:
             claim = self.claims.pop(self.source.randrange(len(self.claims)))
-            task = await self.desk.get(claim.task.id)
             outcome: Outcome = self.source.choice([DONE, FAILED, RELEASED])
-            await self.desk.settle(claim, CANCELLED if task.cancel_requested else outcome,
-                                   task=task if task.status is Status.RUNNING else None)  # fmt: skip
+            task = await run_of(self.desk, claim)
+            if task is not None and task.cancel_requested:
+                outcome = CANCELLED
+            await self.desk.settle(claim, outcome, task=task)
             if self.source.random() < 0.3:  # sent again
                 await self.desk.settle(claim, DONE)
 
@@ -136,13 +137,13 @@ async def test_a_claim_takes_exactly_what_may_start(
         await world.step()
         if n % 100 == 99 and url != "memory:":  # what memory knows is what the next start reads
             for claim in world.claims:
-                await desk.settle(claim, RELEASED, task=await released_from(desk, claim))
+                await desk.settle(claim, RELEASED, task=await run_of(desk, claim))
             world.claims.clear()
             await desk.store.close()
             world.desk = desk = FlowDesk(await open_store(), clock)
     await desk.assert_counts_are_true()
 
 
-async def released_from(desk: FlowDesk, claim: Claim) -> Task | None:
+async def run_of(desk: FlowDesk, claim: Claim) -> Task | None:
     task = await desk.get(claim.task.id)
     return task if task.status is Status.RUNNING else None
