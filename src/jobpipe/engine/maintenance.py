@@ -145,6 +145,7 @@ class Alarm:
         self._timer: asyncio.Handle | None = None
         self._rings_at = 0.0
         self._runner: asyncio.Task[None] | None = None
+        self._failing = False
 
     def start(self) -> None:
         """Begin; the first run is at once."""
@@ -183,11 +184,18 @@ class Alarm:
 
     async def _guarded(self) -> float | None:
         try:
-            return await self._run_once(self._clock.now())
+            pause = await self._run_once(self._clock.now())
         except StorageError as error:
-            log.warning("%s: %s; trying again", self._name, error)
+            # Said once: a database may be away for hours.
+            log.log(
+                logging.DEBUG if self._failing else logging.WARNING, "%s: %s; trying again", self._name, error
+            )
+            self._failing = True
         except Exception:
             log.exception("%s failed; trying again", self._name)
+        else:
+            self._failing = False
+            return pause
         return FAILED_PAUSE_S
 
 
