@@ -41,11 +41,13 @@ async def declare_there(url: str, key: str | None, app: App[Any]) -> None:
 
     client = AsyncClient(url, key=key)
     try:
-        await client.declare(app.name or "app", release=app.release, queues=app.queues)
+        await client.declare(
+            app.name or "app", release=app.release, queues=app.queues, schedules=app.schedules
+        )
     except NotFound:
         log.debug("this server takes no declarations")
     except Forbidden as error:
-        if app.queues:
+        if app.queues or app.schedules:
             log.warning("the key of this worker may not say what holds of queues: %s", error)
     except JobpipeError as error:
         log.warning("what the app says of its queues is not taken: %s", error)

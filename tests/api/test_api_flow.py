@@ -254,3 +254,19 @@ async def test_declare_and_changes_need_their_scopes(start: Start) -> None:
     queue = (await server.client.patch("/queues/mail", json={"fair": True}, headers=by("ann"))).json()
     assert queue["set"]["changed_by"] == "ann"
     assert (await server.client.get("/queues/mail", headers=by("reader"))).status_code == 200
+
+
+async def test_an_app_declares_its_schedules_too(server: Server) -> None:
+    body = {
+        "app": "shop",
+        "release": 1,
+        "schedules": {"nightly": {"cron": "@daily", "task": {"handler": "report"}}},
+    }
+    assert (await server.post("/declare", body)).status_code == 200
+    assert (await server.get("/schedules/nightly")).json()["declared_by"] == "shop"
+    assert (await server.post("/declare", {"app": "shop", "release": 1})).status_code == 200
+    assert (await server.get("/schedules/nightly")).status_code == 404
+    wrong = await server.post(
+        "/declare", {"app": "shop", "schedules": {"nightly": {"cron": "never", "task": {}}}}
+    )
+    assert wrong.json()["field"] == "schedules.nightly.cron"

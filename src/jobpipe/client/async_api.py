@@ -255,9 +255,23 @@ class AsyncClient:
         """Take back what people set of one key."""
         await self._transport.run(flow.unrule_key(self._caller, queue, key))
 
-    async def declare(self, app: str, *, release: int = 0, queues: Mapping[str, Any] | None = None) -> None:
-        """Say what holds of queues for an app, in the place of what it said before, unless that release was higher."""
-        said = {"app": app, "release": release, "queues": dict(queues or {})}
+    async def declare(
+        self,
+        app: str,
+        *,
+        release: int = 0,
+        queues: Mapping[str, Any] | None = None,
+        schedules: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Say what holds of queues for an app, and its schedules, in the place of what it said before, unless that
+        release was higher.
+        """
+        said = {
+            "app": app,
+            "release": release,
+            "queues": dict(queues or {}),
+            "schedules": dict(schedules or {}),
+        }
         await self._transport.run(flow.declare(self._caller, said))
 
     # --- working ---

@@ -31,6 +31,7 @@ from jobpipe.wire.rules import (
     rules_view,
     set_view,
 )
+from jobpipe.wire.schedules import parse_declared
 
 MAX_PAGE, PAGE = 1000, 100
 
@@ -118,8 +119,12 @@ async def _unsay_of_key(api: Api, scope: Scope, receive: Receive, send: Send) ->
 
 
 async def _declare(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
-    app, release, queues, handlers = parse_declare(await read_body(scope, receive, api.config.max_body))
+    body = await read_body(scope, receive, api.config.max_body)
+    app, release, queues, handlers, given = parse_declare(body)
+    schedules = parse_declared(given, api.defaults, api.now())
     taken = await api.queue.flow.declare(Declaration(app, release, queues, handlers))
+    if taken:
+        await api.queue.schedules.declare(app, release, schedules)
     await send_json(scope, send, b'{"app":%b,"release":%d,"taken":%b}' % (
         requests.text(app), release, b"true" if taken else b"false"))  # fmt: skip
 

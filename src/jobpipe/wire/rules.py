@@ -64,6 +64,7 @@ class DeclareBody(Struct, forbid_unknown_fields=True):
     release: Annotated[int, Meta(ge=0, le=2**53)] | None = None
     handlers: Annotated[dict[str, Raw], Meta(max_length=MAX_DECLARED)] | None = None
     queues: Annotated[dict[str, DeclaredBody], Meta(max_length=MAX_DECLARED)] | None = None
+    schedules: Annotated[dict[str, Raw], Meta(max_length=MAX_DECLARED)] | None = None
 
 
 class SetView(RulesView, kw_only=True):
@@ -111,8 +112,11 @@ def parse_key_rules(body: bytes) -> dict[str, Any]:
     return _change(strict.decode(_key_rules, body, _key_rules_fields))
 
 
-def parse_declare(body: bytes) -> tuple[str, int, dict[str, Said], bytes]:
-    """App, release, rules by queue, handlers' schemas as JSON. Raises InvalidJson or Invalid with the field."""
+def parse_declare(body: bytes) -> tuple[str, int, dict[str, Said], bytes, dict[str, Raw]]:
+    """App, release, rules by queue, handlers' schemas as JSON, and schedules as they came.
+
+    Raises InvalidJson or Invalid with the field.
+    """
     parsed = strict.decode(_declare, body, _declare_fields)
     requests.check_name(parsed.app, "app")
     queues = {}
@@ -127,7 +131,7 @@ def parse_declare(body: bytes) -> tuple[str, int, dict[str, Said], bytes]:
         )
     for name in parsed.handlers or {}:
         requests.handlers.check(name)
-    return parsed.app, parsed.release or 0, queues, _encode(parsed.handlers or {})
+    return parsed.app, parsed.release or 0, queues, _encode(parsed.handlers or {}), parsed.schedules or {}
 
 
 def check_queue(queue: str) -> None:
