@@ -280,3 +280,13 @@ def send(server: Server, task: dict[str, Any], key: str = "") -> None:
     )
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert answer.status == 202
+
+
+def test_a_task_shows_its_unique_key_and_when_it_expires(lively: Server, open_tab: Open) -> None:
+    lively.ask(
+        "/enqueue",
+        {"id": "once", "delay": 3000, "expires": 3600, "unique": {"key": "doc-1", "until": "start"}},
+    )
+    page = settled(open_tab(lively).go("#/tasks/once"))
+    expect(page.locator("dl.panel")).to_contain_text("doc-1 until its start, return")
+    expect(page.locator("dl.panel")).to_contain_text("Expires")

@@ -83,8 +83,12 @@ function facts(task) {
     fact("Priority", String(task.priority)),
     time("Created", task.created_at), time(task.status === "queued" ? "Due" : "Was due", task.run_at), time("Started", task.started_at), time("Finished", task.finished_at),
     fact("Time limit", task.timeout === null ? "the handler's, or the server's" : duration(task.timeout)),
-    fact("Worker", task.worker ? h("code", task.worker) : "–"));
+    fact("Worker", task.worker ? h("code", task.worker) : "–"),
+    task.unique && fact("Unique key", [h("code", task.unique.key), h("small", ` ${lives(task.unique)}`)]),
+    task.expires_at && time("Expires", task.expires_at));
 }
+
+const lives = ({ until, on_conflict }) => `${typeof until === "string" ? `until its ${until}` : `for ${duration(until)}`}, ${on_conflict}`;
 
 const fact = (name, content) => h("div", { key: name }, h("dt", name), h("dd", content));
 
