@@ -37,8 +37,9 @@ ROOM = 2 << 30
 WIPE = """
 DELETE FROM jobpipe.tasks; DELETE FROM jobpipe.ids; DELETE FROM jobpipe.finished; DELETE FROM jobpipe.attempts;
 DELETE FROM jobpipe.counts; DELETE FROM jobpipe.servers; DELETE FROM jobpipe.summaries; DELETE FROM jobpipe.announced;
-DELETE FROM jobpipe.unique_keys;
 DELETE FROM jobpipe.schedules;
+DELETE FROM jobpipe.unique_keys; DELETE FROM jobpipe.rules; DELETE FROM jobpipe.apps; DELETE FROM jobpipe.ruled;
+DELETE FROM jobpipe.pace; DELETE FROM jobpipe.lanes; DELETE FROM jobpipe.stirred;
 """
 """Makes a store empty that nobody uses; a fifth of the time that its making takes."""
 _CLOCK = "jobpipe_clock"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from desk import DONE, Desk, expect
 
 from jobpipe.core.errors import JobpipeError
@@ -15,7 +14,7 @@ from jobpipe.storage.flow import Declaration, KeyUse, QueueRules
 
 
 class FlowDesk(Desk):
-    """A desk whose store has rules; a test of a store without them is passed over."""
+    """A desk with the verbs of rules."""
 
     async def rule(self, queue: str = "q", key: str | None = None, **change: Any) -> None:
         """What must be taken; rates may be written short."""
@@ -24,10 +23,7 @@ class FlowDesk(Desk):
             raise refused
 
     async def say(self, queue: str, key: str | None, change: dict[str, Any]) -> JobpipeError | None:
-        refused = await self.store.say(queue, key, change, self.now, "ann")
-        if refused is not None and "need the store" in str(refused):
-            pytest.skip("this engine keeps no rules")
-        return refused
+        return await self.store.say(queue, key, change, self.now, "ann")
 
     async def declare(self, app: str, release: int = 0, **queues: Any) -> bool:
         return await self.store.declare(Declaration(app, release, queues), self.now)

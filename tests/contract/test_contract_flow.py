@@ -15,10 +15,7 @@ from jobpipe.storage.base import Settled
 
 @pytest.fixture
 async def desk(open_store: OpenStore, clock: ManualClock) -> FlowDesk:
-    desk = FlowDesk(await open_store(max_queues=5), clock)
-    await desk.rule("probe", paused=True)
-    await desk.store.unsay("probe", None)
-    return desk
+    return FlowDesk(await open_store(max_queues=5), clock)
 
 
 async def test_a_paused_queue_gives_nothing_and_takes_everything(desk: FlowDesk) -> None:
@@ -342,7 +339,8 @@ async def test_rules_and_what_they_used_up_outlive_a_restart(
 async def test_a_key_has_at_most_ten_thousand_with_rules(
     desk: FlowDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobpipe.storage.sqlite.flow.MAX_KEY_RULES", 2)
+    for engine in ("sqlite", "postgres"):
+        monkeypatch.setattr(f"jobpipe.storage.{engine}.flow.MAX_KEY_RULES", 2)
     await desk.rule(key="a", paused=True)
     await desk.rule(key="b", paused=True)
     expect(Invalid, await desk.say("q", "c", {"paused": True}))

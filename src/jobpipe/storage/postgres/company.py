@@ -35,6 +35,9 @@ PAUSE_S = 0.004
 PAYLOAD = 7900
 """Bytes of a NOTIFY, at most (PostgreSQL: 8000)."""
 
+RULES = "r"
+"""The news that rules of queues were changed."""
+
 Tell = Callable[[bytes | None], None]
 
 
@@ -58,7 +61,7 @@ class Company:
         self._using = asyncio.Lock()
         self._tells: list[Tell] = []
         self._bell = asyncio.Event()
-        self._news = False
+        self._news = self._rules = False
         self._published: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -98,6 +101,11 @@ class Company:
         if self._s.others:
             self._news = True
             self._bell.set()
+
+    def rules(self) -> None:
+        """Rules of queues were changed: the others are to read them before they claim again."""
+        self._rules = True
+        self.news()
 
     def publish(self, data: bytes) -> None:
         """Tell the others' listeners, unless it is too long for that."""
@@ -139,9 +147,10 @@ class Company:
     def _heard(self, pid: int, payload: str) -> None:
         if self._link is not None and pid == self._link.pid:
             return
-        if payload in ("", "!"):
+        if payload in ("", "!", RULES):
             if payload:
                 self._s.others = max(1, self._s.others)
+                self._s.rulebook.stale = True
             self.look_again()
             return
         try:
@@ -164,8 +173,8 @@ class Company:
             self._bell.clear()
             said, self._published = self._published, []
             if self._news:
-                self._news = False
-                said.append("")
+                said.append(RULES if self._rules else "")
+                self._news = self._rules = False
             link = self._link
             with contextlib.suppress(StorageError, Refused):  # the others' poll is the net
                 for payload in said:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from jobpipe.clock import Clock
 from jobpipe.core.admission import Limits
@@ -22,6 +23,7 @@ from jobpipe.core.errors import (
     StorageRefused,
 )
 from jobpipe.core.firing import Schedule
+from jobpipe.core.gate import Held
 from jobpipe.core.revision import Revision
 from jobpipe.core.schedule_edits import Edit, Edited
 from jobpipe.core.task import Attempt, NewTask, Status, Task
@@ -47,6 +49,7 @@ from jobpipe.storage.base import (
     TaskFilter,
 )
 from jobpipe.storage.calls import CLAIM, INSERT, READ, SETTLE, A, T
+from jobpipe.storage.flow import Declaration, KeyUse, QueueRules
 from jobpipe.storage.postgres import (
     intake,
     listing,
@@ -59,10 +62,11 @@ from jobpipe.storage.postgres import (
     trial,
 )
 from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres import statements_flow as flow_sql
 from jobpipe.storage.postgres.address import Address, parse
 from jobpipe.storage.postgres.audit import Audit
 from jobpipe.storage.postgres.company import FORGOTTEN_S, Company
-from jobpipe.storage.postgres.flow import NoFlow
+from jobpipe.storage.postgres.flow import Flow
 from jobpipe.storage.postgres.hosts import Hosts
 from jobpipe.storage.postgres.intake import Intake
 from jobpipe.storage.postgres.lane import Lane, LaneCall, together
@@ -83,7 +87,7 @@ PRIORITIES = 100
 """Of so many of a queue, the highest, it is asked since when a task of it is due."""
 
 
-class PostgresStorage(NoFlow):
+class PostgresStorage:
     """Tasks in a PostgreSQL database. See `storage.base.Storage` for the promises."""
 
     shared = True
@@ -96,11 +100,13 @@ class PostgresStorage(NoFlow):
         self._direct = self._hosts if direct is None else Hosts(direct, lineage)
         self._s = Shared(clock)
         self._commits = CommitStats()
-        self._runs = Runs(self._s)
+        self._flow = Flow(self._s, max_queues)
+        self._runs = Runs(self._s, self._flow)
         self._partitions = Partitions()
-        self._make_lanes(Limits(capacity, max_queues))
+        self._make_lanes(Limits(capacity, max_queues, self._s.rulebook.capacities))
         self._company = Company(self._s, self._address.channel, self._direct.connect, self._fold, self._tidy)
         self._s.news, self._s.look_again = self._company.news, self._company.look_again
+        self._flow.tell = self._company.rules
 
     def _make_lanes(self, limits: Limits) -> None:
         """The connections, and what is asked over each: what waits for one of them does not wait for another."""
@@ -135,7 +141,7 @@ class PostgresStorage(NoFlow):
             finally:
                 await link.close()
             await asyncio.gather(*(lane.start() for lane in self._lanes()))
-            await self._company.join()
+            await asyncio.gather(self._company.join(), self._questions.ask("look", self._look))
             await self.check()
         except StorageRefused:
             await self.close()
@@ -197,6 +203,35 @@ class PostgresStorage(NoFlow):
 
     async def next_expiring(self) -> int | None:
         return await self._questions.ask("next_expiring", self._steering.next_expiring)
+
+    def limited(self) -> frozenset[str]:
+        return self._s.rulebook.obeyed
+
+    async def say(
+        self, queue: str, key: str | None, change: Mapping[str, Any], now: int, by: str | None
+    ) -> JobpipeError | None:
+        return await self._work.call("say", lambda link: self._flow.say(link, queue, key, change, (now, by)))
+
+    async def unsay(self, queue: str, key: str | None) -> None:
+        await self._work.call("unsay", lambda link: self._flow.unsay(link, queue, key))
+
+    async def resume(self, queue: str, key: str | None, now: int, by: str | None) -> None:
+        await self._work.call("resume", lambda link: self._flow.resume(link, queue, key, (now, by)))
+
+    async def declare(self, declaration: Declaration, now: int) -> bool:
+        answer = await self._work.call("declare", lambda link: self._flow.declare(link, declaration, now))
+        if isinstance(answer, JobpipeError):
+            raise answer
+        return answer
+
+    async def rules(self, queue: str | None, now: int) -> list[QueueRules]:
+        return await self._questions.ask("rules", lambda link: self._flow.rules(link, queue))
+
+    async def keys(self, queue: str, limit: int, after: str | None, now: int) -> list[KeyUse]:
+        return await self._questions.ask("keys", lambda link: self._flow.keys(link, queue, limit, after))
+
+    async def held(self, tasks: Sequence[Task], now: int) -> list[Held | None]:
+        return await self._questions.ask("held", lambda link: self._flow.held(link, tasks))
 
     async def delete(self, ids: Sequence[str]) -> list[Task | JobpipeError]:
         return await self._work.call("delete", lambda link: self._steering.delete(link, ids))
@@ -356,14 +391,21 @@ class PostgresStorage(NoFlow):
         return counted
 
     async def _fold(self) -> None:
+        """What is to be done every second."""
+        if self._s.others:
+            await self._questions.ask("look", self._look)
         if self._s.counts.written:
             self._s.counts.written = 0
             writers = self._s.counts.writers
             await self._upkeep.ask("fold", lambda link: link.rows(sql.FOLD, writers))
 
+    async def _look(self, link: Link) -> None:
+        await self._s.rulebook.look(link, shared=True)
+
     async def _tidy(self) -> None:
         """What is to be done now and then, whichever server comes first."""
         await self._upkeep.ask("fold_gone", lambda link: link.rows(sql.FOLD_GONE))
+        await self._upkeep.ask("forget_rested", lambda link: link.rows(flow_sql.FORGET_RESTED))
         await self._upkeep.ask("give_back_doubtful", self._runs.give_back_doubtful)
         await self._upkeep.ask("prepare", lambda link: self._partitions.prepare(link, self._s.time.now()))
         await self._direct.watch()

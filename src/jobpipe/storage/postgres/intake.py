@@ -19,8 +19,10 @@ from jobpipe.storage.base import Record
 from jobpipe.storage.calls import Call, hand_slices
 from jobpipe.storage.postgres import moving, unique
 from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres import statements_flow as flow_sql
 from jobpipe.storage.postgres import statements_once as once_sql
 from jobpipe.storage.postgres.columns import given
+from jobpipe.storage.postgres.flow import stir
 from jobpipe.storage.postgres.lane import Lane
 from jobpipe.storage.postgres.link import Again, Gone, Link
 from jobpipe.storage.postgres.migrations import scripts
@@ -86,20 +88,23 @@ class Intake:
         new = [record for record in free if record.task.id in seqs]
         self._s.counts.add_all(LANE, moving.rises(new))
         self._s.levels.forget()
+        await stir(self._s, link, [record.task for record in new])
         if new:
             self._s.news()
         return [record.task.id for record in records if record.task.id not in seqs]
 
     async def _inserted(self, lane: Lane, items: Sequence[Item]) -> list[Answer]:
-        await self._s.counts.freshen(await lane.link())
-        if any(_asks_more(new) for new, _ in items) and await beside_older(await lane.link()):
+        link = await lane.link()
+        await self._s.counts.freshen(link)
+        await self._s.rulebook.look(link, shared=False)
+        if any(_asks_more(new) for new, _ in items) and await beside_older(link):
             return await self._without_more(lane, items)
         return await self._accepted(lane, items)
 
     async def _accepted(self, lane: Lane, items: Sequence[Item]) -> list[Answer]:
         wanted = [new for new, _ in items]
         if (
-            fit_surely(wanted, self._limits, self._s.counts)
+            fit_surely(wanted, self._limits, self._s.room)
             and (tasks := await self._write(lane, items)) is not None
         ):
             return list(tasks)
@@ -132,8 +137,9 @@ class Intake:
         shapes = {shape: new for shape, (new, _) in zip(shaped, items, strict=True)}
         rises = Counter((new.queue, 0, Status.QUEUED) for new, _ in items)
         alike = len(shapes) == 1
+        source = flow_sql if self._s.rulebook.by_key else sql
         row = await link.row(
-            sql.INSERT_ALIKE if alike else sql.INSERT,
+            source.INSERT_ALIKE if alike else source.INSERT,
             [new.id for new, _ in items],
             [new.payload for new, _ in items],
             accept,
@@ -220,7 +226,7 @@ class Intake:
         def accept(new: NewTask) -> Task:
             return accepted(new, -1 - len(once.accepted), new.run_at or now, now)
 
-        answers = judge(wanted, once, self._limits, self._s.counts, accept)
+        answers = judge(wanted, once, self._limits, self._s.room, accept)
         if not (once.replaced.keys() <= locked and replayed.keys() >= set(again)):
             raise Raced
         return Decided(now, once, answers)
@@ -228,6 +234,7 @@ class Intake:
     async def _rewrite(self, link: Link, once: Once) -> None:
         for _, new in once.replaced.values():
             await link.rows(sql.REWRITE, *rewritten(new))
+        await stir(self._s, link, [new for _, new in once.replaced.values()])
 
     def _replaced(self, once: Once) -> None:
         """Stored tasks were changed: they may be due earlier."""

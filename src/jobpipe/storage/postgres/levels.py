@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from jobpipe.storage.heads import Head, Heads, Level
 from jobpipe.storage.postgres import statements as sql
@@ -48,6 +48,13 @@ class Levels:
     def __init__(self, time: DatabaseTime) -> None:
         self._time = time
         self._heads = Heads()
+        self._ruled = Heads()
+        """Of queues with rules."""
+        self._obeyed: Collection[str] = frozenset()
+        self.came: Callable[[str, int], None] = _nothing
+        """Told of each task that comes to wait in a queue with rules, and when it is due."""
+        self.heard: Callable[[str, int], None] = _nothing
+        """The same of what others queued."""
         self._put_off: dict[Level, int] = {}
         """Levels whose due tasks others have locked, and when those were due."""
         self._added: list[tuple[Level, Head]] | None = None
@@ -75,11 +82,27 @@ class Levels:
         level, head = (queue, priority), (run_at, seq)
         locked = self._put_off.pop(level, None)
         if locked is None:
-            self._heads.lower(level, head)
+            self._of(queue).lower(level, head)
         else:
-            self._heads.put(level, (min(locked, run_at), 0))
+            self._of(queue).put(level, (min(locked, run_at), 0))
+        if queue in self._obeyed:
+            self.came(queue, run_at)
         if self._added is not None:
             self._added.append((level, head))
+
+    def rule(self, obeyed: Collection[str]) -> None:
+        """The claims of these queues obey rules, and of no others."""
+        heads = [
+            (level, head) for of in (self._heads, self._ruled) for level in of if (head := of.get(level))
+        ]
+        self._heads.clear()
+        self._ruled.clear()
+        self._obeyed = obeyed
+        for level, head in heads:
+            self._of(level[0]).put(level, head)
+
+    def _of(self, queue: str) -> Heads:
+        return self._ruled if queue in self._obeyed else self._heads
 
     # --- looking ------------------------------------------------------------------------------------------------
 
@@ -112,7 +135,7 @@ class Levels:
         self._at = _FIRST
         if now - self._whole_at > WHOLE_S:
             self._whole_at = now
-            self._route = sorted(self._heads)
+            self._route = sorted([*self._heads, *self._ruled])
             self._floors = dict.fromkeys(self._route, 0)
 
     async def _step(self, link: Link) -> None:
@@ -140,9 +163,11 @@ class Levels:
     def _take_over(self, known: list[Level], heads: dict[Level, Head], late: int) -> None:
         for level in known:
             if level not in heads:
-                self._heads.drop(level)
+                self._of(level[0]).drop(level)
         for level, head in heads.items():
-            self._heads.put(level, head)
+            self._of(level[0]).put(level, head)
+            if level[0] in self._obeyed:
+                self.heard(level[0], head[0])
         for level in {*known, *heads}:
             self._put_off.pop(level, None)
             self._floors[level] = min(late, heads[level][0]) if level in heads else late
@@ -168,6 +193,15 @@ class Levels:
         """No task of `queues` (None: all) is due before this time; None when none waits."""
         return self._heads.earliest(queues)
 
+    def due_of(self, queue: str, limit: int, slack_ms: int) -> list[Seen]:
+        """The levels of a queue with rules that its next `limit` tasks can be in."""
+        found = self._ruled.first(frozenset({queue}), self._time.now() + slack_ms, limit)
+        return [(*level, head[0]) for level, head in found]
+
+    def next_due_of(self, queue: str) -> int | None:
+        """No task of a queue with rules is due before this time."""
+        return self._ruled.earliest(frozenset({queue}))
+
     def correct(self, looked_at: Sequence[Seen], heads: Iterable[Row], now: int, upto: Place | None) -> None:
         """A claim, begun with `watch`, saw at `now` how these levels go on.
 
@@ -182,9 +216,9 @@ class Levels:
             if upto is not None and head[0] <= now and (-level[1], *head) <= (-upto[0], *upto[1:]):
                 self._put_off[level] = head[0]
                 head = (now + LOCKED_MS + SLACK_MS, 0)
-            self._heads.put(level, head)
+            self._of(level[0]).put(level, head)
         for level in gone:
-            self._heads.drop(level)
+            self._of(level[0]).drop(level)
             self._put_off.pop(level, None)
         self._add_watched()
 
@@ -192,3 +226,7 @@ class Levels:
         added, self._added = self._added or [], None
         for (queue, priority), (run_at, seq) in added:
             self.add(queue, priority, run_at, seq)
+
+
+def _nothing(queue: str, at: int) -> None:
+    """There is nobody to tell."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec.structs import astuple, replace
 
+from jobpipe.core import lifecycle
 from jobpipe.core.errors import LeaseLost, NotFound, StorageError
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
 from jobpipe.core.steering import Standing
@@ -25,9 +26,12 @@ from jobpipe.storage.base import (
 )
 from jobpipe.storage.calls import Call, hand_slices
 from jobpipe.storage.postgres import statements as sql
+from jobpipe.storage.postgres import statements_flow as flow_sql
+from jobpipe.storage.postgres.flow import Flow, Hold
 from jobpipe.storage.postgres.lane import Lane
 from jobpipe.storage.postgres.leases import seq_of
 from jobpipe.storage.postgres.levels import SLACK_MS, Place, Seen
+from jobpipe.storage.postgres.limited import Limited, Wishes, lease_ms
 from jobpipe.storage.postgres.link import Gone, Link, Refused, Row, arrays
 from jobpipe.storage.postgres.rows import NUMBER, STATUSES, settled, task_of
 from jobpipe.storage.postgres.session import STATEMENT_S
@@ -49,8 +53,10 @@ Writes = dict[Fence, tuple[Settlement, int]]
 class Runs:
     """Claims and their ends. A lease id is `server.claim.seq`: new at every claim, and it leads back to its row."""
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: Shared, flow: Flow) -> None:
         self._s = shared
+        self._flow = flow
+        self._limited = Limited(shared, flow)
         self._claims = 0
         self._doubtful: dict[str, float] = {}
         """What the lease ids of claims of unknown outcome begin with, and since when: nobody was given them."""
@@ -59,6 +65,7 @@ class Runs:
 
     async def claim(self, lane: Lane, calls: Sequence[Claiming]) -> None:
         """Serve all calls that ask for the same queues together, in the order of the calls."""
+        await self._s.rulebook.look(await lane.link(), shared=self._s.others > 0)
         await self._s.levels.look(await lane.link(), shared=self._s.others > 0)
         groups: dict[frozenset[str] | None, list[Claiming]] = {}
         for call in calls:
@@ -70,24 +77,63 @@ class Runs:
     async def _claim_group(self, lane: Lane, queues: frozenset[str] | None, calls: list[Claiming]) -> None:
         """Round after round, until each call has what it may have, or nothing is left that is due."""
         open_, slack_ms = [call for call in calls if call.argument.limit > 0], SLACK_MS
+        limited = True
         while open_:
             wishes = [_rest(call) for call in open_]
-            due, beyond = self._s.levels.due(queues, sum(wish.limit for wish in wishes), slack_ms)
             cut = False
             try:
-                if due:
-                    cut = await self._round(lane, due, beyond, open_, wishes)
-                    slack_ms = 0  # the time was told just now
-                goes_on = cut or (due and beyond) or await self._s.levels.look_on(await lane.link())
+                await self._s.rulebook.look(await lane.link(), shared=False)
+                due, beyond = self._s.levels.due(queues, sum(wish.limit for wish in wishes), slack_ms)
+                if limited and (ruled := self._ruled(queues, open_, slack_ms)):
+                    goes_on = limited = await self._limited_round(lane, ruled, due, open_, wishes)
+                    goes_on = goes_on or bool(due)
+                else:
+                    if due:
+                        cut = await self._round(lane, due, beyond, open_, wishes)
+                        slack_ms = 0  # the time was told just now
+                    goes_on = cut or bool(due and beyond) or await self._s.levels.look_on(await lane.link())
             except (StorageError, Refused):
                 if not any(call.answer.claims for call in calls):
                     raise
                 break  # what was claimed before is handed out
             # Where bytes ended a round, those who got something have it, and the others their own.
             open_ = [c for c in open_ if goes_on and _rest(c).limit > 0 and not (cut and c.answer.claims)]
-        next_due = self._s.time.here(self._s.levels.next_due(queues))
+        plain_due = self._s.levels.next_due(queues)
         for call in calls:
+            next_due = self._s.time.here(_earlier_of(plain_due, self._next_ruled(call, queues)))
             call.answer = ClaimAnswer(call.answer.claims, next_due)
+
+    def _ruled(self, queues: frozenset[str] | None, calls: Sequence[Claiming], slack_ms: int) -> list[str]:
+        """The queues with rules that are worth a look, for calls that can begin something of them at once."""
+        if not self._s.rulebook.obeyed or not any(_free(call) for call in calls):
+            return []
+        return self._s.attempts.due(queues, self._s.time.now() + slack_ms)
+
+    def _next_ruled(self, call: Claiming, queues: frozenset[str] | None) -> int | None:
+        """When the next task of a queue with rules is due, for workers that can begin one."""
+        return self._s.attempts.next_due(queues) if call.answer.claims or _free(call) else None
+
+    async def _limited_round(
+        self,
+        lane: Lane,
+        ruled: list[str],
+        due: list[Seen],
+        calls: Sequence[Claiming],
+        wishes: Sequence[ClaimRequest],
+    ) -> bool:
+        """Claim for the calls from queues with rules and from others, in one order; whether to look once more."""
+        prefix = self._prefix()
+        how = self._s.counts.writer(LANE), prefix, self._s.server
+        self._note_leases(wishes)
+        wanted = Wishes(wishes, [_free(call) for call in calls])
+        try:
+            taken = await self._limited.claim(await lane.link(), ruled, due, wanted, how)
+        except Gone:
+            self._doubt(prefix)
+            raise
+        self._hand(calls, taken.rows, taken.upto)
+        self._count(taken.rows)
+        return taken.again
 
     async def _round(
         self,
@@ -99,8 +145,7 @@ class Runs:
     ) -> bool:
         """Claim for the calls, in order, what of these levels comes before `beyond`; whether bytes ended it early."""
         upto = _ends(wishes)
-        leases = [None if wish.lease_s is None else round(wish.lease_s * 1000) for wish in wishes]
-        self._s.longest_lease_ms = max(self._s.longest_lease_ms, *(ms or 0 for ms in leases))
+        leases = self._note_leases(wishes)
         arguments = (
             *arrays(due, 3), upto[-1], upto, [wish.worker for wish in wishes], leases,
             [wish.local for wish in wishes],
@@ -111,17 +156,43 @@ class Runs:
             rows = await self._take(await lane.link(), arguments, beyond)
         # RETURNING gives rows as the plan comes upon them, which changes with the statistics of the table.
         taken = sorted((row for row in rows if row["n"] > 0), key=lambda row: int(row["n"]))
-        here = self._s.clock.now()
-        for row in taken:
-            number = bisect_left(upto, row["n"])
-            lease_ms = leases[number]
-            until = None if lease_ms is None else here + lease_ms
-            calls[number].answer.claims.append(Claim(task_of(row), row["lease_id"], until))
+        self._hand(calls, taken, upto)
         return self._learn(due, beyond, rows, taken, upto[-1])
 
-    async def _take(self, link: Link, arguments: tuple[Any, ...], beyond: Place | None) -> list[Row]:
+    def _note_leases(self, wishes: Sequence[ClaimRequest]) -> list[int | None]:
+        """How long the claims of each last, in ms."""
+        leases = [lease_ms(wish) for wish in wishes]
+        self._s.longest_lease_ms = max(self._s.longest_lease_ms, *(ms or 0 for ms in leases))
+        return leases
+
+    def _hand(self, calls: Sequence[Claiming], rows: Sequence[Row], upto: Sequence[int]) -> None:
+        """Give each call its own: those up to its number."""
+        here = self._s.clock.now()
+        for row in rows:
+            call = calls[bisect_left(upto, row["n"])]
+            ms = lease_ms(call.argument)
+            call.answer.claims.append(Claim(task_of(row), row["lease_id"], None if ms is None else here + ms))
+
+    def _count(self, rows: Sequence[Row]) -> None:
+        """These tasks run."""
+        moved: Counter[Standing] = Counter()
+        for row in rows:
+            moved[(row["queue"], row["priority"], Status.QUEUED)] -= 1
+            moved[(row["queue"], row["priority"], Status.RUNNING)] += 1
+        self._s.counts.add_all(LANE, moved)
+
+    def _prefix(self) -> str:
+        """What the lease ids of one more claim begin with."""
         self._claims += 1
-        prefix = f"{self._s.server}.{self._claims}."
+        return f"{self._s.server}.{self._claims}."
+
+    def _doubt(self, prefix: str) -> None:
+        """Nobody knows what became of a claim."""
+        self._doubtful[prefix] = self._s.clock.monotonic()
+        self._s.levels.distrust()
+
+    async def _take(self, link: Link, arguments: tuple[Any, ...], beyond: Place | None) -> list[Row]:
+        prefix = self._prefix()
         self._s.levels.watch()
         try:
             return await link.rows(
@@ -129,8 +200,7 @@ class Runs:
                 *(beyond or (None, None, None)),
             )  # fmt: skip
         except Gone:
-            self._doubtful[prefix] = self._s.clock.monotonic()
-            self._s.levels.distrust()
+            self._doubt(prefix)
             raise
 
     def _learn(
@@ -150,11 +220,7 @@ class Runs:
             else beyond or _NOWHERE
         )
         self._s.levels.correct(due, heads, end["now"], left_behind)
-        moved: Counter[Standing] = Counter()
-        for row in taken:
-            moved[(row["queue"], row["priority"], Status.QUEUED)] -= 1
-            moved[(row["queue"], row["priority"], Status.RUNNING)] += 1
-        self._s.counts.add_all(LANE, moved)
+        self._count(taken)
         return cut
 
     async def give_back_doubtful(self, link: Link) -> None:
@@ -212,17 +278,24 @@ class Runs:
             for fence, (settlement, now) in sorted(writes.items(), key=lambda item: item[0])
             if settlement.transition is not None
         ]
-        held = await link.rows(sql.SETTLE, *arrays(rows, len(sql.SETTLED)), self._s.counts.writer(LANE))
+        statement = flow_sql.SETTLE if self._s.rulebook.by_key else sql.SETTLE
+        arguments = *arrays(rows, len(sql.SETTLED)), self._s.counts.writer(LANE)
+        if any(settlement.transition.effects for settlement, _ in writes.values() if settlement.transition):
+            held = await self._with_effects(link, writes, statement, arguments)
+        else:
+            held = await link.rows(statement, *arguments)
         moved: Counter[Standing] = Counter()
         answers: dict[Fence, Settled] = {}
         for row in held:
-            fence = (row["seq"], row["id"], row["lease_id"], row["cancel_requested"])
+            fence = _fence(row)
             settlement, now = writes[fence]
             to = settlement.transition
             if to is None:
                 continue
             queue, priority = row["queue"], row["priority"]
             answers[fence] = Settled(to.status)
+            if queue in self._s.rulebook.obeyed:
+                self._s.attempts.open(queue)
             moved[(queue, priority, Status.RUNNING)] -= 1
             moved[(queue, priority, to.status)] += 1
             if to.status is Status.QUEUED:
@@ -233,6 +306,19 @@ class Runs:
             self._s.counts.add_all(LANE, moved)
             self._s.news()
         return answers
+
+    async def _with_effects(
+        self, link: Link, writes: Writes, statement: str, arguments: tuple[Any, ...]
+    ) -> list[Row]:
+        """Write the ends of runs, and in the same commit what they bring about."""
+        async with link.transaction():
+            held = await link.rows(statement, *arguments)
+            holds = [hold for row in held for hold in _holds(row, *writes[_fence(row)])]
+            if holds:
+                await self._flow.hold(link, holds)
+        if holds:
+            self._flow.tell_held()
+        return held
 
     async def _answers(
         self, link: Link, asked: Sequence[tuple[Settlement, Settled | None]], doubted: bool
@@ -252,6 +338,30 @@ class Runs:
             else:
                 answers.append(_earlier(settlement, rows.get(settlement.id), doubted))
         return answers
+
+
+def _fence(row: Row) -> Fence:
+    return row["seq"], row["id"], row["lease_id"], row["cancel_requested"]
+
+
+def _holds(row: Row, settlement: Settlement, now: int) -> list[Hold]:
+    """What the end of a run holds."""
+    effects = settlement.transition.effects if settlement.transition else ()
+    return [
+        (row["queue"], effect.key or "", effect.until - now)
+        for effect in effects
+        if isinstance(effect, lifecycle.Hold)
+    ]
+
+
+def _free(call: Claiming) -> int:
+    """Of how many more tasks a call's worker can begin at once."""
+    wish, has = call.argument, len(call.answer.claims)
+    return max(0, (wish.limit if wish.free is None else wish.free) - has)
+
+
+def _earlier_of(one: int | None, other: int | None) -> int | None:
+    return min((at for at in (one, other) if at is not None), default=None)
 
 
 def _rest(call: Claiming) -> ClaimRequest:

@@ -32,14 +32,14 @@ BEGIN = "BEGIN"
 COMMIT = "COMMIT"
 ROLLBACK = "ROLLBACK"
 
-_T = "t AS MATERIALIZED (SELECT jobpipe.now_ms() AS now)"
+T = "t AS MATERIALIZED (SELECT jobpipe.now_ms() AS now)"
 
 # $1-$2 ids and payloads in the order of acceptance; $3 the accept id of this writing; $4-$5 rises of queued tasks by
 # queue, $6 the writer of counts. Either all are stored or, when an id is taken, none: then `seqs` is NULL, and
 # what `ids` got is free for whoever asks, since no task stands behind it. Sorted by id, so that two servers that write
 # the same ids wait for each other in one direction.
 _INSERT = f"""
-WITH {_T},
+WITH {T},
 new AS MATERIALIZED (
     SELECT nextval('jobpipe.seqs') AS seq, v.* FROM unnest({{arrays}}) WITH ORDINALITY AS v({{names}}, n)),
 taken AS (
@@ -49,7 +49,7 @@ judged AS MATERIALIZED (SELECT (SELECT count(*) FROM taken) = cardinality($1::te
 put AS (
     INSERT INTO jobpipe.tasks (seq, id, payload, status, attempts, failures, lost, created_at, run_at, {names(GIVEN)})
     SELECT seq, id, payload, 0, 0, 0, 0, t.now, t.now + greatest({{delay}}, 0), {{given}}
-      FROM new, t WHERE (SELECT whole FROM judged)),
+      FROM new, t WHERE (SELECT whole FROM judged){{put}}),
 counted AS (
     INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
     SELECT $6::bigint, c.queue, 0, 0, c.n
@@ -60,20 +60,24 @@ SELECT CASE WHEN (SELECT whole FROM judged) THEN (SELECT array_agg(seq ORDER BY 
 _ID, _PAYLOAD = "$1::text[]", "$2::bytea[]"
 _VARIED = {"delay": "bigint", **GIVEN}
 _BOUND = {name: f"${at}::{type_}" for at, (name, type_) in enumerate(_VARIED.items(), 7)}
-# $7 and on, what else there is to each task: an array each, or one value each where all tasks share them, which takes a
-# quarter less of the database's time and half of the server's.
-INSERT = _INSERT.format(
-    arrays=names([_ID, _PAYLOAD, *(f"{place}[]" for place in _BOUND.values())]),
-    names=names(["id", "payload", *_VARIED]),
-    delay="delay",
-    given=names(GIVEN, expires_at="t.now + expires_at"),
-)
-INSERT_ALIKE = _INSERT.format(
-    arrays=names([_ID, _PAYLOAD]),
-    names="id, payload",
-    delay=_BOUND["delay"],
-    given=names({**_BOUND, "expires_at": f"t.now + {_BOUND['expires_at']}"}[name] for name in GIVEN),
-)
+
+
+def inserting(*, alike: bool, put: str = "") -> str:
+    """INSERT. $7 and on, what else there is to each task: an array each, or one value each where all tasks share them,
+    which takes a quarter less of the database's time and half of the server's. `put` is said of the new rows.
+    """
+    given = _BOUND if alike else {name: name for name in _VARIED}
+    more = {} if alike else _BOUND
+    return _INSERT.format(
+        arrays=names([_ID, _PAYLOAD, *(f"{place}[]" for place in more.values())]),
+        names=names(["id", "payload", *more]),
+        delay=given["delay"],
+        given=names({**given, "expires_at": f"t.now + {given['expires_at']}"}[name] for name in GIVEN),
+        put=put,
+    )
+
+
+INSERT, INSERT_ALIKE = inserting(alike=False), inserting(alike=True)
 
 # Who has each of the ids $1: a NULL status says that no task stands behind the id.
 TAKEN = """
@@ -160,6 +164,27 @@ SELECT {COLD} FROM jobpipe.finished WHERE seq = ANY(ARRAY(SELECT seq FROM jobpip
  ORDER BY seq FOR UPDATE
 """
 
+
+def claimed(first: int) -> str:
+    """What becomes of the rows `picked` (seq, n, bytes): $first and on are $5-$12 of CLAIM."""
+    return f"""
+claimed AS (
+    UPDATE jobpipe.tasks SET status = 1, attempts = attempts + 1, started_at = (SELECT now FROM t), worker = c.worker,
+           lease_id = ${first + 5}::text || gen_random_uuid() || '.' || tasks.seq, lease_until = (SELECT now FROM t) + c.lease_ms, server = ${first + 6}::text,
+           local = c.local, settled = NULL, expires_at = NULL
+      FROM picked p CROSS JOIN LATERAL (
+          SELECT * FROM unnest(${first}::bigint[], ${first + 1}::text[], ${first + 2}::bigint[], ${first + 3}::bool[]) AS v(upto, worker, lease_ms, local)
+           WHERE v.upto >= p.n ORDER BY v.upto LIMIT 1) c
+     WHERE tasks.seq = p.seq AND (p.n = 1 OR p.bytes <= ${first + 7}::bigint)
+    RETURNING p.n, tasks.*),
+freed AS ({freed("claimed WHERE uniqueness IS NOT NULL", "at_start AND")}),
+counted AS (
+    INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
+    SELECT ${first + 4}::bigint, queue, to_status, 0, count(*) * rise
+      FROM claimed, (VALUES (0, -1), (1, 1)) AS m(to_status, rise) GROUP BY queue, to_status, rise)
+""".strip()
+
+
 # $1-$3 the levels that come first of those that may be due, in the order of claims, each with a time before which none of its tasks is due: rows that are gone but
 # cannot be vacuumed yet are not walked again. $4 how many in all; $5-$9 the calls, in order: up to which number each
 # takes, worker, lease in ms (NULL: as long as the server lives), local; $10 what the lease ids begin with, $11 this
@@ -170,7 +195,7 @@ SELECT {COLD} FROM jobpipe.finished WHERE seq = ANY(ARRAY(SELECT seq FROM jobpip
 # Answers what was claimed (n > 0), the next row of each level (n = 0), and how many were locked for it of how many that were
 # wanted (n = -1).
 CLAIM = f"""
-WITH {_T},
+WITH {T},
 level AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS l(queue, priority, floor, place)),
 seen AS MATERIALIZED (
@@ -196,20 +221,7 @@ locked AS MATERIALIZED (
 picked AS MATERIALIZED (
     SELECT seq, row_number() OVER o AS n, sum(size) OVER o AS bytes FROM locked
     WINDOW o AS (ORDER BY priority DESC, run_at, seq ROWS UNBOUNDED PRECEDING)),
-claimed AS (
-    UPDATE jobpipe.tasks SET status = 1, attempts = attempts + 1, started_at = (SELECT now FROM t), worker = c.worker,
-           lease_id = $10::text || gen_random_uuid() || '.' || tasks.seq, lease_until = (SELECT now FROM t) + c.lease_ms, server = $11::text,
-           local = c.local, settled = NULL, expires_at = NULL
-      FROM picked p CROSS JOIN LATERAL (
-          SELECT * FROM unnest($5::bigint[], $6::text[], $7::bigint[], $8::bool[]) AS v(upto, worker, lease_ms, local)
-           WHERE v.upto >= p.n ORDER BY v.upto LIMIT 1) c
-     WHERE tasks.seq = p.seq AND (p.n = 1 OR p.bytes <= $12::bigint)
-    RETURNING p.n, tasks.*),
-freed AS ({freed("claimed WHERE uniqueness IS NOT NULL", "at_start AND")}),
-counted AS (
-    INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
-    SELECT $9::bigint, queue, to_status, 0, count(*) * rise
-      FROM claimed, (VALUES (0, -1), (1, 1)) AS m(to_status, rise) GROUP BY queue, to_status, rise)
+{claimed(5)}
 SELECT n, {HOT}, (SELECT now FROM t) AS now FROM claimed
 UNION ALL
 SELECT 0, {nothing(READ, seq="h.seq", queue="h.queue", priority="h.priority", run_at="h.run_at")}, (SELECT now FROM t)
@@ -240,7 +252,7 @@ _ENDED = {
 # stale workers; it is judged again when the row was locked by somebody else meanwhile. Of several for one task, which
 # differ in lease or flag, it lets one through at most.
 SETTLE = f"""
-WITH {_T},
+WITH {T},
 held AS MATERIALIZED (
     SELECT k.*, v.* FROM {unnest(SETTLED)} AS v({names(SETTLED)})
     CROSS JOIN LATERAL (
@@ -283,7 +295,7 @@ SELECT i.id, k.lease_id, k.settled, k.status FROM jobpipe.ids i
 
 # $1 seq, $2 id, $3 lease id, $4 new length in ms. A claim that lasts as long as its server has no end of its own.
 EXTEND = f"""
-WITH {_T},
+WITH {T},
 held AS MATERIALIZED (
     SELECT k.*, v.ms FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[]) AS v(seq, id, lease_id, ms)
     CROSS JOIN LATERAL (
@@ -310,7 +322,7 @@ NEXT_EXPIRY = f"SELECT min(ends) - jobpipe.now_ms() FROM ({_ENDS}) e"
 
 # $1 seqs. The first moves a waiting task out, the second marks a running one.
 CANCEL_QUEUED = f"""
-WITH {_T},
+WITH {T},
 moved AS (DELETE FROM jobpipe.tasks WHERE seq = ANY($1::bigint[]) RETURNING *),
 freed AS ({freed("moved WHERE uniqueness IS NOT NULL", "until IS NULL AND")})
 INSERT INTO jobpipe.finished ({names(BOTH)}, finished_at)
@@ -413,7 +425,7 @@ SELECT 0, queue, status, 0, sum(n) FROM old GROUP BY queue, status HAVING sum(n)
 # $1 server, $2 its writers, $3 ms that it is alive without another sign, $4 ms after which a silent one is forgotten,
 # $5 the schema of its program.
 BEAT = f"""
-WITH {_T},
+WITH {T},
 gone AS (DELETE FROM jobpipe.servers WHERE alive_until < (SELECT now FROM t) - $4::bigint AND server <> $1::text),
 mine AS (
     INSERT INTO jobpipe.servers (server, writers, alive_until, program)
@@ -424,7 +436,7 @@ SELECT count(*) FILTER (WHERE server <> $1::text) AS others, bool_or(server = $1
 """
 # In how many ms all others are forgotten as they stand now; NULL when there are none. $1 server, $2 ms of silence.
 ALONE_IN = f"""
-WITH {_T} SELECT max(alive_until) + $2::bigint - (SELECT now FROM t) AS ms FROM jobpipe.servers WHERE server <> $1::text
+WITH {T} SELECT max(alive_until) + $2::bigint - (SELECT now FROM t) AS ms FROM jobpipe.servers WHERE server <> $1::text
 """
 LEAVE = "DELETE FROM jobpipe.servers WHERE server = $1::text"
 NEW_WRITER = "SELECT nextval('jobpipe.writers')"

@@ -18,6 +18,7 @@ from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres import statements_once as once_sql
 from jobpipe.storage.postgres import unique
 from jobpipe.storage.postgres.counts import columns
+from jobpipe.storage.postgres.flow import stir
 from jobpipe.storage.postgres.link import Link, arrays
 from jobpipe.storage.postgres.rows import Stored, error_text, rewritten, stored, task_of
 from jobpipe.storage.postgres.runs import LANE
@@ -66,6 +67,7 @@ class Steering:
             answers, moves = steer(Event.RETRY, ids, tasks, now, living)
             if moves:
                 await link.rows(sql.RETRY, sorted(task.seq for task, _ in moves), now)
+                await stir(self._s, link, [task for _, task in moves if task is not None])
             await unique.take(link, [task for task, _ in moves if retry_takes(task, now)])
             moved = rises(moves)
             await self._count(link, moved)
@@ -107,6 +109,7 @@ class Steering:
             if isinstance(task, JobpipeError):
                 return task
             await link.rows(sql.REWRITE, *rewritten(task))
+            await stir(self._s, link, [task])
             moved = rises([(row.task, task)])
             await self._count(link, moved)
         self._changed(moved)
