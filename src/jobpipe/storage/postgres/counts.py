@@ -110,15 +110,6 @@ class Counts:
         return self._queued.get(queue, 0)
 
     @property
-    def bounds_keys(self) -> bool:
-        """There are no rules that tell keys apart."""
-        return False
-
-    def key_room(self, queue: str, key: str | None) -> int | None:
-        """Any number of keys may have waiting tasks."""
-        return None
-
-    @property
     def queues(self) -> dict[str, int]:
         """All queue names that hold tasks, with the number of their tasks of any status."""
         return self._total

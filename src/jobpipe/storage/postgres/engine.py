@@ -230,6 +230,9 @@ class PostgresStorage:
     async def keys(self, queue: str, limit: int, after: str | None, now: int) -> list[KeyUse]:
         return await self._questions.ask("keys", lambda link: self._flow.keys(link, queue, limit, after))
 
+    async def key(self, queue: str, key: str, now: int) -> KeyUse:
+        return await self._questions.ask("key", lambda link: self._flow.key(link, queue, key))
+
     async def held(self, tasks: Sequence[Task], now: int) -> list[Held | None]:
         return await self._questions.ask("held", lambda link: self._flow.held(link, tasks))
 

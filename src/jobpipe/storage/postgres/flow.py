@@ -180,6 +180,12 @@ class Flow:
         found = await link.rows(sql.KEYS, searchable(queue), searchable(after or ""), limit)
         return [self._use(row, ruled) for row in found]
 
+    async def key(self, link: Link, queue: str, key: str) -> KeyUse:
+        """As FlowRules.key promises."""
+        await self._s.rulebook.load(link)
+        row = await link.row(sql.KEY, searchable(queue), searchable(key))
+        return self._use(row, self._s.rulebook.of(queue))
+
     def _use(self, row: Row, ruled: Ruled) -> KeyUse:
         key = row["key"]
         hold = Gate(hold_until=row["hold_until"])

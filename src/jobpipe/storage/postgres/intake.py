@@ -64,6 +64,7 @@ class Intake:
         if not tasks:
             return []
         await self._s.counts.freshen(link)
+        await self._s.room.look(link, tasks)
         try:
             decided = await self._decide(link, [_item(new, now) for new in tasks])
             await self._rewrite(link, decided.once)
@@ -97,6 +98,7 @@ class Intake:
         link = await lane.link()
         await self._s.counts.freshen(link)
         await self._s.rulebook.look(link, shared=False)
+        await self._s.room.look(link, [new for new, _ in items])
         if any(_asks_more(new) for new, _ in items) and await beside_older(link):
             return await self._without_more(lane, items)
         return await self._accepted(lane, items)

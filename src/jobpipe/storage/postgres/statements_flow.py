@@ -109,6 +109,27 @@ SELECT f.key, coalesce(p.hold_until, 0) AS hold_until, jobpipe.now_ms() AS now,
   LEFT JOIN jobpipe.pace p ON p.queue = $1::text AND p.key = f.key ORDER BY f.key
 """
 
+# The key $2 of the queue $1.
+KEY = """
+SELECT v.key, coalesce(p.hold_until, 0) AS hold_until, jobpipe.now_ms() AS now,
+       (SELECT count(*) FROM jobpipe.tasks k WHERE k.status = 0 AND k.queue = $1::text AND k.key = v.key) AS queued,
+       (SELECT count(*) FROM jobpipe.tasks k WHERE k.status = 1 AND k.queue = $1::text AND k.key = v.key) AS running
+  FROM (SELECT $2::text AS key) v LEFT JOIN jobpipe.pace p ON p.queue = $1::text AND p.key = v.key
+"""
+# How many keys have lanes, or are about to, in each of the queues $1: as far as $2.
+WAITING_KEYS = """
+SELECT v.queue, (SELECT count(*) FROM (
+    SELECT key FROM jobpipe.lanes l WHERE l.queue = v.queue
+    UNION SELECT key FROM jobpipe.stirred s WHERE s.queue = v.queue LIMIT $2::bigint) k) AS n
+  FROM unnest($1::text[]) AS v(queue)
+"""
+# Which of the keys $2 in the queues $1 have waiting tasks.
+KNOWN_KEYS = """
+SELECT v.queue, v.key FROM unnest($1::text[], $2::text[]) AS v(queue, key)
+ WHERE EXISTS (SELECT FROM jobpipe.lanes l WHERE l.queue = v.queue AND l.key = v.key)
+    OR EXISTS (SELECT FROM jobpipe.stirred s WHERE s.queue = v.queue AND s.key = v.key)
+"""
+
 # --- claims ---
 
 # Those of the queues $1 that no other server claims from at the moment.
