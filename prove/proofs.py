@@ -9,6 +9,7 @@ from prove import (
     bad_input,
     clocks,
     cluster,
+    cron_times,
     diskfaults,
     fuzz,
     hostile,
@@ -75,6 +76,7 @@ PROOFS: dict[str, Proof] = {
     "slow": Proof((16,), "slow senders are cut, others go on", slow.slow, timed=True),
     "hostile": Proof((16,), "one hostile connection makes no other wait", hostile.hostile, timed=True),
     "interleave": Proof((3, 5, 10), "every interleaving ends each task once", interleave.interleavings),
+    "cron": Proof((19,), "a schedule's times are what its minutes say", cron_times.cron_times),
     "schedules": Proof((19,), "each time of a schedule makes one task", schedules.schedules),
     "schema": Proof((17,), "newer schemas are refused, older ones migrated", schemas.schemas),
 }

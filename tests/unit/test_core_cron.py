@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from datetime import datetime, timedelta
 from itertools import islice
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 from cronsim import CronSim
+from prove.cron_times import cron_times
+from prove.proof import Size, Trial
 
 from jobpipe.core.cron import BadCron, Cron
 
@@ -249,3 +252,7 @@ def test_one_that_never_comes_again_ends() -> None:
 
 def test_an_expression_is_read_back() -> None:
     assert "02:30" in Cron("30 2 * * *").in_words()
+
+
+def test_random_schedules_come_when_an_independent_reading_says(tmp_path: Path) -> None:
+    assert [figure for figure in cron_times(Trial(tmp_path, 7, Size.SHORT)) if not figure.holds] == []
