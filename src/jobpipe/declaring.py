@@ -1,4 +1,4 @@
-"""Telling the server what an app says of its queues, when its workers start. Who may not, or cannot, works on."""
+"""Telling the server what an app says of queues and schedules, when its workers start. Who cannot, works on."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ from typing import Any
 from jobpipe.core.errors import Forbidden, JobpipeError, NotFound
 from jobpipe.core.rules import Said
 from jobpipe.engine.flow import Flow
+from jobpipe.engine.queue import TaskQueue
 from jobpipe.storage.flow import Declaration
+from jobpipe.wire import Defaults
 from jobpipe.wire.rules import said_of
+from jobpipe.wire.schedules import parse_declared
 from jobpipe.work.app import App
 
 log = logging.getLogger("jobpipe.declare")
 
+NOT_TAKEN = "what the app says of its queues and schedules is not taken: %s"
 TOML = "jobpipe.toml"
 """The app that a file of settings is."""
 
 
-async def declare_here(flow: Flow, app: App[Any]) -> None:
+async def declare_here(queue: TaskQueue, app: App[Any], defaults: Defaults, now: int) -> None:
     """Tell the queue of this process."""
+    name = app.name or "app"
     try:
         queues = {name: said_of(rules) for name, rules in app.queues.items()}
-        await flow.declare(Declaration(app.name or "app", app.release, queues))
+        said = parse_declared(app.schedules, defaults, now)
+        if await queue.flow.declare(Declaration(name, app.release, queues)):
+            await queue.schedules.declare(name, app.release, said)
     except JobpipeError as error:
-        log.warning("what the app says of its queues is not taken: %s", error)
+        log.warning(NOT_TAKEN, error)
 
 
 async def declare_toml(flow: Flow, queues: dict[str, Said]) -> None:
@@ -48,8 +55,8 @@ async def declare_there(url: str, key: str | None, app: App[Any]) -> None:
         log.debug("this server takes no declarations")
     except Forbidden as error:
         if app.queues or app.schedules:
-            log.warning("the key of this worker may not say what holds of queues: %s", error)
+            log.warning("the key of this worker may not say what holds of queues and schedules: %s", error)
     except JobpipeError as error:
-        log.warning("what the app says of its queues is not taken: %s", error)
+        log.warning(NOT_TAKEN, error)
     finally:
         await client.close()

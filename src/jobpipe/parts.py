@@ -31,6 +31,7 @@ from jobpipe.http.keys import Keyring
 from jobpipe.own_workers import new_token, own_workers
 from jobpipe.settings import BadSetting, Settings, masked
 from jobpipe.storage import open_storage
+from jobpipe.wire import Defaults
 from jobpipe.work.app import App
 
 
@@ -82,6 +83,7 @@ class Parts:
         self._sharing = Sharing(self.queue, self._storage, self._feed, clock)
         pruner.on_prune = self._feed.touch
         config = _http_config(settings, app is not None, clock, token, keys)
+        self._clock, self._defaults = clock, Defaults(max_retries=settings.max_retries)
         self.asgi = create_app(self.queue, config, self._feed)
 
     async def prepare(self) -> None:
@@ -94,7 +96,7 @@ class Parts:
         if self._rules is not None:
             await declare_toml(self.queue.flow, dict(self._rules))
         if isinstance(self._app, App):
-            await declare_here(self.queue.flow, self._app)
+            await declare_here(self.queue, self._app, self._defaults, self._clock.now())
 
     def start(self) -> None:
         """Start the upkeep and the workers."""

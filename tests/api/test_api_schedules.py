@@ -141,3 +141,23 @@ async def test_one_beyond_the_bound_is_refused(server: Server, monkeypatch: pyte
 async def test_puts_at_the_same_moment_make_one(server: Server) -> None:
     answers = await asyncio.gather(*(put(server, "s", NIGHTLY) for _ in range(8)))
     assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
+
+
+async def test_an_app_declares_schedules(server: Server) -> None:
+    body = {"app": "shop", "release": 2, "schedules": {"nightly": NIGHTLY, "often": {"every": 5, "task": {}}}}
+    assert (await server.post("/declare", body)).json()["taken"] is True
+    nightly, often = (await server.get("/schedules")).json()
+    assert (nightly["name"], nightly["declared_by"], nightly["changed_at"]) == ("nightly", "shop", None)
+    assert (often["name"], often["every"]) == ("often", 5)
+    await put(server, "often", {"every": 7, "task": {}})
+    again = {"app": "shop", "release": 2, "schedules": {"often": {"every": 6, "task": {}}}}
+    assert (await server.post("/declare", again)).status_code == 200
+    (often,) = (await server.get("/schedules")).json()
+    assert (often["every"], often["declared_by"]) == (7, "shop")
+    assert often["changed_at"] is not None
+    assert (await server.post("/declare", {"app": "shop", "release": 1})).status_code == 200
+    assert len((await server.get("/schedules")).json()) == 1
+    wrong = {"app": "shop", "release": 3, "schedules": {"a": NIGHTLY | {"cron": "61 * * * *"}}}
+    assert_problem(await server.post("/declare", wrong), 400, "invalid", "schedules.a.cron")
+    other = {"app": "other", "schedules": {"often": {"every": 5, "task": {}}}}
+    assert_problem(await server.post("/declare", other), 400, "invalid", "schedules.often")

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
-
-from msgspec import Raw
 
 from jobpipe.client import Task
 from jobpipe.client.batch import read_task
@@ -29,7 +27,7 @@ from jobpipe.storage import open_storage
 from jobpipe.storage.base import ClaimRequest
 from jobpipe.wire import Defaults, encode_task
 from jobpipe.wire.rules import parse_key_rules, parse_rules
-from jobpipe.wire.schedules import parse_declared, parse_schedule
+from jobpipe.wire.schedules import parse_schedule
 from jobpipe.work.app import App
 from jobpipe.work.payload import json_of
 
@@ -71,7 +69,7 @@ class Backstage:
         self._storage = storage
         self._queue = TaskQueue(storage, policy=self._policy, clock=self._clock, random=self._random)
         await self._queue.open()
-        await declare_here(self._queue.flow, self._app)
+        await declare_here(self._queue, self._app, self._defaults, self._clock.now())
         self._queue.listen_to_cancels(lambda _id, lease_id: on_cancel(lease_id))
         self.enqueuer = TestEnqueuer(self._queue, self._defaults, self._clock)
 
@@ -119,12 +117,6 @@ class Backstage:
         times = [due, *(task.expires_at for task in await self._stored(TaskFilter(status=Status.QUEUED)))]
         known = [time for time in times if time is not None and time > now]
         return min([*known, *([] if seconds is None else [now + round(seconds * 1000)])], default=None)
-
-    def declare(self, schedules: Mapping[str, Raw]) -> None:
-        """What the app says of times. Raises Invalid."""
-        if schedules:
-            said = parse_declared(schedules, self._defaults, self._clock.now())
-            self._call(self._queue.schedules.declare("app", 0, said))
 
     def put_schedule(self, name: str, body: bytes) -> None:
         """Make or change a schedule, as over HTTP. Raises Invalid."""

@@ -82,7 +82,6 @@ class TestQueue:
         self._backstage.start(self._cancel_run)
         self._open.callback(self._backstage.stop)
         self._open.callback(self._executor.close)
-        self._backstage.declare(self._app.schedules)
         self._open.enter_context(self._app.route.through(self._backstage.enqueuer))
         return self
 
