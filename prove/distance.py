@@ -17,6 +17,7 @@ class Distance:
         self.seconds = seconds
         self.silent = False
         self.port = 0
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
@@ -29,6 +30,7 @@ class Distance:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.CancelledError):  # the loop ends before the connection does
             there, to_there = await asyncio.open_connection("127.0.0.1", self._to)
+            self._writers |= {writer, to_there}
             await asyncio.gather(self._pass(reader, to_there), self._pass(there, writer))
 
     @contextlib.asynccontextmanager
@@ -40,6 +42,9 @@ class Distance:
             yield
         finally:
             server.close()
+            for writer in self._writers:  # what is on its way still will not arrive any more
+                writer.transport.abort()
+            await asyncio.sleep(0)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ SCOPES = {
     "/lease": Scope.WORK,
     "/settle": Scope.WORK,
     "/extend": Scope.WORK,
+    "/declare": Scope.DECLARE,
 }
 ENDLESS = {"/events"}
 ROUTES = [

@@ -139,7 +139,7 @@ async def test_queues_tell_what_they_hold(start: Start) -> None:
     assert (await server.get("/queues")).json() == []
     await server.enqueue([{"queue": "a"}, {"queue": "a", "delay": 100}, {"queue": "b", "delay": 100}])
     server.clock.advance(2.5)
-    nothing = {"running": 0, "done": 0, "failed": 0, "cancelled": 0, "capacity": 7}
+    nothing = {"running": 0, "done": 0, "failed": 0, "cancelled": 0, "capacity": 7, "paused": False}
     assert (await server.get("/queues")).json() == [
         {"queue": "a", "queued": 2, "oldest_ready_s": 2.5} | nothing,
         {"queue": "b", "queued": 1, "oldest_ready_s": None} | nothing,
@@ -187,8 +187,8 @@ async def test_an_unknown_path_is_404_as_problem_json(server: Server, path: str)
         ("GET", "/enqueue", "POST"),
         ("OPTIONS", "/enqueue", "POST"),
         ("POST", "/tasks", "GET, HEAD"),
-        ("PUT", "/tasks/t1", "DELETE, GET, HEAD"),
-        ("PATCH", "/tasks/retry", "DELETE, GET, HEAD, POST"),
+        ("PUT", "/tasks/t1", "DELETE, GET, HEAD, PATCH"),
+        ("PUT", "/tasks/retry", "DELETE, GET, HEAD, PATCH, POST"),
         ("GET", "/tasks/t1/cancel", "POST"),
         ("DELETE", "/stats", "GET, HEAD"),
         ("POST", "/", "GET, HEAD"),

@@ -203,7 +203,7 @@ async def metric(server: Server, name: str) -> float:
 
 async def test_the_answer_of_a_lease_lists_what_a_worker_may_say_of_itself(server: Server) -> None:
     answer = (await server.post("/lease", {"worker_id": "w1"})).json()
-    assert answer["features"] == ["total", "release"]
+    assert answer["features"] == ["hold", "total", "release"]
 
 
 async def test_a_worker_has_as_many_slots_as_it_says(server: Server) -> None:

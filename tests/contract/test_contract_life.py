@@ -13,6 +13,7 @@ from jobpipe.clock import ManualClock
 from jobpipe.core.errors import StorageError, StorageRefused
 from jobpipe.core.lifecycle import Kind, Outcome, Transition
 from jobpipe.core.revision import Revision
+from jobpipe.core.schedule_edits import delete
 from jobpipe.core.task import Status, Task
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import (
@@ -64,6 +65,11 @@ CALLS: dict[str, Callable[[Storage], Coroutine[Any, Any, object]]] = {
     "keys": lambda store: store.keys("q", 1, None, 0),
     "key": lambda store: store.key("q", "k", 0),
     "held": lambda store: store.held([TASK], 0),
+    "schedules": lambda store: store.schedules(),
+    "edit_schedules": lambda store: store.edit_schedules(["s"], delete("s"), 0),
+    "fire": lambda store: store.fire(0, 1),
+    "next_firing": lambda store: store.next_firing(0),
+    "schedule_counts": lambda store: store.schedule_counts(0),
     "check": lambda store: store.check(),
 }
 

@@ -33,6 +33,9 @@ async def test_tasks_are_served_however_far_the_database_is(distance: Distance, 
     trip = 2 * ms / 1000
     distance.seconds = ms / 1000
     with postgres.own_database(f"far_{ms}") as url:
+        near = open_storage(url)  # which makes the schema: each step of it is several trips
+        await near.open()
+        await near.close()
         store = open_storage(url.replace(f":{postgres.shared_cluster().port}", f":{distance.port}"))
         loop = asyncio.get_running_loop()
         await asyncio.wait_for(store.open(), 10 + 60 * trip)
