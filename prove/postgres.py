@@ -26,11 +26,11 @@ SELECT count(*) FROM (SELECT id FROM (SELECT id FROM jobpipe.tasks UNION ALL SEL
 """
 MISCOUNTED = """
 SELECT count(*) FROM (
-    SELECT queue, status, priority, sum(n) AS n FROM (
-        SELECT queue, status, priority, n FROM jobpipe.counts
-        UNION ALL SELECT queue, status, priority, -1 FROM jobpipe.tasks
-        UNION ALL SELECT queue, status, priority, -1 FROM jobpipe.finished) every
-     GROUP BY queue, status, priority HAVING sum(n) <> 0) off
+    SELECT queue, status, sum(n) AS n FROM (
+        SELECT queue, status, n FROM jobpipe.counts
+        UNION ALL SELECT queue, status, -1 FROM jobpipe.tasks
+        UNION ALL SELECT queue, status, -1 FROM jobpipe.finished) every
+     GROUP BY queue, status HAVING sum(n) <> 0) off
 """
 
 
