@@ -180,9 +180,8 @@ class WorkerProcess(Watcher):
         self._programs.watch(self._loop)
         enqueuer = RemoteEnqueuer(self._orders.url, key=self._orders.key)
         async with self._app.running(enqueuer):
-            if self._orders.app is not None:
-                await declare_there(self._orders.url, self._orders.key, self._app)
             self._pipes.send(order(READY, self.worker))
+            declaring = self._declare()
             if sys.platform != "win32":
                 self._loop.add_signal_handler(
                     signal.SIGTERM, self._retire, self._orders.grace, "was told to end by a SIGTERM"
@@ -190,6 +189,7 @@ class WorkerProcess(Watcher):
             self._watchdog.start()
             self._pool.start()
             await self._ended.wait()
+            declaring.cancel()
             _leave_within(self._orders.grace + EXIT_S, self._code)
         self._send_lost()
         await self._source.close()
@@ -197,6 +197,14 @@ class WorkerProcess(Watcher):
         if self._pool.busy:
             _leave(self._code)  # a handler goes on: the loop's own end would wait for it
         return self._code
+
+    def _declare(self) -> asyncio.Task[None]:
+        """Say what the app says of queues and schedules. The server may wait for this process before it listens."""
+        named = self._orders.app is not None
+        declaring = (
+            declare_there(self._orders.url, self._orders.key, self._app) if named else asyncio.sleep(0)
+        )
+        return self._loop.create_task(declaring)
 
     def _own_timeout(self, claim: Claim) -> float | None:
         handler = self._executor.find(claim.task.handler)
