@@ -60,7 +60,7 @@ class Flow:
             if refused is None:
                 await self._write(link, (queue, key or ""), ruled, change, who)
             await self._put(link, queue)
-        await self._changed(link)
+        await self.changed(link)
         return refused
 
     async def unsay(self, link: Link, queue: str, key: str | None) -> None:
@@ -72,7 +72,7 @@ class Flow:
             else:
                 await link.rows(sql.FORGET_SAID, queue, key)
             await self._put(link, queue)
-        await self._changed(link)
+        await self.changed(link)
 
     async def resume(self, link: Link, queue: str, key: str | None, who: Who) -> None:
         """As FlowRules.resume promises."""
@@ -84,7 +84,7 @@ class Flow:
                 await self._write(link, (queue, key or ""), ruled, {"paused": None}, who)
             await link.rows(sql.END_HOLD, queue, key or "")
             await self._put(link, queue)
-        await self._changed(link)
+        await self.changed(link)
 
     async def declare(self, link: Link, declaration: Declaration, now: int) -> bool | JobpipeError:
         """As FlowRules.declare promises; refused beside a server that would not obey."""
@@ -103,7 +103,7 @@ class Flow:
                 await link.rows(sql.KEEP_SAID, queue, "", app, _encode(said).decode(), now, None)
             for queue in queues:
                 await self._put(link, queue)
-        await self._changed(link)
+        await self.changed(link)
         return True
 
     async def hold(self, link: Link, holds: Sequence[Hold]) -> None:
@@ -151,13 +151,10 @@ class Flow:
         """A hold that is over may have been all that made claims obey."""
         await self._put(link, queue)
 
-    def tell_held(self) -> None:
-        """Holds were committed: they are in force at once, here and wherever it is told."""
+    async def changed(self, link: Link) -> None:
+        """What is said or held was changed and committed: it is in force at once, here and wherever it is told."""
         self._s.rulebook.stale = True
         self.tell()
-
-    async def _changed(self, link: Link) -> None:
-        self.tell_held()
         await self._s.rulebook.look(link, shared=True)
 
     # --- to be seen ---

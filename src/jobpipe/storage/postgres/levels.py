@@ -193,10 +193,11 @@ class Levels:
         """No task of `queues` (None: all) is due before this time; None when none waits."""
         return self._heads.earliest(queues)
 
-    def due_of(self, queue: str, limit: int, slack_ms: int) -> list[Seen]:
-        """The levels of a queue with rules that its next `limit` tasks can be in."""
-        found = self._ruled.first(frozenset({queue}), self._time.now() + slack_ms, limit)
-        return [(*level, head[0]) for level, head in found]
+    def due_of(self, queue: str, limit: int, slack_ms: int) -> tuple[list[Seen], Place | None]:
+        """The levels of a queue with rules that its next `limit` tasks can be in, and the place where others begin."""
+        found = self._ruled.first(frozenset({queue}), self._time.now() + slack_ms, limit + 1)
+        beyond = None if len(found) <= limit else (found[-1][0][1], *found[-1][1])
+        return [(*level, head[0]) for level, head in found[:limit]], beyond
 
     def next_due_of(self, queue: str) -> int | None:
         """No task of a queue with rules is due before this time."""

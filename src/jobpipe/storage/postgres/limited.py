@@ -18,7 +18,7 @@ from jobpipe.storage.base import MAX_CLAIM_BYTES, ClaimRequest
 from jobpipe.storage.postgres import statements_flow as sql
 from jobpipe.storage.postgres.attempts import BUSY_MS, SHUT
 from jobpipe.storage.postgres.flow import Flow, gate_of
-from jobpipe.storage.postgres.levels import SLACK_MS, Seen
+from jobpipe.storage.postgres.levels import SLACK_MS, Place, Seen
 from jobpipe.storage.postgres.lines import Candidate, Key, Lane, Line, Picked, Queue, Turns, merged
 from jobpipe.storage.postgres.link import Link, Row, arrays
 from jobpipe.storage.postgres.rulebook import Ruled
@@ -31,6 +31,10 @@ REBUILD_MS = (3_000, 33_000)
 REBUILD_EVERY_MS = 60_000
 TURNS = 1 << 20
 """Numbers of turns that one claim may use."""
+
+
+Due = tuple[list[Seen], Place | None]
+"""Levels of queues without rules, and the place where others begin."""
 
 
 class Wishes(Struct, frozen=True):
@@ -70,7 +74,7 @@ class Limited:
         self._flow = flow
 
     async def claim(
-        self, link: Link, queues: list[str], plain: list[Seen], wishes: Wishes, how: tuple[Any, ...]
+        self, link: Link, queues: list[str], plain: Due, wishes: Wishes, how: tuple[Any, ...]
     ) -> Taken:
         """Claim from `queues`, and from levels of `plain` ones, in one order. `how`: $6-$8 of CLAIM_THESE."""
         attempts, levels = self._s.attempts, self._s.levels
@@ -81,22 +85,21 @@ class Limited:
             if not opened:
                 return Taken([], [], again)
             now = opened[0].row["now"]
+            rows = await self._read(link, plain[0], wishes.limit)
             others = Open(
-                opened[0].row,
-                _unlimited(now, rows := await self._read(link, plain, wishes.limit)),
-                plain,
-                rows,
+                opened[0].row, Queue(Gate(), _line(rows, now, plain[1]), limited=False), plain[0], rows
             )
             picks = _picks([each.queue for each in (*opened, others)], wishes, now)
-            rows, upto = await self._take(link, picks, wishes, (*how, MAX_CLAIM_BYTES, now))
-            gone = {row["seq"] for row in rows}
-            closed = [await self._keep(link, each, gone) for each in opened]
+            taken, upto = await self._take(link, picks, wishes, (*how, MAX_CLAIM_BYTES, now))
+            gone = {row["seq"] for row in taken}
+            moved = [await self._keep(link, each, gone) for each in opened]
             ends = [await self._end(link, each) for each in opened]
         self._correct([*opened, others], gone, wishes.limit, now)
         for each, next_open in zip(opened, ends, strict=True):
             self._learn(each, next_open)
         attempts.seen()
-        return Taken(rows, upto, again or bool(gone) or any(closed))
+        again = again or bool(gone) or any(moved) or any(each.queue.line.cut for each in (*opened, others))
+        return Taken(taken, upto, again)
 
     def _correct(self, opened: list[Open], gone: Collection[int], limit: int, now: int) -> None:
         """Where the levels begin that were read."""
@@ -146,9 +149,9 @@ class Limited:
         if most > 0 and row["by_key"]:
             line = await self._turns(link, row, ruled, most)
         elif most > 0:
-            levels = self._s.levels.due_of(name, limit, SLACK_MS)
+            levels, beyond = self._s.levels.due_of(name, limit, SLACK_MS)
             rows = await self._read(link, levels, limit)
-            line = _line(rows, row["now"])
+            line = _line(rows, row["now"], beyond)
         return Open(row, Queue(gate, line, limited=limited), levels, rows)
 
     async def _read(self, link: Link, levels: list[Seen], limit: int) -> list[Row]:
@@ -230,17 +233,19 @@ class Limited:
         return sorted(rows, key=lambda row: int(row["n"])), list(accumulate(map(len, picks)))
 
     async def _keep(self, link: Link, each: Open, gone: Collection[int]) -> bool:
-        """Store what was used up, and how the lanes were left; whether one was closed, which makes room for others."""
+        """Store what was used up, and how the lanes were left; whether one is not as it was read, so that others may come
+        before it.
+        """
         name, line = each.row["queue"], each.queue.line
         started = [("", each.queue.gate)]
-        closed = False
+        moved = False
         if isinstance(line, Turns):
             started += [(key.name, key.gate) for key in line.started]
-            closed = await self._keep_lanes(link, each.row, line, gone)
+            moved = await self._keep_lanes(link, each.row, line, gone)
         paces = [(name, key, gate.next_us) for key, gate in started if gate.rules.rate is not None]
         if paces and gone:
             await link.rows(sql.KEEP_PACES, *arrays(sorted(paces), 3))
-        return closed
+        return moved
 
     async def _keep_lanes(self, link: Link, row: Row, line: Turns, gone: Collection[int]) -> bool:
         name = row["queue"]
@@ -250,7 +255,7 @@ class Limited:
             await link.rows(sql.TURNED, name, row["turn"] + TURNS)
         kept = line.kept(row["now"], gone)
         await link.rows(sql.KEEP_LANES, name, *arrays(kept, 6))
-        return any(lane[-1] != 0 for lane in kept)
+        return bool(kept)
 
     async def _end(self, link: Link, each: Open) -> int | None:
         """When time opens the next lane of a queue that tells keys apart: 0 when one is open."""
@@ -278,13 +283,9 @@ def _candidate(row: Row) -> Candidate:
     return Candidate(row["seq"], row["priority"], row["run_at"], row["size"])
 
 
-def _line(rows: list[Row], now: int) -> Line:
-    return Line([_candidate(row) for row in rows if row["run_at"] <= now])
-
-
-def _unlimited(now: int, rows: list[Row]) -> Queue:
-    """Queues without rules, as one."""
-    return Queue(Gate(), _line(rows, now), limited=False)
+def _line(rows: list[Row], now: int, beyond: Place | None) -> Line:
+    end = None if beyond is None else (-beyond[0], *beyond[1:])
+    return Line([_candidate(row) for row in rows if row["run_at"] <= now], end)
 
 
 def _picks(queues: list[Queue], wishes: Wishes, now: int) -> list[Picked]:

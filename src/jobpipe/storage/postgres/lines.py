@@ -33,14 +33,21 @@ class Candidate(Struct, frozen=True):
 
 
 class Line:
-    """Due tasks in the order of claims."""
+    """Due tasks in the order of claims. From `end` on (None: nowhere) there may be others, which were not read: where
+    one of those may be next the line is `cut`, and a claim that wants more looks once more.
+    """
 
-    def __init__(self, candidates: Iterable[Candidate]) -> None:
+    def __init__(self, candidates: Iterable[Candidate], end: Order | None = None) -> None:
         self._rows = sorted(candidates, key=lambda row: row.order, reverse=True)
+        self._end = end
+        self.cut = False
 
     def first(self, now: int) -> Candidate | None:
         """The next one."""
-        return self._rows[-1] if self._rows else None
+        if self._rows and (self._end is None or self._rows[-1].order <= self._end):
+            return self._rows[-1]
+        self.cut = self._end is not None
+        return None
 
     def take(self, now: int) -> Candidate:
         """It begins."""
@@ -107,9 +114,12 @@ class Lane:
 
 
 class Turns:
-    """The open lanes of a queue that tells keys apart, those read. `whole`: there are no others."""
+    """The open lanes of a queue that tells keys apart, those read. `whole`: there are no others. `cut`: what comes next
+    was not read, and a claim that wants more looks once more.
+    """
 
     def __init__(self, lanes: Sequence[Lane], *, fair: bool, whole: bool, turn: int) -> None:
+        self.cut = False
         self.lanes = lanes
         self.fair = fair
         self.turn = turn
@@ -121,15 +131,18 @@ class Turns:
 
     def first(self, now: int) -> Candidate | None:
         """The next one of a key that may start one more."""
-        while self._heap:
+        while self._heap and not self.cut:
             order, _, lane = self._heap[0]
             row = lane.left
             if row is None or lane.key.gate.room(now) <= 0 or row.run_at > now:
                 heapq.heappop(self._heap)
             elif order != self._order(lane, row):
                 heapq.heapreplace(self._heap, (self._order(lane, row), id(lane), lane))
+            elif self._end is None or order <= self._end:
+                return row
             else:
-                return None if self._end is not None and order > self._end else row
+                break
+        self.cut = self.cut or self._end is not None
         return None
 
     def take(self, now: int) -> Candidate:
@@ -143,8 +156,7 @@ class Turns:
         lane.key.turn = self.turn
         self._by_seq[row.seq] = lane.key
         if lane.left is None and len(lane.rows) == lane.most and lane.key.gate.room(now) > 0:
-            # What comes next of this lane was not read, and may come before what was read of the others.
-            self._heap = []
+            self.cut = True  # the next one of this lane may come before those that were read of the others
         return row
 
     def undo(self, seq: int) -> None:
@@ -210,7 +222,7 @@ def merged(queues: Collection[Queue], limit: int, free: int, now: int, room: int
         firsts = [
             (row.order, at, row) for at, queue in enumerate(open_) if (row := queue.first(now)) is not None
         ]
-        if not firsts:
+        if not firsts or any(queue.line.cut for queue in open_):
             break
         _, at, row = min(firsts)
         if picked and row.size > room:

@@ -31,7 +31,7 @@ from jobpipe.storage.postgres.flow import Flow, Hold
 from jobpipe.storage.postgres.lane import Lane
 from jobpipe.storage.postgres.leases import seq_of
 from jobpipe.storage.postgres.levels import SLACK_MS, Place, Seen
-from jobpipe.storage.postgres.limited import Limited, Wishes, lease_ms
+from jobpipe.storage.postgres.limited import Due, Limited, Wishes, lease_ms
 from jobpipe.storage.postgres.link import Gone, Link, Refused, Row, arrays
 from jobpipe.storage.postgres.rows import NUMBER, STATUSES, settled, task_of
 from jobpipe.storage.postgres.session import STATEMENT_S
@@ -85,12 +85,15 @@ class Runs:
                 await self._s.rulebook.look(await lane.link(), shared=False)
                 due, beyond = self._s.levels.due(queues, sum(wish.limit for wish in wishes), slack_ms)
                 if limited and (ruled := self._ruled(queues, open_, slack_ms)):
-                    goes_on = limited = await self._limited_round(lane, ruled, due, open_, wishes)
+                    goes_on = limited = await self._limited_round(
+                        lane, ruled, (due, beyond), open_, wishes
+                    )
+                    slack_ms = 0  # the time was told just now
                     goes_on = goes_on or bool(due)
                 else:
                     if due:
                         cut = await self._round(lane, due, beyond, open_, wishes)
-                        slack_ms = 0  # the time was told just now
+                        slack_ms = 0
                     goes_on = cut or bool(due and beyond) or await self._s.levels.look_on(await lane.link())
             except (StorageError, Refused):
                 if not any(call.answer.claims for call in calls):
@@ -117,7 +120,7 @@ class Runs:
         self,
         lane: Lane,
         ruled: list[str],
-        due: list[Seen],
+        due: Due,
         calls: Sequence[Claiming],
         wishes: Sequence[ClaimRequest],
     ) -> bool:
@@ -317,7 +320,7 @@ class Runs:
             if holds:
                 await self._flow.hold(link, holds)
         if holds:
-            self._flow.tell_held()
+            await self._flow.changed(link)
         return held
 
     async def _answers(
