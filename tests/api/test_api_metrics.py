@@ -267,7 +267,7 @@ async def test_what_is_given_for_prometheus_and_grafana_names_only_metrics_that_
     await lived(server)
     await server.enqueue(id="twice")
     await server.post("/enqueue", {"id": "twice"})  # is refused, and counted
-    await server.put("/queues/slow/rules", {"paused": True})  # queues with rules alone are told of
+    await server.post("/queues/slow/pause", {})  # queues with rules alone are told of
     told = {sample.name for family in (await families(server)).values() for sample in family.samples}
     text = (DEPLOY / file).read_text()
     named = set(re.findall(r"\b(?:jobpipe|process)_[a-z_]+", text))
