@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from jobpipe.clock import SystemClock
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.http import HttpConfig, HttpServer, create_app
-from jobpipe.loop import loop_factory
+from jobpipe.runtime.clock import SystemClock
+from jobpipe.runtime.loop import loop_factory
 from jobpipe.storage import open_storage
 
 CONNECTIONS = 64

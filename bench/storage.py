@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from jobpipe.clock import SystemClock
 from jobpipe.core.admission import Limits
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
 from jobpipe.core.task import Claim, NewTask
+from jobpipe.runtime.clock import SystemClock
 from jobpipe.storage.base import ClaimRequest, CommitStats, Settlement
 from jobpipe.storage.calls import CLAIM, INSERT, SETTLE, Call
 from jobpipe.storage.sqlite.claimlog import ClaimLog

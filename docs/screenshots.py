@@ -28,12 +28,12 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 from jobpipe import Client
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim, NewTask
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Report
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.wire import new_id
 

@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim, NewTask, Status, Task
 from jobpipe.engine.maintenance import Rescuer
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Heartbeat, Report
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from prove import cluster
 from prove.places import Database, database

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 import apsw
 from msgspec import Struct
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import StorageBroken, StorageError
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.contract import Storage
 from prove.disk import Disk

@@ -21,7 +21,7 @@ from jobpipe.core.task import Claim, NewTask, Status, Task
 from jobpipe.engine.maintenance import Alarm, Rescuer
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Heartbeat, Report
-from jobpipe.own_workers.pool import LocalSource
+from jobpipe.server.workers.pool import LocalSource
 from jobpipe.storage.base import Settled
 from jobpipe.work.executor import Executor
 from jobpipe.work.pool import Pool

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from jobpipe.clock import ManualClock
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.contract import Storage
 from prove.cluster import WIPE, Cluster, running

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from jobpipe.clock import ManualClock
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from prove.disk import Disk, Event, Platter
 from prove.history import History

@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.firing import Template
 from jobpipe.core.schedule_edits import Said, put
 from jobpipe.core.schedules import Timing
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import TaskFilter
 from prove import cluster

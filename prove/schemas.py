@@ -14,7 +14,7 @@ from typing import Any
 
 import apsw
 
-from jobpipe.clock import ManualClock
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from prove.disk import Disk, Event, Platter
 from prove.ports import free_port

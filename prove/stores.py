@@ -12,9 +12,9 @@ from pathlib import Path
 import apsw
 from msgspec import Struct
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import StorageError
 from jobpipe.core.task import Status, Task
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import TaskFilter
 from jobpipe.storage.contract import Storage

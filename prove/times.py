@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobpipe.clock import ManualClock
+from jobpipe.runtime.clock import ManualClock
 
 
 class DatabaseClock(ManualClock):

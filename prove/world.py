@@ -14,13 +14,13 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import JobpipeError, LeaseLost
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.revision import Revision, moved_by
 from jobpipe.core.task import Claim, NewTask, Status, Task
 from jobpipe.core.unique import Known, OnConflict, Unique, text_of
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage.base import (
     Cancelled,
     ClaimRequest,

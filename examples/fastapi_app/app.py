@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse
 
 from jobpipe import App, Context, Jobpipe
 from jobpipe.core.errors import QueueFull
-from jobpipe.embed import Settings
+from jobpipe.server.embed import Settings
 
 
 class Outbox:

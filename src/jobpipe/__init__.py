@@ -37,7 +37,7 @@ from jobpipe.work.middleware import CallNext
 
 if TYPE_CHECKING:
     from jobpipe.client import AsyncClient, Client, ConnectionFailed, NewTask, Retries, ServerError, Task
-    from jobpipe.embed import Jobpipe
+    from jobpipe.server.embed import Jobpipe
 
 __all__ = [
     "AcceptedTask",
@@ -79,7 +79,7 @@ _LATER = {
     "AsyncClient": "jobpipe.client",
     "Client": "jobpipe.client",
     "ConnectionFailed": "jobpipe.client",
-    "Jobpipe": "jobpipe.embed",
+    "Jobpipe": "jobpipe.server.embed",
     "NewTask": "jobpipe.client",
     "Retries": "jobpipe.client",
     "ServerError": "jobpipe.client",
@@ -97,7 +97,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _connect(url: str | None, /, **arguments: Unpack[Connecting]) -> Enqueuer:
-    from jobpipe.enqueuing import RemoteEnqueuer
+    from jobpipe.binding.enqueuing import RemoteEnqueuer
 
     return RemoteEnqueuer(url, **arguments)
 

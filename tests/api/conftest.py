@@ -17,7 +17,6 @@ import httpx2
 import pytest
 
 import postgres
-from jobpipe.clock import ManualClock
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim
 from jobpipe.engine.queue import TaskQueue
@@ -25,6 +24,7 @@ from jobpipe.engine.values import Report
 from jobpipe.engine.workers import Worker
 from jobpipe.http import HttpConfig, HttpServer, create_app, listen
 from jobpipe.http.protocol import JobpipeProtocol
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import TaskFilter
 

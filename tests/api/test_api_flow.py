@@ -239,7 +239,7 @@ async def test_declare_and_changes_need_their_scopes(start: Start) -> None:
             ("work", Scope.WORK),
         )
     ]
-    from jobpipe.clock import ManualClock
+    from jobpipe.runtime.clock import ManualClock
 
     server = await start(keys=Keyring(keys, None, clock=ManualClock()))
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.keys import Key, Scope, digest_of
 from jobpipe.http.keys import Keyring
 from jobpipe.http.openapi import document
+from jobpipe.runtime.clock import ManualClock
 
 from .conftest import Server, Start, assert_problem
 

@@ -12,7 +12,6 @@ import pytest
 
 from jobpipe.client import AsyncClient, Client, Settle, Task
 from jobpipe.client.remote_source import RemoteSource
-from jobpipe.clock import ManualClock
 from jobpipe.core import errors
 from jobpipe.core.keys import parse_entries
 from jobpipe.core.lifecycle import Kind, Outcome
@@ -20,6 +19,7 @@ from jobpipe.core.shape import error_group
 from jobpipe.core.task import Status
 from jobpipe.core.unique import Unique
 from jobpipe.http.keys import Keyring
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.work.app import App
 from jobpipe.work.executor import Executor
 from jobpipe.work.pool import Pool

@@ -10,7 +10,7 @@ import pytest
 from desk import Desk, OpenDesk, OpenStore
 
 import postgres
-from jobpipe.clock import ManualClock
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.contract import Storage
 from jobpipe.storage.sqlite import engine as sqlite_engine

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim, NewTask, Status, Task
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage.base import (
     Cancelled,
     ClaimAnswer,

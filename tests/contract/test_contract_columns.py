@@ -24,7 +24,7 @@ ALTER TABLE jobpipe.finished ADD COLUMN note text;
 
 LIFE = """
 import asyncio, sys
-from jobpipe.clock import SystemClock
+from jobpipe.runtime.clock import SystemClock
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
 from jobpipe.core.task import NewTask, Status
 from jobpipe.storage import open_storage

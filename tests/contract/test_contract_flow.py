@@ -6,10 +6,10 @@ import pytest
 from desk import CANCELLED, DONE, FAILED, LOST, RELEASED, OpenStore, expect, ids_of, new
 from flowdesk import FlowDesk, rate
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import Invalid, LeaseLost, QueueFull, TooManyQueues
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.rules import Said
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage.base import Settled
 
 

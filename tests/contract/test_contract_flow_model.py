@@ -8,9 +8,9 @@ import pytest
 from desk import CANCELLED, DONE, FAILED, LOST, RELEASED, OpenStore, ids_of, new
 from flowdesk import FlowDesk
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.lifecycle import Outcome
 from jobpipe.core.task import Claim, Status, Task
+from jobpipe.runtime.clock import ManualClock
 
 QUEUES = ("a", "b", "plain")
 KEYS = ("x", "y", "z", None)

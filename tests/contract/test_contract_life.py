@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from desk import ALL, Desk, OpenDesk, OpenStore, codes_of, new, settlement
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import StorageError, StorageRefused
 from jobpipe.core.lifecycle import Kind, Outcome, Transition
 from jobpipe.core.revision import Revision
 from jobpipe.core.schedule_edits import delete
 from jobpipe.core.task import Status, Task
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import (
     ClaimRequest,

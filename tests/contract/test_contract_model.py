@@ -30,10 +30,10 @@ from prove.places import Database, Opens, in_memory, on_files
 from prove.world import CAPACITY, IDS, MAX_QUEUES, QUEUES, UNIQUE, Difference, Held, World
 
 import postgres
-from jobpipe.clock import ManualClock
 from jobpipe.core.lifecycle import Kind
 from jobpipe.core.revision import Revision
 from jobpipe.core.task import NewTask, Status
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage.base import TaskFilter
 
 IDENTIFIERS = st.integers(0, IDS - 1).map("t{}".format)

@@ -8,9 +8,9 @@ import pytest
 from desk import CANCELLED, DONE, FAILED, FAILED_FOR_GOOD, LOST, RELEASED, Desk, OpenDesk, ids_of, new
 from msgspec.structs import replace
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.task import NewTask, Status, Task
 from jobpipe.core.unique import Known, Unique, text_of
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Record
 from jobpipe.storage.contract import Storage

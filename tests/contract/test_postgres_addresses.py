@@ -11,8 +11,8 @@ import pytest
 from desk import Desk
 
 import postgres
-from jobpipe.clock import SystemClock
 from jobpipe.core.errors import StorageRefused
+from jobpipe.runtime.clock import SystemClock
 from jobpipe.storage import open_storage
 
 pytestmark = pytest.mark.timeout(60)

@@ -11,9 +11,9 @@ from desk import ALL, DONE, Desk, ids_of, settlement
 from prove.distance import Distance
 
 import postgres
-from jobpipe.clock import SystemClock
 from jobpipe.core.errors import StorageError
 from jobpipe.core.task import Status
+from jobpipe.runtime.clock import SystemClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.postgres import engine, lane
 

@@ -10,8 +10,8 @@ from desk import LOST, OpenStore, expect, ids_of, new
 from flowdesk import FlowDesk, rate
 
 import postgres
-from jobpipe.clock import ManualClock
 from jobpipe.core.task import Claim
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage.base import Settled
 
 SERVERS = 3

@@ -11,9 +11,9 @@ import pytest
 from desk import ALL, DONE, FAILED, Desk, codes_of, ids_of, new, settlement
 
 import postgres
-from jobpipe.clock import SystemClock
 from jobpipe.core.errors import StorageError, StorageRefused
 from jobpipe.core.task import Status
+from jobpipe.runtime.clock import SystemClock
 from jobpipe.storage import open_storage
 
 ROLE = "settled"

@@ -12,12 +12,12 @@ import pytest
 from desk import DONE, FAILED_FOR_GOOD, RELEASED, Desk, OpenDesk, codes_of, ids_of, new
 
 import postgres
-from jobpipe.clock import SystemClock
 from jobpipe.core.errors import StorageError
 from jobpipe.core.task import NewTask, Status, Task
 from jobpipe.core.unique import Found, Known, OnConflict, Unique, text_of
 from jobpipe.engine.expiry import expiry_alarm
 from jobpipe.engine.queue import TaskQueue
+from jobpipe.runtime.clock import SystemClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.postgres import migrations
 from jobpipe.storage.postgres.counts import FRESH_S

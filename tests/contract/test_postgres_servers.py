@@ -23,13 +23,13 @@ from desk import (
 )
 
 import postgres
-from jobpipe.clock import ManualClock, SystemClock
 from jobpipe.core.errors import LeaseLost
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim, NewTask, Status, Task
 from jobpipe.engine.maintenance import Rescuer
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Heartbeat, Report
+from jobpipe.runtime.clock import ManualClock, SystemClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Settled
 from jobpipe.storage.postgres.counts import FRESH_S

@@ -11,8 +11,8 @@ import pytest
 from desk import DONE, Desk
 from prove import cluster as postgresql
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.task import Status
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 
 ROOT = Path(__file__).parents[2]

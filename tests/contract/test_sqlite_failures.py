@@ -13,9 +13,9 @@ import apsw
 import pytest
 from desk import DONE, Desk, OpenDesk, codes_of, ids_of
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import StorageBroken, StorageError, StorageFull
 from jobpipe.core.task import Status
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Settled
 

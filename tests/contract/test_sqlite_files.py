@@ -14,9 +14,9 @@ import apsw
 import pytest
 from desk import Desk, OpenDesk
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import StorageRefused
 from jobpipe.core.task import NewTask
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 
 OPENING = """

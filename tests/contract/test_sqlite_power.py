@@ -13,8 +13,8 @@ from prove.powercut import survivors
 from prove.proof import Size, Trial
 from prove.stores import FILE, put, reopen, scratch
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.task import NewTask
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 
 

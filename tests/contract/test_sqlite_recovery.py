@@ -16,10 +16,10 @@ import apsw
 import pytest
 from desk import CANCELLED, DONE, FAILED, FAILED_FOR_GOOD, LOST, RELEASED, Desk, OpenDesk, expect, ids_of, new
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import LeaseLost
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim, Status
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Cancelled, Extended, Settled
 

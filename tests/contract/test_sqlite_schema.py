@@ -15,9 +15,9 @@ import apsw
 import pytest
 from desk import DONE, FAILED, Desk, ids_of
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import StorageRefused
 from jobpipe.core.task import Status
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.sqlite import connection
 

@@ -12,10 +12,10 @@ import pytest
 from desk import DONE, FAILED, FAILED_FOR_GOOD, LOST, RELEASED, Desk, OpenDesk, expect, new, settlement
 from test_sqlite_recovery import crash_image
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import LeaseLost, QueueFull, StorageError, StorageFull
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim, Status, Task
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Cancelled, Settled
 from jobpipe.storage.sqlite import claimlog, state, store, writer

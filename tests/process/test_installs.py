@@ -15,13 +15,13 @@ import pytest
 from programs import Program, Server
 
 import jobpipe
-from jobpipe.interpreter import python
+from jobpipe.runtime.interpreter import python
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
 PACKAGE = Path(jobpipe.__file__).parent
 TELL = """
-from jobpipe.interpreter import python
+from jobpipe.runtime.interpreter import python
 print(json.dumps(python("jobpipe.worker")))
 """
 

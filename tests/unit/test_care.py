@@ -12,7 +12,7 @@ import pytest
 from jobpipe.care import database, doctor, machine
 from jobpipe.care.copy import copy
 from jobpipe.care.findings import State, size
-from jobpipe.settings import Settings
+from jobpipe.settings.server import Settings
 from jobpipe.storage import open_storage
 from jobpipe.storage.sqlite import lock
 from jobpipe.storage.sqlite.lock import FileLock, holder_of

@@ -14,15 +14,15 @@ import pytest
 from cyclopts import App
 
 from jobpipe.cli import build, main
-from jobpipe.settings import KINDS, Settings, env_names
-from jobpipe.settings_sources import Sources
+from jobpipe.settings.server import KINDS, Settings, env_names
+from jobpipe.settings.sources import Sources
 
 
 class FakeServer(ModuleType):
-    """Stands for jobpipe.server, whose `run` would serve for ever; keeps what it was called with."""
+    """Stands for jobpipe.server.serving, whose `run` would serve for ever; keeps what it was called with."""
 
     def __init__(self) -> None:
-        super().__init__("jobpipe.server")
+        super().__init__("jobpipe.server.serving")
         self.calls: list[tuple[Settings, str | None]] = []
 
     def run(self, settings: Settings, app: str | None, rules: object) -> int:
@@ -43,8 +43,8 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
     fake = FakeServer()
-    monkeypatch.setitem(sys.modules, "jobpipe.server", fake)
-    monkeypatch.setattr("jobpipe.server", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "jobpipe.server.serving", fake)
+    monkeypatch.setattr("jobpipe.server.serving", fake, raising=False)
     return fake
 
 
@@ -67,7 +67,7 @@ def reloaders(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], float]]:
             return 7
 
     monkeypatch.setattr("jobpipe.dev.reload.Reloader", FakeReloader)
-    monkeypatch.setattr("jobpipe.logs.configure", lambda *_: None)
+    monkeypatch.setattr("jobpipe.runtime.logs.configure", lambda *_: None)
     return made
 
 
@@ -196,7 +196,7 @@ def test_the_command_line_loads_neither_the_server_nor_rich() -> None:
         "starlette",
         "uvicorn",
         "apsw",
-        "jobpipe.server",
+        "jobpipe.server.serving",
         "jobpipe.http",
         "jobpipe.storage",
         "dotenv",

@@ -25,7 +25,7 @@ from jobpipe.client.errors import ConnectionFailed
 from jobpipe.client.setup import servers_of
 from jobpipe.client.transport import Transport
 from jobpipe.core.errors import JobpipeError
-from jobpipe.settings_sources import Sources
+from jobpipe.settings.sources import Sources
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_command_over_http_loads_only_what_it_needs() -> None:
 
 def test_a_command_is_built_without_importing_the_others() -> None:
     code = (
-        "import sys; from jobpipe.cli import build; from jobpipe.settings_sources import Sources;"
+        "import sys; from jobpipe.cli import build; from jobpipe.settings.sources import Sources;"
         "build(Sources()); print([n for n in sys.modules if n.startswith('jobpipe.cli.')])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -22,11 +22,11 @@ from jobpipe.client.exchange import Answer
 from jobpipe.client.flow import Caller, Retries
 from jobpipe.client.tasks import first_query, get, page, wait
 from jobpipe.client.values import Settle
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import Draining, Invalid, NotFound, QueueFull, TaskExists, TooLarge
 from jobpipe.core.lifecycle import Kind
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Status
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.wire.working import parse_settles
 
 CLOCK = ManualClock()

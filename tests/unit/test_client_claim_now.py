@@ -14,7 +14,7 @@ from test_work_pace import hand_moved
 from test_work_pool import turns
 
 from jobpipe.client.remote_source import RemoteSource
-from jobpipe.clock import ManualClock
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.work.app import App
 from jobpipe.work.executor import Executor
 from jobpipe.work.pool import Pool

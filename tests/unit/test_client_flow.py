@@ -13,9 +13,9 @@ from jobpipe.client.batch import outcomes
 from jobpipe.client.errors import BAD_ANSWER, ConnectionFailed, ServerError, error_of
 from jobpipe.client.exchange import Answer, Request
 from jobpipe.client.flow import Caller, Distrust, Flow, Item, Pause, Retries
-from jobpipe.clock import ManualClock
 from jobpipe.core import errors
 from jobpipe.core.retry import RetryPolicy
+from jobpipe.runtime.clock import ManualClock
 
 T = TypeVar("T")
 

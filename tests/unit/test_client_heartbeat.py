@@ -18,7 +18,7 @@ from jobpipe.client.blocking import BlockingConnection
 from jobpipe.client.heartbeat import Heartbeat
 from jobpipe.client.leases import Held, Leases
 from jobpipe.client.outage import Outage
-from jobpipe.clock import ManualClock
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.wire.working import ExtendLease
 
 

@@ -15,8 +15,8 @@ from test_client_fakes import DONE, Cut, ScriptedServer, accept, extended, http,
 from jobpipe.client import remote_source
 from jobpipe.client.errors import ConnectionFailed
 from jobpipe.client.remote_source import RemoteSource
-from jobpipe.clock import ManualClock
 from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.work.app import App
 from jobpipe.work.executor import Executor
 from jobpipe.work.pool import Pool

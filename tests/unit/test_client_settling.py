@@ -17,8 +17,8 @@ from jobpipe.client.connection import Connection
 from jobpipe.client.errors import ConnectionFailed
 from jobpipe.client.outage import Outage, pause
 from jobpipe.client.settling import Settler
-from jobpipe.clock import ManualClock
 from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.wire.working import SettleItem, parse_settles
 
 

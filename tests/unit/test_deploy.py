@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from jobpipe.cli import COMMANDS
-from jobpipe.settings import KINDS, Settings, env_names
+from jobpipe.settings.server import KINDS, Settings, env_names
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))

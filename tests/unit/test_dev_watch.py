@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobpipe import server
 from jobpipe.dev.reload import FINAL
 from jobpipe.dev.watch import Watcher, roots_of
+from jobpipe.server import serving as server
 
 
 def write(path: Path, text: str = "") -> Path:

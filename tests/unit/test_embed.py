@@ -15,7 +15,7 @@ from starlette.routing import Mount
 from jobpipe import App, Context, Jobpipe
 from jobpipe.core.errors import Draining, StorageRefused
 from jobpipe.core.task import Task
-from jobpipe.embed import Settings
+from jobpipe.server.embed import Settings
 from jobpipe.work.lifespan import LifespanFailed
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, Transition, decide
 from jobpipe.core.task import NewTask, Status, Task, accepted
 from jobpipe.engine.minutes import Minute
 from jobpipe.engine.tally import Tally
+from jobpipe.runtime.clock import ManualClock
 
 NOW = 60_000
 RUNNING = replace(

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import NewTask, Status
 from jobpipe.engine import bulk as bulk_module
 from jobpipe.engine.bulk import Action, BulkAnswer, bulk
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Report
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Matches, TaskFilter
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import StorageError
 from jobpipe.core.lifecycle import Kind, Outcome, Policy
 from jobpipe.core.retry import RetryPolicy
@@ -18,8 +17,9 @@ from jobpipe.engine.history import AGAIN_S, KEPT_MINUTES, MINUTE_MS, STEP, Histo
 from jobpipe.engine.minutes import MOST_GROUPS, Minute
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Report
-from jobpipe.parts import Parts
-from jobpipe.settings import Settings
+from jobpipe.runtime.clock import ManualClock
+from jobpipe.server.parts import Parts
+from jobpipe.settings.server import Settings
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Summary, TaskFilter
 from jobpipe.storage.contract import Storage

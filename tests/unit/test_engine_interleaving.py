@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import JobpipeError, LeaseLost, NotFound
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, Transition
 from jobpipe.core.retry import RetryPolicy
@@ -17,6 +16,7 @@ from jobpipe.core.task import FINISHED, Claim, NewTask, Status, Task
 from jobpipe.engine.maintenance import Rescuer
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Heartbeat, Report
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Cancelled, Settled, TaskFilter
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import LeaseLost, StorageError
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim, NewTask, Status, Task
@@ -16,6 +15,7 @@ from jobpipe.engine import maintenance
 from jobpipe.engine.maintenance import Alarm, Pruner, Rescuer
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Heartbeat, Report
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import LostClaim, Settled
 from jobpipe.storage.contract import Storage

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.lifecycle import Kind, Outcome, Transition
 from jobpipe.core.task import Claim, NewTask, Status, Task
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Report
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 
 

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import pytest
 
-from jobpipe.clock import ManualClock, SystemClock
 from jobpipe.core.errors import (
     AlreadyFinished,
     Draining,
@@ -26,6 +25,7 @@ from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim, NewTask, Status, Task
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Heartbeat, Report
+from jobpipe.runtime.clock import ManualClock, SystemClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import (
     Cancelled,

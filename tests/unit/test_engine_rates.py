@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jobpipe.clock import ManualClock
 from jobpipe.engine.rates import Rate
+from jobpipe.runtime.clock import ManualClock
 
 
 @pytest.fixture

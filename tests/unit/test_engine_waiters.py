@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.task import Status, Task
 from jobpipe.engine.waiters import ClaimWaiters, FinishWaiters, Waiter
+from jobpipe.runtime.clock import ManualClock
 
 
 @pytest.fixture

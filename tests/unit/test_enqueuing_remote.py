@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from jobpipe import App, Jobpipe
+from jobpipe.binding.enqueuing import RemoteEnqueuer
 from jobpipe.core.errors import Invalid, TaskExists
-from jobpipe.embed import Settings
-from jobpipe.enqueuing import RemoteEnqueuer
 from jobpipe.http import HttpServer, listen
+from jobpipe.server.embed import Settings
 
 app = App()  # of the web application, which runs no handlers
 

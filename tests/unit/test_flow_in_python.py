@@ -10,8 +10,8 @@ from jobpipe import App, InvalidPayload, Snooze, Throttled
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.rates import parse_rate
 from jobpipe.core.rules import Said
-from jobpipe.settings import BadSetting
-from jobpipe.settings_sources import Sources
+from jobpipe.settings.server import BadSetting
+from jobpipe.settings.sources import Sources
 from jobpipe.testing import TestQueue
 from jobpipe.work.errors import BadHandler
 from jobpipe.work.outcomes import raised

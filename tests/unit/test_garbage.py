@@ -7,7 +7,7 @@ import sys
 
 SCRIPT = """
 import gc
-from jobpipe.garbage import YOUNG, look_seldom, spare_the_start
+from jobpipe.runtime.garbage import YOUNG, look_seldom, spare_the_start
 spare_the_start()
 look_seldom()
 print(gc.get_freeze_count() > 1000, gc.get_threshold()[0] == YOUNG)

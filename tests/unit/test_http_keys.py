@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import Forbidden, JobpipeError, RateLimited, Unauthorized
 from jobpipe.core.keys import BadKeys, digest_of, parse_keys
 from jobpipe.http import keys as module
 from jobpipe.http.keys import Keyring
+from jobpipe.runtime.clock import ManualClock
 
 
 def line(name: str, scopes: str, secret: str, more: str = "") -> str:

@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from jobpipe.core.keys import digest_of
-from jobpipe.embed import Jobpipe, Settings
+from jobpipe.server.embed import Jobpipe, Settings
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobpipe.http import listen
-from jobpipe.settings import Settings
+from jobpipe.settings.server import Settings
 
 HAS_IPV6 = False
 with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as _probe:

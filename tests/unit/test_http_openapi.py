@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from starlette.routing import Router
 
-from jobpipe.clock import ManualClock
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.http import HttpConfig, create_app
 from jobpipe.http.openapi import document
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.storage import open_storage
 
 DOCUMENT: dict[str, Any] = json.loads(document("1.2.3", 202))

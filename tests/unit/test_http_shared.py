@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from jobpipe.clock import ManualClock
 from jobpipe.http.shared import GOOD_FOR_S, MOST, TIMES_AS_LONG, SharedAnswers
+from jobpipe.runtime.clock import ManualClock
 
 
 class Kitchen:

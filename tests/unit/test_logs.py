@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from jobpipe.logs import JsonFormatter, OwnHandler, TextFormatter, configure
+from jobpipe.runtime.logs import JsonFormatter, OwnHandler, TextFormatter, configure
 
 LOGGER = logging.getLogger("jobpipe.test")
 

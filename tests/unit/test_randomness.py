@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from jobpipe import randomness, tracing
+from jobpipe.runtime import randomness, tracing
 from jobpipe.wire import ids, new_id
 
 NOW = 1_700_000_000_000

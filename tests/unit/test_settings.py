@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from jobpipe.cli import main
-from jobpipe.settings import KINDS, BadSetting, Settings, env_names, masked
+from jobpipe.settings.server import KINDS, BadSetting, Settings, env_names, masked
 
 DEFAULTS: dict[str, object] = {
     "workers": 4,

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from jobpipe import streams
-from jobpipe.outlet import outlet_of
-from jobpipe.streams import KEPT, Stream
+from jobpipe.runtime import streams
+from jobpipe.runtime.outlet import outlet_of
+from jobpipe.runtime.streams import KEPT, Stream
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -185,7 +185,7 @@ def test_a_forked_child_writes_what_is_its_own(pipe: tuple[int, int]) -> None:
 
 PRINTS = """
 import os, sys
-from jobpipe.logs import configure
+from jobpipe.runtime.logs import configure
 configure("INFO", "text")
 print("\\u017e \\ud800", flush=True)
 sys.stdout.close(), sys.stderr.close()
@@ -211,7 +211,7 @@ def test_no_text_is_unprintable(surroundings: dict[str, str]) -> None:
 
 CLOSED = """
 import os, socket, sys
-from jobpipe.streams import open_closed
+from jobpipe.runtime.streams import open_closed
 open_closed()
 standard = [os.readlink(f"/proc/self/fd/{fd}") for fd in (0, 1, 2)]
 print(socket.socket().fileno() > 2, standard, file=open(sys.argv[1], "w"))

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from jobpipe import App, Context, Fail, Retry, RetryPolicy
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import NotFound
 from jobpipe.core.unique import UniqueRules
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.testing import TasksFailed, TestQueue
 from jobpipe.work.lifespan import LifespanFailed
 

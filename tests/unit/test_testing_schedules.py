@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from jobpipe import App, Context
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import Invalid
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.testing import TestQueue
 from jobpipe.work.errors import BadHandler
 

@@ -17,10 +17,11 @@ from opentelemetry.trace import SpanKind, StatusCode
 from test_client_fakes import Answers, http
 from test_work_middleware import claim
 
-from jobpipe import App, AsyncClient, Client, Context, tracing
+from jobpipe import App, AsyncClient, Client, Context
 from jobpipe.core.lifecycle import Kind
-from jobpipe.embed import Jobpipe, Settings
-from jobpipe.logs import OfRun, TextFormatter
+from jobpipe.runtime import tracing
+from jobpipe.runtime.logs import OfRun, TextFormatter
+from jobpipe.server.embed import Jobpipe, Settings
 from jobpipe.work.executor import Executor
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -11,9 +11,9 @@ import pytest
 from test_work_pace import AHEAD_S, COOL_S, PATIENCE_S, Loop, hand_moved
 from test_work_pool import SOON, Bench, Source, Told, claim, turns
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.work.executor import Executor
 from jobpipe.work.pool import SETTLES_PER_WORKER, Pool
 

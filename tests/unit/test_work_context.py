@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.task import Status, Task
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.work.context import Context
 
 

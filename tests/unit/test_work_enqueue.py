@@ -326,8 +326,8 @@ async def test_the_process_that_runs_the_app_comes_before_any_connection() -> No
 
 
 async def test_waiting_for_its_own_event_loop_is_an_error_and_no_deadlock() -> None:
+    from jobpipe.binding.enqueuing import LocalEnqueuer
     from jobpipe.engine.queue import TaskQueue
-    from jobpipe.enqueuing import LocalEnqueuer
     from jobpipe.storage import open_storage
 
     queue = TaskQueue(open_storage("memory:"))

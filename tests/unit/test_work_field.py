@@ -24,7 +24,7 @@ from jobpipe import App, Context, Fail, Retry
 from jobpipe.client.values import encoded
 from jobpipe.core.errors import Invalid
 from jobpipe.core.lifecycle import Kind
-from jobpipe.embed import Jobpipe, Settings
+from jobpipe.server.embed import Jobpipe, Settings
 from jobpipe.testing import TestQueue
 from jobpipe.work.errors import AppNotFound, BadHandler, InvalidPayload
 from jobpipe.work.loading import load_app

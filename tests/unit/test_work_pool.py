@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from jobpipe.clock import ManualClock
 from jobpipe.core.errors import StorageError
 from jobpipe.core.lifecycle import End, Kind, Outcome
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim, Status, Task
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.work.app import App
 from jobpipe.work.context import Context
 from jobpipe.work.executor import Executor

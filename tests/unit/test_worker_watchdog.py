@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from jobpipe.clock import SystemClock
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim, Status, Task
+from jobpipe.runtime.clock import SystemClock
 from jobpipe.work.app import App
 from jobpipe.work.executor import Executor
 from jobpipe.work.run import Run

@@ -17,12 +17,12 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from jobpipe import randomness
-from jobpipe.clock import SystemClock
 from jobpipe.core.errors import JobpipeError, StorageInUse, StorageRefused
 from jobpipe.core.lifecycle import Kind, Outcome, Policy, decide
 from jobpipe.core.schedule_edits import moved
 from jobpipe.core.task import Status, Task
+from jobpipe.runtime import randomness
+from jobpipe.runtime.clock import SystemClock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import Record
 from jobpipe.storage.contract import Storage

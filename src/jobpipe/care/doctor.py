@@ -13,7 +13,7 @@ from jobpipe.care.findings import Finding, fine, problem, warning
 from jobpipe.client.address import Address
 from jobpipe.core.errors import StorageError
 from jobpipe.core.keys import BadKeys, parse_keys
-from jobpipe.settings import Settings
+from jobpipe.settings.server import Settings
 from jobpipe.storage.sqlite import audit
 
 

@@ -20,10 +20,10 @@ from jobpipe.cli import exits
 from jobpipe.cli.invocation import Invocation, current
 from jobpipe.cli.output import printable, say, told
 from jobpipe.core.errors import JobpipeError
-from jobpipe.settings import BadSetting
-from jobpipe.settings_sources import Sources, without_links
-from jobpipe.streams import open_closed, spare
-from jobpipe.tracing import TracingMissing
+from jobpipe.runtime.streams import open_closed, spare
+from jobpipe.runtime.tracing import TracingMissing
+from jobpipe.settings.server import BadSetting
+from jobpipe.settings.sources import Sources, without_links
 
 
 class Command(NamedTuple):

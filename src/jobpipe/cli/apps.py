@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobpipe.settings import BadSetting
+from jobpipe.settings.server import BadSetting
 
 
 def check_spec(spec: str) -> None:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from jobpipe.cli import exits
 from jobpipe.cli.output import say
 from jobpipe.core.errors import StorageError
-from jobpipe.settings import Settings, parameter
+from jobpipe.settings.server import Settings, parameter
 
 Store = Annotated[str, parameter("store", "The store: sqlite:///file.db")]
 DEFAULT_STORE = Settings().store

@@ -13,7 +13,7 @@ from jobpipe.cli.arguments import Seconds, Whole
 from jobpipe.cli.output import Output, put, put_json, say, shown
 from jobpipe.cli.remote import Remote, Target, bulk
 from jobpipe.core.errors import JobpipeError
-from jobpipe.settings import BadSetting
+from jobpipe.settings.server import BadSetting
 
 if TYPE_CHECKING:
     from jobpipe.cli.load import Posted

@@ -12,7 +12,7 @@ from jobpipe.cli.arguments import Expiry, Seconds, Time, Whole
 from jobpipe.cli.details import put_task
 from jobpipe.cli.output import Output, put_json
 from jobpipe.cli.remote import Target
-from jobpipe.settings import BadSetting
+from jobpipe.settings.server import BadSetting
 
 if TYPE_CHECKING:
     from jobpipe.client.values import Changes

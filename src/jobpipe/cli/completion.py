@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 
 from jobpipe.cli import exits
 from jobpipe.cli.output import put, say
-from jobpipe.settings import BadSetting
+from jobpipe.settings.server import BadSetting
 
 Shell = Literal["bash", "zsh", "fish"]
 ShellFlag = Annotated[Shell | None, Parameter(help="Left out: that of SHELL.", show_default=False)]
@@ -55,7 +55,7 @@ def _shell() -> Shell:
 
 def _script(shell: Shell) -> str:
     from jobpipe.cli import build
-    from jobpipe.settings_sources import Sources
+    from jobpipe.settings.sources import Sources
 
     return build(Sources(), whole=True).generate_completion(prog_name="jobpipe", shell=shell)
 

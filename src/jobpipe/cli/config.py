@@ -12,9 +12,9 @@ from cyclopts import Parameter
 
 from jobpipe.cli.invocation import current
 from jobpipe.cli.output import printable
-from jobpipe.settings import KINDS, Settings
-from jobpipe.settings_kinds import Text
-from jobpipe.settings_sources import Sources
+from jobpipe.settings.kinds import Text
+from jobpipe.settings.server import KINDS, Settings
+from jobpipe.settings.sources import Sources
 
 
 class Row(NamedTuple):

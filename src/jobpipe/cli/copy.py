@@ -12,7 +12,7 @@ from jobpipe.cli import exits
 from jobpipe.cli.arguments import Seconds
 from jobpipe.cli.output import many, say
 from jobpipe.core.errors import StorageError
-from jobpipe.settings import masked
+from jobpipe.settings.server import masked
 
 REPORT_S: Final = 1.0
 SHOWN: Final = 5

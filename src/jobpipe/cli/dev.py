@@ -12,9 +12,9 @@ from cyclopts import Parameter
 
 from jobpipe.cli.apps import check_spec
 from jobpipe.cli.invocation import current
-from jobpipe.interpreter import python
-from jobpipe.settings import Settings
-from jobpipe.settings_sources import DEFAULT
+from jobpipe.runtime.interpreter import python
+from jobpipe.settings.server import Settings
+from jobpipe.settings.sources import DEFAULT
 
 SERVER = python("jobpipe.cli.reloaded")
 
@@ -37,7 +37,7 @@ def dev_command(
     """
     check_spec(app)
     from jobpipe.dev.reload import GRACE_S
-    from jobpipe.logs import configure
+    from jobpipe.runtime.logs import configure
 
     configure(settings.log_level, settings.log_format)
     tokens, sources = current.get()

@@ -12,7 +12,7 @@ from jobpipe.cli import exits
 from jobpipe.cli.output import paint, printable, put
 from jobpipe.cli.remote import Key
 from jobpipe.core.errors import Invalid
-from jobpipe.settings import BadSetting, Settings
+from jobpipe.settings.server import BadSetting, Settings
 
 _COLOURS = {"ok": "32", "warning": "33", "problem": "31"}
 

@@ -19,7 +19,7 @@ from jobpipe.cli.arguments import Expiry, Seconds, Time, Whole
 from jobpipe.cli.output import Output, printable, printable_json, put, put_json, say
 from jobpipe.cli.remote import Remote, Target
 from jobpipe.cli.remote import fields as fields_of
-from jobpipe.settings import BadSetting
+from jobpipe.settings.server import BadSetting
 
 if TYPE_CHECKING:
     from jobpipe.client.values import OneTask

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import NamedTuple
 
-from jobpipe.settings_sources import Sources
+from jobpipe.settings.sources import Sources
 
 
 class Invocation(NamedTuple):

@@ -24,7 +24,7 @@ from jobpipe.core.keys import (
     parse_keys,
     parse_scopes,
 )
-from jobpipe.settings import BadSetting
+from jobpipe.settings.server import BadSetting
 
 PREFIX = "jp_"
 """By which people, and scanners for secrets, know what it is."""

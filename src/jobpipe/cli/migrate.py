@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from jobpipe.cli import exits
 from jobpipe.cli.output import say
 from jobpipe.core.errors import StorageError
-from jobpipe.settings import Settings, masked, parameter
+from jobpipe.settings.server import Settings, masked, parameter
 
 
 def migrate_command(

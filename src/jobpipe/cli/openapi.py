@@ -32,6 +32,6 @@ def _own() -> bytes:
     from importlib.metadata import version
 
     from jobpipe.http.openapi import document
-    from jobpipe.settings import Settings
+    from jobpipe.settings.server import Settings
 
     return document(version("jobpipe"), Settings().enqueue_status)

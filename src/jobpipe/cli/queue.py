@@ -12,7 +12,7 @@ from jobpipe.cli import exits
 from jobpipe.cli.output import Column, Output, column, put, put_json, time
 from jobpipe.cli.remote import Remote, Target, fields, put_rows
 from jobpipe.cli.server_state import queue_app
-from jobpipe.settings import BadSetting
+from jobpipe.settings.server import BadSetting
 
 __all__ = ["queue_app"]
 

@@ -14,7 +14,7 @@ from jobpipe.cli.invocation import current
 from jobpipe.cli.output import Output, Table, put_json
 from jobpipe.client.address import DEFAULT_URL
 from jobpipe.core.errors import Invalid
-from jobpipe.settings import BadSetting
+from jobpipe.settings.server import BadSetting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

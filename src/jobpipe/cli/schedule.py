@@ -23,7 +23,7 @@ from jobpipe.cli.output import (
 )
 from jobpipe.cli.remote import Target, fields, put_rows
 from jobpipe.cli.steering import agreed
-from jobpipe.settings import BadSetting
+from jobpipe.settings.server import BadSetting
 
 COLUMNS: Final = (
     column("name"),

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from jobpipe.cli.apps import check_spec
 from jobpipe.cli.invocation import current
-from jobpipe.settings import Settings
+from jobpipe.settings.server import Settings
 
 
 def serve_command(
@@ -23,6 +23,6 @@ def serve_command(
     """Start a server that takes tasks over HTTP, and worker processes that run them."""
     if app is not None:
         check_spec(app)
-    from jobpipe.server import run
+    from jobpipe.server.serving import run
 
     return run(settings, app, current.get().sources.rules)

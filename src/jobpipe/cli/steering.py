@@ -18,7 +18,7 @@ from jobpipe.cli.output import Output, many, printable, put, put_json, say, told
 from jobpipe.cli.remote import Remote, Target, bulk, elements, put_rows
 from jobpipe.cli.tasks import COLUMNS
 from jobpipe.core.errors import JobpipeError
-from jobpipe.settings import BadSetting
+from jobpipe.settings.server import BadSetting
 
 if TYPE_CHECKING:
     from jobpipe.wire import BulkView

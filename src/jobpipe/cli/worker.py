@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from jobpipe.cli.apps import check_spec
 from jobpipe.cli.remote import bad_target
 from jobpipe.core.errors import Invalid
-from jobpipe.settings_worker import WorkerSettings
+from jobpipe.settings.worker import WorkerSettings
 
 
 def worker_command(

@@ -30,7 +30,7 @@ from jobpipe.client.values import (
 )
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import LEASE_S
-from jobpipe.tracing import sending
+from jobpipe.runtime.tracing import sending
 from jobpipe.wire import BulkView, QueueView, StatsView
 from jobpipe.wire.rules import KeyUseView, RuledQueueView
 from jobpipe.wire.working import LeaseBody

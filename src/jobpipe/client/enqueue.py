@@ -19,7 +19,7 @@ from jobpipe.client.flow import Call, Caller, Distrust, Failure, Flow, Item, Pau
 from jobpipe.client.tasks import get, path_of
 from jobpipe.client.values import Enqueued, NewTask, OneTask, Refused, Task, encoded, with_times
 from jobpipe.core.errors import JobpipeError, QueueFull, TaskExists, TooLarge, TooManyQueues
-from jobpipe.tracing import traceparent
+from jobpipe.runtime.tracing import traceparent
 from jobpipe.wire import MAX_ITEMS, new_id
 
 MAX_BATCH_BYTES: Final = 15 * 1024 * 1024

@@ -13,12 +13,12 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 from msgspec import Struct
 
-from jobpipe import randomness
 from jobpipe.client.errors import ConnectionFailed, ServerError, bad_answer, error_of
 from jobpipe.client.exchange import Answer, Request
-from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.retry import RetryPolicy
+from jobpipe.runtime import randomness
+from jobpipe.runtime.clock import Clock, SystemClock
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ from jobpipe.client.blocking import BlockingConnection
 from jobpipe.client.errors import bad_answer, error_of
 from jobpipe.client.leases import Held, Leases
 from jobpipe.client.outage import Outage, pause
-from jobpipe.clock import Clock
 from jobpipe.core.errors import JobpipeError
+from jobpipe.runtime.clock import Clock
 from jobpipe.wire.working import ExtendBody
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from jobpipe.clock import Clock
 from jobpipe.core.errors import Forbidden, RateLimited, Unauthorized
 from jobpipe.core.retry import RetryPolicy
+from jobpipe.runtime.clock import Clock
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from jobpipe import randomness
 from jobpipe.client.address import authorization, parse_addresses
 from jobpipe.client.blocking import BlockingConnection
 from jobpipe.client.claims import Leased, leased
@@ -30,10 +29,11 @@ from jobpipe.client.heartbeat import Heartbeat
 from jobpipe.client.leases import Held, Leases
 from jobpipe.client.outage import Outage, pause
 from jobpipe.client.settling import Settler
-from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.lifecycle import End, Kind, Outcome
 from jobpipe.core.task import LEASE_S, MAX_DELAY_S, Claim
+from jobpipe.runtime import randomness
+from jobpipe.runtime.clock import Clock, SystemClock
 from jobpipe.wire.working import MAX_LEASED, ExtendBody, ExtendLease, LeaseBody
 
 logger = logging.getLogger(__name__)

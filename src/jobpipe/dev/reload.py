@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jobpipe.dev.watch import Watcher
-from jobpipe.signals import Signals
+from jobpipe.runtime.signals import Signals
 
 log = logging.getLogger("jobpipe.dev")
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from jobpipe.clock import Clock
 from jobpipe.core.lifecycle import Policy
 from jobpipe.core.task import Claim, Task
 from jobpipe.engine.observing import Observer
 from jobpipe.engine.running import Running
 from jobpipe.engine.waiters import ClaimWaiters
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.base import ClaimAnswer, ClaimRequest
 from jobpipe.storage.contract import Storage
 

@@ -11,7 +11,7 @@ from jobpipe.core.lifecycle import Transition
 from jobpipe.core.task import Status, Task
 from jobpipe.engine.rates import Rate
 from jobpipe.engine.waiters import FinishWaiters
-from jobpipe.logs import often
+from jobpipe.runtime.logs import often
 
 log = logging.getLogger("jobpipe.tasks")
 

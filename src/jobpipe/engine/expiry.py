@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jobpipe.clock import Clock
 from jobpipe.core.task import Task
 from jobpipe.engine.maintenance import Alarm
 from jobpipe.engine.queue import TaskQueue
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.contract import Upkeep
 
 SLICE = 500

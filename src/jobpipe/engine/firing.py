@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from jobpipe.clock import Clock
 from jobpipe.engine.maintenance import Alarm
 from jobpipe.engine.queue import TaskQueue
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.contract import Peers, Shared
 
 BUSY_S = 0.25

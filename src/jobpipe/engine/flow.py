@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobpipe.clock import Clock
 from jobpipe.core.errors import NotFound
 from jobpipe.core.gate import Held
 from jobpipe.core.lifecycle import Transition
 from jobpipe.core.task import Status, Task
 from jobpipe.engine.waiters import ClaimWaiters
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.contract import Storage
 from jobpipe.storage.flow import Declaration, KeyUse, QueueRules
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from jobpipe.clock import Clock
 from jobpipe.core.histogram import Histogram
 from jobpipe.core.lifecycle import Kind, Transition
 from jobpipe.core.task import Claim, Task, TaskError
+from jobpipe.runtime.clock import Clock
 
 MOST_HANDLERS = 200
 MOST_RELEASES = 8

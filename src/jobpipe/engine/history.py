@@ -11,11 +11,11 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from jobpipe.clock import Clock
 from jobpipe.core.errors import StorageError
 from jobpipe.core.lifecycle import Transition
 from jobpipe.core.task import Claim, Status, Task
 from jobpipe.engine.minutes import Minute
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.base import Summary
 from jobpipe.storage.contract import Past
 

@@ -10,11 +10,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from jobpipe.clock import Clock
 from jobpipe.core.errors import LeaseLost, StorageError
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Heartbeat, Report
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.base import LostClaim, Settled
 from jobpipe.storage.contract import Upkeep
 

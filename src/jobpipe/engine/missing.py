@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from jobpipe.clock import Clock
 from jobpipe.core.lifecycle import UNKNOWN_HANDLER, Transition
 from jobpipe.core.task import Claim, Status, Task
+from jobpipe.runtime.clock import Clock
 
 log = logging.getLogger("jobpipe.tasks")
 

@@ -12,8 +12,6 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from jobpipe import randomness
-from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import Degraded, Draining, JobpipeError, LeaseLost
 from jobpipe.core.lifecycle import Kind, Outcome, Policy
 from jobpipe.core.revision import Revision
@@ -39,6 +37,8 @@ from jobpipe.engine.tally import Tally
 from jobpipe.engine.values import Heartbeat, Rates, Report
 from jobpipe.engine.waiters import ClaimWaiters
 from jobpipe.engine.workers import Workers
+from jobpipe.runtime import randomness
+from jobpipe.runtime.clock import Clock, SystemClock
 from jobpipe.storage.base import (
     MAX_CLAIM_BYTES,
     Cancelled,

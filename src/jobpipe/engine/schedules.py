@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import uuid4
 
-from jobpipe.clock import Clock
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.firing import Schedule
 from jobpipe.core.schedule_edits import Edit, Edited, NoSchedule, Said, declare, delete, pause, put, ran
 from jobpipe.core.task import NewTask
 from jobpipe.core.unique import Answer, Known
 from jobpipe.engine.carrying import carried_out
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.schedules import Fired, ScheduleCounts
 from jobpipe.storage.schedules import Schedules as Kept
 

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from jobpipe.clock import Clock
 from jobpipe.core.errors import Invalid, JobpipeError, LeaseLost, NotFound
 from jobpipe.core.lifecycle import Kind, Policy, Transition, decide
 from jobpipe.core.task import Status, Task
@@ -20,6 +19,7 @@ from jobpipe.engine.running import Running
 from jobpipe.engine.tally import Tally
 from jobpipe.engine.values import Report
 from jobpipe.engine.waiters import ClaimWaiters
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.base import CancelChanged, Settled, Settlement
 from jobpipe.storage.contract import TaskLife
 

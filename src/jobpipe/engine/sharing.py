@@ -15,13 +15,13 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from jobpipe.clock import Clock
 from jobpipe.core.change import Change
 from jobpipe.core.errors import StorageError
 from jobpipe.engine.feed import Feed
 from jobpipe.engine.gathering import Gathering
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.workers import Announcement
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.contract import Peers
 
 log = logging.getLogger("jobpipe.sharing")

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
-from jobpipe.clock import Clock
 from jobpipe.core.histogram import Histogram
 from jobpipe.core.lifecycle import Kind, Transition
 from jobpipe.core.task import Claim, Status, Task
+from jobpipe.runtime.clock import Clock
 
 OTHER = "other"
 MOST_QUEUES = 1000

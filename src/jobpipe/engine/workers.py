@@ -14,10 +14,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from jobpipe.clock import Clock
 from jobpipe.core.task import Status, Task
 from jobpipe.engine.running import Running
 from jobpipe.engine.signs import Known, Sign, Signs, State
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.base import TaskFilter
 from jobpipe.storage.contract import Peers, Reading
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.keys import Key, Scope
 from jobpipe.engine.feed import Feed
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.http.keys import Keyring
 from jobpipe.http.meter import Meter
+from jobpipe.runtime.clock import Clock, SystemClock
 from jobpipe.wire import Defaults
 
 

@@ -17,9 +17,9 @@ from math import ceil
 from pathlib import Path
 from typing import Final
 
-from jobpipe.clock import Clock
 from jobpipe.core.errors import Forbidden, JobpipeError, RateLimited, Unauthorized
 from jobpipe.core.keys import BadKeys, Key, Scope, check_distinct, digest_of, parse_keys
+from jobpipe.runtime.clock import Clock
 
 log = logging.getLogger("jobpipe.keys")
 

@@ -12,7 +12,6 @@ from functools import partial
 
 from msgspec import Struct
 
-from jobpipe import streams
 from jobpipe.core.errors import StorageError
 from jobpipe.core.histogram import Histogram
 from jobpipe.engine import QueueCounts, QueueRules, ScheduleCounts
@@ -22,6 +21,7 @@ from jobpipe.http.answers import Receive, Scope, Send, send_raw
 from jobpipe.http.config import Api
 from jobpipe.http.problems import SAFE
 from jobpipe.http.routing import RawRoute
+from jobpipe.runtime import streams
 
 log = logging.getLogger("jobpipe.http")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import StorageRefused
+from jobpipe.runtime.clock import Clock, SystemClock
 from jobpipe.storage.contract import Storage
 
 

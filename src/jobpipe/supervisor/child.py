@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, cast
 
 from msgspec import Struct
 
-from jobpipe import streams
-from jobpipe.interpreter import python
+from jobpipe.runtime import streams
+from jobpipe.runtime.interpreter import python
 from jobpipe.supervisor import proc
 from jobpipe.supervisor.orders import (
     BEGIN,

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from msgspec import Struct
 
-from jobpipe import randomness
-from jobpipe.clock import Clock
 from jobpipe.core.retry import RetryPolicy
+from jobpipe.runtime import randomness
+from jobpipe.runtime.clock import Clock
 from jobpipe.supervisor.child import Child, Exit, NotReady
 from jobpipe.supervisor.orders import EXIT_REPLACE, Orders
 

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from jobpipe.core.task import LEASE_S
-from jobpipe.loop import AUTO
+from jobpipe.runtime.loop import AUTO
 
 EXIT_APP: Final = 3
 """The app does not import."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from msgspec import Struct
 
-from jobpipe.clock import Clock, SystemClock
+from jobpipe.runtime.clock import Clock, SystemClock
 from jobpipe.supervisor.child import Child, Exit
 from jobpipe.supervisor.guard import Guard
 from jobpipe.supervisor.keeper import Keeper, Replaced

@@ -7,10 +7,10 @@
             assert queue.task(task.id).result == "a-200.png"
 
 Nothing runs but in `drain` and `advance`, one task at a time, in the queue's own order. With pytest the fixture
-`jobpipe_queue` is such a queue; see `jobpipe.pytest_plugin`.
+`jobpipe_queue` is such a queue; see `jobpipe.testing.plugin`.
 """
 
-from jobpipe.clock import ManualClock
+from jobpipe.runtime.clock import ManualClock
 from jobpipe.testing.queue import TasksFailed, TestQueue
 
 __all__ = ["ManualClock", "TasksFailed", "TestQueue"]

@@ -11,18 +11,18 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from jobpipe.binding.declaring import declare_here
+from jobpipe.binding.enqueuing import LocalEnqueuer
 from jobpipe.client import Task
 from jobpipe.client.batch import read_task
-from jobpipe.clock import Clock
 from jobpipe.core.errors import JobpipeError, NotFound
 from jobpipe.core.lifecycle import Outcome, Policy
 from jobpipe.core.task import Claim, Status
 from jobpipe.core.task import Task as StoredTask
-from jobpipe.declaring import declare_here
 from jobpipe.engine import TaskFilter
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Report
-from jobpipe.enqueuing import LocalEnqueuer
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage import open_storage
 from jobpipe.storage.base import ClaimRequest
 from jobpipe.wire import Defaults, encode_task

@@ -12,11 +12,11 @@ from typing import Any, TypeVar, Unpack
 
 from jobpipe.client import Task
 from jobpipe.client.schedules import Timing, schedule_body
-from jobpipe.clock import ManualClock, SystemClock
 from jobpipe.core.lifecycle import Outcome, Policy
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim, Status
 from jobpipe.engine import TaskFilter
+from jobpipe.runtime.clock import ManualClock, SystemClock
 from jobpipe.testing.backstage import Backstage
 from jobpipe.work.app import App
 from jobpipe.work.enqueue import EnqueueRequest, Options

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from jobpipe.randomness import getrandbits
+from jobpipe.runtime.randomness import getrandbits
 
 _TAIL_BITS = 74
 _LOW_BITS = 62

@@ -27,8 +27,8 @@ from typing import (
 
 from msgspec import Raw
 
-from jobpipe import logs
 from jobpipe.core.retry import RetryPolicy
+from jobpipe.runtime import logs
 from jobpipe.work.context import Context
 from jobpipe.work.enqueue import Connecting, Enqueuer, EnqueueRequest, Options, Route
 from jobpipe.work.errors import BadHandler

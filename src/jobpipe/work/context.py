@@ -11,8 +11,8 @@ import logging
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
-from jobpipe.clock import Clock
 from jobpipe.core.task import Task
+from jobpipe.runtime.clock import Clock
 from jobpipe.work.enqueue import EnqueueRequest, Options
 from jobpipe.work.handle import Handle
 

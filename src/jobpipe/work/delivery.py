@@ -11,10 +11,10 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from jobpipe import randomness
 from jobpipe.core.errors import StorageError
 from jobpipe.core.lifecycle import End, Outcome
 from jobpipe.core.retry import RetryPolicy
+from jobpipe.runtime import randomness
 from jobpipe.work.run import Run
 from jobpipe.work.source import TaskSource
 

@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jobpipe import randomness, tracing
-from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.lifecycle import Outcome
 from jobpipe.core.task import Claim, Task
+from jobpipe.runtime import randomness, tracing
+from jobpipe.runtime.clock import Clock, SystemClock
 from jobpipe.work import simulate as simulate_
 from jobpipe.work.app import App
 from jobpipe.work.deadlines import Deadlines

@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import Any
 
-from jobpipe import logs
+from jobpipe.runtime import logs
 from jobpipe.work.app import App
 from jobpipe.work.errors import AppNotFound, BadHandler
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from jobpipe import randomness
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.task import Claim
+from jobpipe.runtime import randomness
 from jobpipe.work.ahead import Ahead, ClaimNow
 from jobpipe.work.delivery import Deliveries, Pauses
 from jobpipe.work.executor import Executor

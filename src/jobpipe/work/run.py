@@ -12,10 +12,10 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from jobpipe import tracing
 from jobpipe.core.errors import Draining
 from jobpipe.core.lifecycle import HANDLER_MISSING, RELEASED, Kind, Outcome
 from jobpipe.core.task import Claim
+from jobpipe.runtime import tracing
 from jobpipe.work.context import Context, Stopping
 from jobpipe.work.groups import leaf_of
 from jobpipe.work.handler import Handler

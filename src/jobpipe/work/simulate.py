@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from jobpipe import randomness
+from jobpipe.runtime import randomness
 from jobpipe.work.handler import Handler
 
 NAME = "simulate"

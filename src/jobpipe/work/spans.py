@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobpipe import tracing
+from jobpipe.runtime import tracing
 from jobpipe.work.context import Context
 from jobpipe.work.middleware import CallNext
 

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from jobpipe import tracing
+from jobpipe.runtime import tracing
 
 Work = Callable[[], Callable[[], None]]
 """What a thread does. It gives back how to tell of its end, which is called when the thread counts as idle again: else

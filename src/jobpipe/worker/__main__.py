@@ -11,7 +11,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda *_: None)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)
-    from jobpipe.streams import open_closed
+    from jobpipe.runtime.streams import open_closed
 
     open_closed()
     from jobpipe.worker.process import main

@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from jobpipe import randomness
 from jobpipe.client.address import authorization, parse_addresses
 from jobpipe.client.claims import settle_item
 from jobpipe.client.connection import Connection
 from jobpipe.client.destination import destinations
 from jobpipe.client.errors import error_of
 from jobpipe.client.outage import pause
-from jobpipe.clock import SystemClock
 from jobpipe.core.errors import JobpipeError
-from jobpipe.settings_worker import WorkerSettings
+from jobpipe.runtime import randomness
+from jobpipe.runtime.clock import SystemClock
+from jobpipe.settings.worker import WorkerSettings
 from jobpipe.supervisor.child import Child, Exit
 from jobpipe.supervisor.left import left_by
 from jobpipe.supervisor.orders import Begun

@@ -19,18 +19,18 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from jobpipe import streams, tracing
+from jobpipe.binding.declaring import declare_there
+from jobpipe.binding.enqueuing import RemoteEnqueuer
 from jobpipe.client.address import authorization, parse_addresses
 from jobpipe.client.remote_source import RemoteSource
-from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import Claim
-from jobpipe.declaring import declare_there
-from jobpipe.enqueuing import RemoteEnqueuer
-from jobpipe.garbage import spare_the_start
-from jobpipe.logs import configure
-from jobpipe.loop import loop_factory
-from jobpipe.signals import keep_from_forks
+from jobpipe.runtime import streams, tracing
+from jobpipe.runtime.clock import Clock, SystemClock
+from jobpipe.runtime.garbage import spare_the_start
+from jobpipe.runtime.logs import configure
+from jobpipe.runtime.loop import loop_factory
+from jobpipe.runtime.signals import keep_from_forks
 from jobpipe.supervisor.orders import (
     BEGIN,
     CANCEL,

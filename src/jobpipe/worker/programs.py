@@ -15,7 +15,7 @@ import sys
 from functools import wraps
 from typing import Any
 
-from jobpipe import tracing
+from jobpipe.runtime import tracing
 from jobpipe.supervisor import proc
 
 

@@ -10,7 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 
-from jobpipe.clock import Clock
+from jobpipe.runtime.clock import Clock
 from jobpipe.work.run import Run
 
 LOOK_S = 0.25

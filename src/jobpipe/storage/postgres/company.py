@@ -14,8 +14,8 @@ import logging
 import zlib
 from collections.abc import Awaitable, Callable
 
-from jobpipe import randomness
 from jobpipe.core.errors import StorageError
+from jobpipe.runtime import randomness
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.link import Link, Refused, Unserved
 from jobpipe.storage.postgres.migrations import scripts

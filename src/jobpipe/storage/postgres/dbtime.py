@@ -6,7 +6,7 @@ other, so that a clock that is wrong, or jumps, moves nothing.
 
 from __future__ import annotations
 
-from jobpipe.clock import Clock
+from jobpipe.runtime.clock import Clock
 
 APART_MS = 1000
 """A step is more than that."""

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from jobpipe.clock import Clock
 from jobpipe.core.admission import Limits
 from jobpipe.core.errors import (
     JobpipeError,
@@ -28,6 +27,7 @@ from jobpipe.core.revision import Revision
 from jobpipe.core.schedule_edits import Edit, Edited
 from jobpipe.core.task import Attempt, NewTask, Status, Task
 from jobpipe.core.unique import Known
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.base import (
     ANNOUNCED_S,
     MAX_ATTEMPTS,

@@ -15,8 +15,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from jobpipe import randomness
 from jobpipe.core.errors import StorageError
+from jobpipe.runtime import randomness
 from jobpipe.storage.calls import READ, STEER, A, Call, T, deliver, fail, grouped, hand_slices
 from jobpipe.storage.postgres.link import Again, Gone, Link, Refused
 from jobpipe.storage.postgres.refusals import Refusals

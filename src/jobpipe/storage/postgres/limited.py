@@ -233,8 +233,8 @@ class Limited:
         return sorted(rows, key=lambda row: int(row["n"])), list(accumulate(map(len, picks)))
 
     async def _keep(self, link: Link, each: Open, gone: Collection[int]) -> bool:
-        """Store what was used up, and how the lanes were left; whether one is not as it was read, so that others may come
-        before it.
+        """Store what was used up, and how the lanes were left; whether one is not as it was read, so that others may
+        come before it.
         """
         name, line = each.row["queue"], each.queue.line
         started = [("", each.queue.gate)]

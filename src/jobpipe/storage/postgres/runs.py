@@ -85,9 +85,7 @@ class Runs:
                 await self._s.rulebook.look(await lane.link(), shared=False)
                 due, beyond = self._s.levels.due(queues, sum(wish.limit for wish in wishes), slack_ms)
                 if limited and (ruled := self._ruled(queues, open_, slack_ms)):
-                    goes_on = limited = await self._limited_round(
-                        lane, ruled, (due, beyond), open_, wishes
-                    )
+                    goes_on = limited = await self._limited_round(lane, ruled, (due, beyond), open_, wishes)
                     slack_ms = 0  # the time was told just now
                     goes_on = goes_on or bool(due)
                 else:

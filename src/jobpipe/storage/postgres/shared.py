@@ -6,7 +6,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Collection
 
-from jobpipe.clock import Clock
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.postgres.attempts import Attempts
 from jobpipe.storage.postgres.counts import Counts
 from jobpipe.storage.postgres.dbtime import DatabaseTime

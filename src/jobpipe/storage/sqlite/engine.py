@@ -18,7 +18,6 @@ from typing import Any
 
 import apsw
 
-from jobpipe.clock import Clock
 from jobpipe.core.admission import Limits
 from jobpipe.core.errors import (
     JobpipeError,
@@ -34,6 +33,7 @@ from jobpipe.core.revision import Revision
 from jobpipe.core.schedule_edits import Edit, Edited
 from jobpipe.core.task import Attempt, NewTask, Status, Task
 from jobpipe.core.unique import Known
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.base import (
     ANNOUNCED_S,
     Cancelled,

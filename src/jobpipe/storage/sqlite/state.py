@@ -12,12 +12,12 @@ from typing import Any
 
 import apsw
 
-from jobpipe.clock import Clock
 from jobpipe.core.errors import StorageBroken
 from jobpipe.core.rules import MAX_KEYS
 from jobpipe.core.steering import rises
 from jobpipe.core.task import NewTask, Status, Task
 from jobpipe.core.unique import Named, name_of
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.heads import Level
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.claimlog import ClaimLog, Note, unwritten_claims

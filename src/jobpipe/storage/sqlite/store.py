@@ -12,10 +12,10 @@ from contextlib import suppress
 import apsw
 from msgspec.structs import replace
 
-from jobpipe.clock import Clock
 from jobpipe.core.admission import Limits
 from jobpipe.core.errors import StorageRefused
 from jobpipe.core.task import Attempt, Status, Task
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.base import CommitStats, LostClaim, QueueCounts, Summary
 from jobpipe.storage.calls import Call, T, grouped
 from jobpipe.storage.sqlite import history

@@ -1,7 +1,7 @@
 """All settings of a server, as one frozen value that cannot hold a wrong one.
 
 Each field is a flag (`--queue-size`), an environment variable (`JOBPIPE_QUEUE_SIZE`; `WORKERS` and `QUEUE_SIZE` also
-without the prefix), a line of `.env` and a key of `jobpipe.toml`, in that order of strength; `settings_sources` reads
+without the prefix), a line of `.env` and a key of `jobpipe.toml`, in that order of strength; `sources` reads
 the two files. Built from text or in Python, a value out of bounds raises BadSetting.
 """
 
@@ -15,8 +15,8 @@ from cyclopts import Parameter
 
 from jobpipe.core.keys import MAX_RATE, BadKeys, parse_entries
 from jobpipe.core.task import LEASE_S, MAX_DELAY_S, MAX_RETRIES_LIMIT
-from jobpipe.loop import AUTO, LOOPS
-from jobpipe.settings_kinds import (
+from jobpipe.runtime.loop import AUTO, LOOPS
+from jobpipe.settings.kinds import (
     Auto,
     Choice,
     Hidden,
@@ -28,7 +28,7 @@ from jobpipe.settings_kinds import (
     Text,
     Whole,
 )
-from jobpipe.settings_masking import masked
+from jobpipe.settings.masking import masked
 
 __all__ = ["KINDS", "BadSetting", "Settings", "env_names", "masked"]
 

@@ -13,8 +13,8 @@ from cyclopts import Parameter
 
 from jobpipe.client.address import DEFAULT_URL
 from jobpipe.core.task import LEASE_S
-from jobpipe.loop import AUTO
-from jobpipe.settings import KINDS, BadSetting, parameter, whole
+from jobpipe.runtime.loop import AUTO
+from jobpipe.settings.server import KINDS, BadSetting, parameter, whole
 
 
 @Parameter(name="*")

@@ -18,8 +18,8 @@ from cyclopts import App, ArgumentCollection, Token
 
 from jobpipe.core.errors import Invalid
 from jobpipe.core.rules import Said
-from jobpipe.settings import KINDS, BadSetting, env_names
-from jobpipe.settings_masking import masked
+from jobpipe.settings.masking import masked
+from jobpipe.settings.server import KINDS, BadSetting, env_names
 
 DOTENV = ".env"
 TOML = "jobpipe.toml"

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
 import msgspec
 
-from jobpipe.clock import Clock, SystemClock
 from jobpipe.core.errors import Invalid, JobpipeError, NotFound, QueueFull, TooManyQueues
 from jobpipe.core.unique import Known
-from jobpipe.tracing import sending, traceparent
+from jobpipe.runtime.clock import Clock, SystemClock
+from jobpipe.runtime.tracing import sending, traceparent
 from jobpipe.wire import Defaults, encode_known, encode_task, new_id, parse_object
 from jobpipe.work.enqueue import Connecting, EnqueueRequest
 

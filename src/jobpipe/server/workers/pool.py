@@ -9,16 +9,16 @@ import socket
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from jobpipe import tracing
-from jobpipe.clock import Clock
+from jobpipe.binding.enqueuing import LocalEnqueuer
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.lifecycle import End
 from jobpipe.core.task import Claim
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Heartbeat, Report
 from jobpipe.engine.workers import Worker
-from jobpipe.enqueuing import LocalEnqueuer
-from jobpipe.settings import Settings
+from jobpipe.runtime import tracing
+from jobpipe.runtime.clock import Clock
+from jobpipe.settings.server import Settings
 from jobpipe.storage.base import LostClaim
 from jobpipe.wire import Defaults
 from jobpipe.work.app import App

@@ -1,7 +1,7 @@
 """What a server is made of, without a listener of its own: storage, queue, upkeep, workers and the ASGI application.
 
-`jobpipe.server` adds sockets and signals to it, `jobpipe.embed` gives it to other people's programs. The calls come in
-the order `prepare`, `open`, `start`, `drain`, `close`; the last may come after any of them, and twice.
+`serving` adds sockets and signals to it, `embed` gives it to other people's programs. The calls come in the order
+`prepare`, `open`, `start`, `drain`, `close`; the last may come after any of them, and twice.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from jobpipe.clock import Clock, SystemClock
+from jobpipe.binding.declaring import declare_here, declare_toml
 from jobpipe.core.errors import StorageBroken, StorageFull
 from jobpipe.core.keys import BadKeys, parse_entries
 from jobpipe.core.lifecycle import Policy
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.core.rules import Said
-from jobpipe.declaring import declare_here, declare_toml
 from jobpipe.engine.audit import REFUSED_S, Auditor
 from jobpipe.engine.expiry import expiry_alarm
 from jobpipe.engine.feed import Feed
@@ -28,8 +27,9 @@ from jobpipe.engine.sharing import Sharing
 from jobpipe.http.app import create_app
 from jobpipe.http.config import HttpConfig
 from jobpipe.http.keys import Keyring
-from jobpipe.own_workers import new_token, own_workers
-from jobpipe.settings import BadSetting, Settings, masked
+from jobpipe.runtime.clock import Clock, SystemClock
+from jobpipe.server.workers import new_token, own_workers
+from jobpipe.settings.server import BadSetting, Settings, masked
 from jobpipe.storage import open_storage
 from jobpipe.wire import Defaults
 from jobpipe.work.app import App

@@ -18,10 +18,10 @@ from types import TracebackType
 
 from starlette.types import ASGIApp
 
-from jobpipe.clock import Clock
 from jobpipe.engine.queue import TaskQueue
-from jobpipe.parts import Parts
-from jobpipe.settings import Settings
+from jobpipe.runtime.clock import Clock
+from jobpipe.server.parts import Parts
+from jobpipe.settings.server import Settings
 from jobpipe.work.app import App
 
 __all__ = ["Jobpipe", "Settings"]

@@ -17,16 +17,16 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
-from jobpipe.clock import Clock
 from jobpipe.core.errors import StorageBroken, StorageRefused
 from jobpipe.core.rules import Said
-from jobpipe.garbage import look_seldom, spare_the_start
 from jobpipe.http.server import HttpServer, listen
-from jobpipe.logs import configure
-from jobpipe.loop import loop_factory
-from jobpipe.parts import Parts
-from jobpipe.settings import Settings, masked
-from jobpipe.signals import Signals
+from jobpipe.runtime.clock import Clock
+from jobpipe.runtime.garbage import look_seldom, spare_the_start
+from jobpipe.runtime.logs import configure
+from jobpipe.runtime.loop import loop_factory
+from jobpipe.runtime.signals import Signals
+from jobpipe.server.parts import Parts
+from jobpipe.settings.server import Settings, masked
 from jobpipe.supervisor.child import NotReady
 from jobpipe.supervisor.reaper import reap_orphans
 from jobpipe.work.app import App

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import secrets
 
-from jobpipe.clock import Clock
 from jobpipe.engine.queue import TaskQueue
-from jobpipe.own_workers.base import NoWorkers, OwnWorkers
-from jobpipe.own_workers.pool import PoolWorkers
-from jobpipe.own_workers.processes import ProcessWorkers
-from jobpipe.settings import Settings
-from jobpipe.tracing import asked
+from jobpipe.runtime.clock import Clock
+from jobpipe.runtime.tracing import asked
+from jobpipe.server.workers.base import NoWorkers, OwnWorkers
+from jobpipe.server.workers.pool import PoolWorkers
+from jobpipe.server.workers.processes import ProcessWorkers
+from jobpipe.settings.server import Settings
 from jobpipe.work.app import App
 
 __all__ = ["OwnWorkers", "new_token", "own_workers"]

@@ -21,8 +21,8 @@ from functools import lru_cache
 from itertools import islice
 from typing import TextIO
 
-from jobpipe import streams
-from jobpipe.tracing import running, traceparent
+from jobpipe.runtime import streams
+from jobpipe.runtime.tracing import running, traceparent
 
 _UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 _CLIENTS = ("httpx2", "httpcore2")

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from jobpipe.outlet import Outlet, outlet_of
+from jobpipe.runtime.outlet import Outlet, outlet_of
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

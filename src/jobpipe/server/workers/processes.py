@@ -13,20 +13,20 @@ import socket
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from jobpipe.clock import Clock
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Heartbeat, Report
 from jobpipe.engine.workers import Replaced, Worker
-from jobpipe.own_workers.door import Door
-from jobpipe.settings import Settings
+from jobpipe.runtime.clock import Clock
+from jobpipe.runtime.tracing import asked
+from jobpipe.server.workers.door import Door
+from jobpipe.settings.server import Settings
 from jobpipe.storage.base import LostClaim
 from jobpipe.supervisor.child import Exit
 from jobpipe.supervisor.left import left_by
 from jobpipe.supervisor.memory import default_limit
 from jobpipe.supervisor.orders import Orders, shares
 from jobpipe.supervisor.supervisor import Supervisor
-from jobpipe.tracing import asked
 
 log = logging.getLogger("jobpipe.workers")
 
