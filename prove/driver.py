@@ -48,6 +48,7 @@ class Driver:
             priority=pick([-1, 0, 0, 5]), max_retries=pick([0, 1, 3]), timeout=pick([None, 1.5]),
             run_at=pick([None, None, self._world.clock.now() + 3000, self._world.clock.now() - 500]),
             traceparent=pick([None, "00-x"]), uniqueness=pick(UNIQUE), digest=pick([None, None, None, "1", "2"]),
+            expires_at=pick([None, None, None, self._world.clock.now() + 4000]),
         )  # fmt: skip
 
     def _id(self) -> str:
@@ -88,7 +89,7 @@ class Driver:
         times = [UNSET, UNSET, None, now + 2000]
         said: dict[str, Any] = {
             "payload": pick([UNSET, b"[2]"]), "priority": pick([UNSET, 0, 7]), "run_at": pick(times),
-            "timeout": pick([UNSET, None, 2.5]),
+            "timeout": pick([UNSET, None, 2.5]), "expires_at": pick([*times, now + 5000]),
         }  # fmt: skip
         await self._world.revise(self._id(), Revision(**said))
 

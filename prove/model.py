@@ -25,7 +25,6 @@ from jobpipe.core.errors import (
     TaskExists,
     TooManyQueues,
 )
-from jobpipe.core.expiry import expired
 from jobpipe.core.lifecycle import Event, Kind, Transition, refusal
 from jobpipe.core.revision import Revision
 from jobpipe.core.task import Attempt, NewTask, Status, Task, TaskError
@@ -308,11 +307,11 @@ class Model:
         names = sorted({row.task.queue for row in self.rows.values()})
         return {name: self.counts(self.matching(TaskFilter(queue=name))) for name in names}
 
-    def oldest_ready(self, queue: str, now: int) -> set[int | None]:
-        """The `run_at` of the task that has been due longest; of one that has expired a store may still know or not."""
-        due = [task for task in self.waiting(frozenset({queue})) if task.run_at <= now]
-        living = [task for task in due if not expired(task, now)]
-        return {min((task.run_at for task in tasks), default=None) for tasks in (due, living)}
+    def oldest_ready(self, queue: str, now: int) -> int | None:
+        """The `run_at` of the task that has been due longest."""
+        return min(
+            (task.run_at for task in self.waiting(frozenset({queue})) if task.run_at <= now), default=None
+        )
 
     def _allowed(self, event: Event, id: str) -> Row | type[JobpipeError]:
         row = self.rows.get(id)

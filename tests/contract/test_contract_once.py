@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from desk import DONE, FAILED, FAILED_FOR_GOOD, LOST, RELEASED, Desk, OpenDesk, codes_of, new
+from desk import DONE, FAILED, FAILED_FOR_GOOD, LOST, RELEASED, Desk, OpenDesk, codes_of, ids_of, new
 from msgspec.structs import replace
 
 from jobpipe.core.errors import AlreadyFinished, Invalid, NotFound, NotUnique, NotWaiting
@@ -198,6 +198,14 @@ async def test_a_claim_that_is_not_written_yet_is_seen_by_a_replay(desk: Desk) -
     assert answer.task.status is Status.RUNNING
 
 
+async def test_what_is_answered_again_is_as_the_items_before_it_left_it(desk: Desk) -> None:
+    await insert(desk, unique("a", digest="1"))
+    replacing, again = unique("b", replace(KEY, on_conflict=REPLACE), payload=b"[2]"), unique("a", digest="1")
+    replaced, replayed = await insert(desk, replacing, again)
+    assert (replaced.found, replayed.found) == (Found.REPLACED, Found.REPLAYED)
+    assert replayed.task == replaced.task == await desk.get("a")
+
+
 # --- expiry ---
 
 
@@ -215,6 +223,27 @@ async def test_a_task_that_was_not_claimed_in_time_ends_as_cancelled(desk: Desk)
     assert await desk.get("a") == ended
     assert await desk.store.next_expiring() is None
     assert await stands_for(desk, unique("d")) == ["d"]
+    await desk.assert_counts_are_true()
+
+
+async def test_a_claim_gets_as_many_as_it_wants_of_those_that_have_not_expired(desk: Desk) -> None:
+    late = [new(f"late-{n}", expires_at=desk.now + 1000) for n in range(5)]
+    await insert(desk, *late, *(new(f"n{n}") for n in range(5)))
+    desk.clock.advance(1)
+    assert ids_of(await desk.claim(4)) == ["n0", "n1", "n2", "n3"]
+    assert ids_of(await desk.claim(4)) == ["n4"]
+
+
+async def test_where_the_clock_is_set_back_what_was_passed_over_is_claimed_after_all(
+    desk: Desk, url: str
+) -> None:
+    await insert(desk, new("a", expires_at=desk.now + 1000), new("b", expires_at=desk.now + 9000), new("c"))
+    desk.clock.advance(2)
+    assert (await desk.claim_one()).task.id == "b"
+    (counts,) = await desk.store.queues(desk.now)
+    assert counts.oldest_ready == desk.now - 2000
+    desk.clock.jump(-2)  # on PostgreSQL the database's clock judges, which has not moved
+    assert ids_of(await desk.claim(9)) == (["c"] if url.startswith("postgres") else ["a", "c"])
     await desk.assert_counts_are_true()
 
 

@@ -252,6 +252,9 @@ async def test_claims_that_were_given_back_rescued_or_retried_are_none_after_a_k
     for id_ in ("released", "released and claimed"):
         await desk.accept(new(f"{id_} before", queue="other"))
     released, rescued, retried, again = await desk.claim(4)
+    lost = await desk.start("lost and retried", max_retries=0)
+    await desk.settle(lost, LOST, rescue=True)
+    await desk.retry("lost and retried")
     await desk.settle(released, RELEASED)
     await desk.settle(again, RELEASED)
     await desk.settle(rescued, LOST, rescue=True)

@@ -35,7 +35,7 @@ class Once:
     ) -> None:
         self._taken = dict(taken)
         self._living = dict(living)
-        self._replayed = replayed
+        self._replayed = dict(replayed)
         self._now = now
         self.accepted: dict[int, Task] = {}
         """By seq, in order, as they are to be stored."""
@@ -80,3 +80,5 @@ class Once:
             self.accepted[new.seq] = new
         else:
             self.replaced[new.seq] = (self.replaced.get(new.seq, (old, old))[0], new)
+            if new.id in self._replayed:
+                self._replayed[new.id] = new

@@ -96,7 +96,9 @@ class Finished(Struct, array_like=True, gc=False):
 
 
 class Settled(Struct, array_like=True, gc=False):
-    """A row of SETTLE: `lease_id` and `cancel` are the fence, `keep_lease` and `settled` what the row knows then."""
+    """A row of SETTLE: `lease_id` and `cancel` are the fence. The row keeps the lease, so that a note of its claim is
+    known to be an old one. `settled`: the status that the holder settled it with, None where somebody else did.
+    """
 
     seq: int
     lease_id: str
@@ -110,7 +112,6 @@ class Settled(Struct, array_like=True, gc=False):
     result_len: int | None
     error: str | None
     error_group: str | None
-    keep_lease: str | None
     settled: int | None
     cancel: bool
 

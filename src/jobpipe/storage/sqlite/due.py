@@ -19,6 +19,7 @@ from jobpipe.core.task import PRIORITY_MAX, PRIORITY_MIN, Task
 from jobpipe.storage.heads import Head, Heads, Level
 from jobpipe.storage.sqlite.lanes import Key, Lanes
 from jobpipe.storage.sqlite.line import Line, Row
+from jobpipe.storage.sqlite.passed import Passed
 
 Peek = Callable[[Sequence[Level], int], list[list[Row]]]
 """`peek(levels, n)` reads the first n rows of each."""
@@ -48,11 +49,13 @@ class Due:
         """The queues whose claims obey rules."""
         self._ruled_heads = Heads()
         self._lines: dict[Level, Line] = {}
+        self._passed = Passed()
 
     def load(self, levels: Iterable[Level]) -> None:
         """Begin anew, knowing only which levels have tasks; the first look at each finds its true head."""
         self._heads.clear()
         self._ruled_heads.clear()
+        self._passed.clear()
         for level in levels:
             if level[0] not in self.ruled:
                 self._heads.put(level, EARLIEST)
@@ -66,6 +69,7 @@ class Due:
             self._heads.drop(level)
             self._ruled_heads.drop(level)
             self._lines.pop(level, None)
+        self._passed.forget(queue)
         if lanes is not None:
             self.ruled[queue] = lanes
             self.refresh(queue)
@@ -93,7 +97,8 @@ class Due:
             self.refresh(queue)
 
     def passed(self, task: Task) -> None:
-        """A picked task expired: it does not start, and waits for its end."""
+        """A picked task expired: it does not start, and waits for its end, or for a clock that is set back."""
+        self._passed.put(task)
         lanes = self.ruled.get(task.queue)
         if lanes is not None:
             lanes.give_back(task.key, task.priority)
@@ -139,13 +144,20 @@ class Due:
         if line is not None and (line.end is None or place <= line.end):
             del self._lines[level]
 
-    def forget(self, queue: str, priority: int, key: Key) -> None:
-        """A task of this level is not queued any more, other than by a claim."""
-        lanes = self.ruled.get(queue)
+    def forget(self, task: Task) -> None:
+        """A task is not queued any more, other than by a claim."""
+        self._passed.drop(task.seq)
+        lanes = self.ruled.get(task.queue)
         if lanes is not None:
-            lanes.leave(key, priority)
-            self.refresh(queue)
-        self._lines.pop((queue, priority), None)
+            lanes.leave(task.key, task.priority)
+            self.refresh(task.queue)
+        self._lines.pop((task.queue, task.priority), None)
+
+    def _restore(self, now: int) -> None:
+        """The clock was set back: what had expired has not yet."""
+        for task in self._passed.living(now):
+            self.forget(task)
+            self.add(task.queue, task.priority, task.run_at, task.seq, task.key)
 
     def next_due(self, queues: frozenset[str] | None) -> int | None:
         """No task of `queues` (None: all) is due before this time; None when none waits."""
@@ -153,7 +165,8 @@ class Due:
 
     def oldest(self, now: int) -> dict[str, int]:
         """The `run_at` of the task that has been due longest, for each queue that has a due one."""
-        found: dict[str, int] = {}
+        self._restore(now)
+        found = self._passed.oldest(now)
         for queue in [queue for queue in self._heads.queues if queue not in self.ruled]:
             while (first := self._heads.oldest(queue)) is not None and first[1][0] <= now:
                 level, head = first
@@ -163,7 +176,7 @@ class Due:
                     line = Line(rows, None if not rows else rows[0][:2])
                 self._correct(level, line, now)
                 if self._heads.get(level) == head:
-                    found[queue] = head[0]
+                    found[queue] = min(head[0], found.get(queue, head[0]))
                     break
         for queue, lanes in self.ruled.items():  # what is held has been due all the same
             levels = [(queue, priority) for priority in lanes.priorities]
@@ -180,6 +193,7 @@ class Due:
 
         At most `max_bytes` of payload, but one task. `free` as in ClaimRequest.
         """
+        self._restore(now)
         picking = _Picking(limit, now, max_bytes, self._look, limit if free is None else free)
         while not picking.full:
             # One more than can be needed: before its first task all that comes first is in the others.

@@ -112,8 +112,7 @@ def settled(settlements: Sequence[tuple[int, Settlement]]) -> tuple[str, bytes]:
                 result_len=size,
                 error=None if to.error is None else text(to.error),
                 error_group=to.error_group,
-                # A rescued claim leaves no lease id behind: its holder's late settle must find that it lost.
-                keep_lease=None if settlement.rescue else settlement.lease_id,
+                # The holder of a rescued claim did not settle it: its late settle must find that it lost.
                 settled=None if settlement.rescue else status,
                 cancel=settlement.cancel_requested,
             )

@@ -114,22 +114,29 @@ class Runs:
 
     def _picked(self, request: ClaimRequest, now: int) -> tuple[list[Task], int | None]:
         """The next tasks, as claimed, and when others are due; those that expired are passed over."""
+        tasks: list[Task] = []
+        room, free = MAX_CLAIM_BYTES, request.free
         while True:
-            picked = self._s.due.pick(request.queues, request.limit, now, MAX_CLAIM_BYTES, request.free)
-            tasks = self._as_claimed(picked.rows, now, request.worker)
-            if tasks or not picked.rows:
+            picked = self._s.due.pick(request.queues, request.limit - len(tasks), now, room, free)
+            living = self._as_claimed(picked.rows, now, request.worker)
+            tasks += living
+            room -= sum(len(task.payload) for task in living)
+            if len(living) == len(picked.rows) or room <= 0:
                 return tasks, picked.next_due
+            free = None if free is None else free - len(living)
 
     def _as_claimed(self, rows: Sequence[Row], now: int, worker: str) -> list[Task]:
         """The tasks of these rows once they are claimed; those that memory does not know are read."""
         unknown = [seq for _, seq, _, task in rows if task is None]
         read = waiting(self._s.db, sql.WAITING, unknown) if unknown else {}
-        tasks = [task or read[seq] for _, seq, _, task in rows]
-        if self._s.due.ruled:
-            for task in tasks:
-                if expired(task, now):
-                    self._s.due.passed(task)
-        return [claimed(task, now, worker) for task in tasks if not expired(task, now)]
+        tasks: list[Task] = []
+        for _, seq, _, known in rows:
+            task = known or read[seq]
+            if expired(task, now):
+                self._s.due.passed(task)
+            else:
+                tasks.append(claimed(task, now, worker))
+        return tasks
 
     def settle(self, calls: Sequence[Settling]) -> None:
         """Write all settlements of all calls in one statement; answer beside it those whose claim does not hold."""

@@ -167,7 +167,7 @@ class State:
             (new.payload, new.priority, new.run_at, new.max_retries, new.timeout, new.expires_at, new.seq),
         )
         self.counts.add_all(rises([(old, new)]))
-        self.due.forget(old.queue, old.priority, old.key)
+        self.due.forget(old)
         self.due.add(new.queue, new.priority, new.run_at, new.seq, new.key)
 
     def peek(self, levels: Sequence[Level], n: int) -> list[list[Row]]:

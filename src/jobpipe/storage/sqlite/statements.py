@@ -155,7 +155,7 @@ SETTLE = f"""
 UPDATE tasks SET status = v.status, run_at = v.run_at, attempts = v.attempts, failures = v.failures, lost = v.lost,
                  finished_at = v.finished_at, result = substr(?2, v.result_at, v.result_len),
                  last_error = coalesce(v.error, last_error),
-                 error_group = coalesce(v.error_group, tasks.error_group), lease_id = v.keep_lease, settled = v.settled,
+                 error_group = coalesce(v.error_group, tasks.error_group), settled = v.settled,
                  {names(f"{name} = CASE WHEN v.status = 0 THEN {literal(no)} ELSE {name} END" for name, no in FREED.items())}
   FROM (SELECT {values(Settled)} FROM jsonb_each(?1)) AS v
  WHERE tasks.seq = v.seq AND tasks.status = 1 AND tasks.lease_id = v.lease_id AND tasks.cancel_requested = v.cancel

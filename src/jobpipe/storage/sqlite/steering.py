@@ -33,7 +33,7 @@ class Steering:
         self._s.write_seqs(sql.CANCEL_RUNNING, _seqs(moves, Status.RUNNING))
         for before, _ in moves:
             if before.status is Status.QUEUED:
-                self._s.due.forget(before.queue, before.priority, before.key)
+                self._s.due.forget(before)
         return [answer if isinstance(answer, JobpipeError) else self._told(answer) for answer in answers]
 
     def _told(self, task: Task) -> Cancelled:
@@ -71,7 +71,7 @@ class Steering:
         ended = [ended_by_expiry(task, now) for task in tasks]
         for task, group in ended:
             self._s.db.execute(sql.EXPIRE, (task.seq, now, text(task.last_error), group))
-            self._s.due.forget(task.queue, task.priority, task.key)
+            self._s.due.forget(task)
         self._s.counts.add_all(rises(zip(tasks, [task for task, _ in ended], strict=True)))
         self._s.keys.ended(seqs)
         return [task for task, _ in ended]
