@@ -9,7 +9,19 @@ from pathlib import Path
 
 import apsw
 import pytest
-from desk import DONE, FAILED, FAILED_FOR_GOOD, LOST, RELEASED, Desk, OpenDesk, expect, new, settlement
+from desk import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    FAILED_FOR_GOOD,
+    LOST,
+    RELEASED,
+    Desk,
+    OpenDesk,
+    expect,
+    new,
+    settlement,
+)
 from test_sqlite_recovery import crash_image
 
 from jobpipe.core.errors import LeaseLost, QueueFull, StorageError, StorageFull
@@ -252,8 +264,9 @@ async def test_claims_that_were_given_back_rescued_or_retried_are_none_after_a_k
     for id_ in ("released", "released and claimed"):
         await desk.accept(new(f"{id_} before", queue="other"))
     released, rescued, retried, again = await desk.claim(4)
-    lost = await desk.start("lost and retried", max_retries=0)
-    await desk.settle(lost, LOST, rescue=True)
+    lost = await desk.start("lost and retried")
+    await desk.cancel("lost and retried")
+    await desk.settle(lost, CANCELLED, rescue=True, task=await desk.get("lost and retried"))
     await desk.retry("lost and retried")
     await desk.settle(released, RELEASED)
     await desk.settle(again, RELEASED)
