@@ -102,6 +102,32 @@ async def test_a_key_has_rules_of_its_own(server: Server) -> None:
     assert "held" not in (await server.get("/tasks/t1")).json()
 
 
+async def test_one_key_is_told_with_what_people_set_of_it(server: Server) -> None:
+    await server.enqueue(queue="mail", key="a/b")
+    await patch(server, "/queues/mail", key_concurrency=3)
+    plain = (await server.get("/queues/mail/keys/a%2Fb")).json()
+    assert (plain["key"], plain["queued"], plain["set"]) == ("a/b", 1, None)
+    assert plain["rules"] == {"concurrency": 3}
+    await patch(server, "/queues/mail/keys/a%2Fb", concurrency=9)
+    told = (await server.get("/queues/mail/keys/a%2Fb")).json()
+    assert (told["rules"], told["set"]["concurrency"]) == ({"concurrency": 9}, 9)
+    assert set(told["set"]) == {"concurrency", "changed_at", "changed_by"}
+    assert (await server.get("/queues/mail/keys/none")).json()["queued"] == 0
+    assert_problem(await server.get("/queues/none/keys/a"), 404, "not_found")
+    assert_problem(await server.get("/queues/mail/keys/%00"), 400, "invalid", "key")
+
+
+async def test_the_server_tells_how_many_queues_are_paused(server: Server) -> None:
+    assert "paused_queues" not in (await server.get("/stats")).json()
+    for queue in ("mail", "media"):
+        await patch(server, f"/queues/{queue}", paused=True, concurrency=2)
+    assert (await server.get("/stats")).json()["paused_queues"] == 2
+    await server.post("/queues/mail/resume", b"")
+    assert (await server.get("/stats")).json()["paused_queues"] == 1
+    await server.post("/queues/media/resume", b"")
+    assert "paused_queues" not in (await server.get("/stats")).json()
+
+
 async def test_keys_are_paged(server: Server) -> None:
     for key in "abc":
         await server.enqueue(queue="mail", key=key)

@@ -29,6 +29,7 @@ async def test_a_schedule_is_made_read_changed_and_forgotten(server: Server) -> 
     assert list(shown) == [
         "name", "cron", "every", "timezone", "task", "paused", "catch_up", "overlap", "jitter", "starts", "ends",
         "declared_by", "changed_at", "changed_by", "next_at", "next", "last_at", "last_task", "last_error", "missed",
+        "in_words",
     ]  # fmt: skip
     assert shown["task"] == NIGHTLY["task"]
     assert (shown["next_at"], len(shown["next"])) == (shown["next"][0], 5)
@@ -38,6 +39,31 @@ async def test_a_schedule_is_made_read_changed_and_forgotten(server: Server) -> 
     assert (await server.client.delete("/schedules/nightly")).status_code == 204
     for call in (server.client.get, server.client.delete):
         assert_problem(await call("/schedules/nightly"), 404, "not_found")
+
+
+async def test_a_schedule_is_read_back_in_words(server: Server) -> None:
+    shown = (await put(server, "nightly", NIGHTLY)).json()
+    assert shown["in_words"] == "At 02:30 every day"
+    for every, words in ((1, "Every second"), (90, "Every 90 seconds"), (300, "Every 5 minutes"),
+                         (3600, "Every hour"), (172_800, "Every 2 days")):  # fmt: skip
+        answer = await put(server, "nightly", shown | {"cron": None, "every": every})
+        assert answer.json()["in_words"] == words
+
+
+async def test_a_dry_run_says_what_would_be_and_keeps_nothing(server: Server) -> None:
+    dry = await server.client.put("/schedules/s?dry_run=true", json=NIGHTLY)
+    assert dry.status_code == 200, dry.text
+    assert_problem(await server.get("/schedules/s"), 404, "not_found")
+    made = (await put(server, "s", NIGHTLY)).json()
+    assert dry.json() == made
+    changed = NIGHTLY | {"cron": "0 12 * * mon-fri"}
+    dry = await server.client.put("/schedules/s?dry_run=true", json=changed)
+    assert dry.json()["in_words"] == "At 12:00 on Monday through Friday"
+    assert (await server.get("/schedules/s")).json() == made
+    assert dry.json()["next"] == (await put(server, "s", changed)).json()["next"]
+    refused = await server.client.put("/schedules/s?dry_run=true", json=NIGHTLY | {"cron": "61 * * * *"})
+    assert_problem(refused, 400, "invalid", "cron")
+    assert_problem(await server.client.put("/schedules/s?dry_run=1", json=NIGHTLY), 400, "invalid", "dry_run")
 
 
 async def test_pausing_holds_over_a_change(server: Server) -> None:

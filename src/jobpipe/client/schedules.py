@@ -58,6 +58,7 @@ class Schedule(Struct, frozen=True):
     last_task: str | None = None
     last_error: str | None = None
     missed: int = 0
+    in_words: str = ""
 
 
 _one: Final = msgspec.json.Decoder(Schedule)

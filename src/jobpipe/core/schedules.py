@@ -86,6 +86,15 @@ def due(timing: Timing, position: int, now: int) -> Due:
     return Due(times, missed, max(position, newest or 0, *times[-1:]))
 
 
+def in_words(timing: Timing) -> str:
+    """When it comes, read back in English, without its zone. Raises BadCron for what cannot be read."""
+    if timing.every is None:
+        return _cron(timing.cron or "", timing.timezone).in_words()
+    size, unit = next((size, unit) for size, unit in _UNITS if timing.every % size == 0)
+    count = timing.every // size
+    return f"Every {unit}" if count == 1 else f"Every {count} {unit}s"
+
+
 def task_id(name: str, at: int) -> str:
     """The id of the task that a schedule makes for a time: it names its origin, and only names it."""
     return f"{name}@{stamp(at)}"
@@ -96,6 +105,7 @@ def put_off_ms(id: str, jitter: float) -> int:
     return int.from_bytes(sha256(id.encode()).digest()[:8]) % (round(jitter * 1000) + 1)
 
 
+_UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 _cron = lru_cache(1024)(Cron)
 """Most schedules of a store have few expressions, each asked at every time."""
 

@@ -14,7 +14,7 @@ from jobpipe.storage.base import (
     Settled,
     TaskFilter,
 )
-from jobpipe.storage.flow import Declaration, KeyUse, QueueRules
+from jobpipe.storage.flow import Declaration, KeyUse, QueueRules, SaidBy
 from jobpipe.storage.schedules import ScheduleCounts
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Page",
     "QueueCounts",
     "QueueRules",
+    "SaidBy",
     "ScheduleCounts",
     "Settled",
     "TaskFilter",

@@ -53,6 +53,12 @@ class Flow:
         """What is said of each queue of which anything is."""
         return {rules.queue: rules for rules in await self._storage.rules(None, self._clock.now())}
 
+    async def paused(self) -> int:
+        """How many queues are paused; asks the store only where queues have rules at all."""
+        if not self._storage.limited():
+            return 0
+        return sum(rules.rules.paused for rules in (await self.rules()).values())
+
     async def rules_of(self, queue: str) -> QueueRules | None:
         """The same of one queue."""
         found = await self._storage.rules(queue, self._clock.now())

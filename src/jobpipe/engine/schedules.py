@@ -66,6 +66,14 @@ class Schedules:
         edited = await self._edit([said.name], put(said, by))
         return edited.keep[0], edited.made == 1
 
+    async def preview(self, said: Said, by: str | None) -> Schedule:
+        """What `put` would make of it; nothing is kept."""
+        found = {schedule.name: schedule for schedule in await self._storage.schedules([said.name])}
+        edited = put(said, by)(found, self._clock.now())
+        if isinstance(edited, JobpipeError):
+            raise edited
+        return edited.keep[0]
+
     async def pause(self, name: str, by: str | None, *, paused: bool) -> Schedule:
         """Pause it, or let it go on. Raises NoSchedule."""
         return (await self._edit([name], pause(name, by, paused=paused))).keep[0]

@@ -33,7 +33,7 @@ from jobpipe.wire import (
 )
 from jobpipe.wire.filters import ERROR_GROUP
 from jobpipe.wire.handlers import HandlerView
-from jobpipe.wire.rules import DeclareBody, KeyRulesBody, KeyUseView, RuledQueueView, RulesBody
+from jobpipe.wire.rules import DeclareBody, KeyRulesBody, KeyUseView, RuledKeyView, RuledQueueView, RulesBody
 from jobpipe.wire.schedules import ScheduleBody, ScheduleView
 from jobpipe.wire.working import MAX_ITEMS as MAX_SETTLES
 from jobpipe.wire.working import ExtendBody, ExtendedView, LeaseBody, LeasesView, SettleBody, SettledView
@@ -58,6 +58,7 @@ _STRUCTS = (
     RulesBody,
     KeyRulesBody,
     KeyUseView,
+    RuledKeyView,
     DeclareBody,
     StatsView,
     WorkerView,
@@ -263,7 +264,10 @@ def _schedules() -> Json:
     task = {"202": _json("the task that it makes now", _ref("TaskView"))}
     example = {"cron": "30 2 * * *", "timezone": "Europe/Berlin", "task": {"handler": "report"}}
     body = {"application/json": {"schema": _ref("ScheduleBody"), "example": example}}
-    put = _operation("putSchedule", "Make or change a schedule.", made, 400, 409, 413, 503, 507, body=body)
+    dry = {"dry_run": {"type": "boolean", "description": "answer what it would be, and keep nothing"}}
+    put = _operation(
+        "putSchedule", "Make or change a schedule.", made, 400, 409, 413, 503, 507, query=dry, body=body
+    )
     gone: Json = {"204": {"description": "forgotten; the tasks that it made stay"}}
     run = _operation("runSchedule", "Make a task of it now.", task, 404, 409, 503, 507)
     return {
@@ -303,6 +307,7 @@ def _queues() -> Json:
     queues = {"200": _json("each queue that holds tasks or has rules", _each("QueueView"))}
     queue = {"200": _json("the queue", _ref("RuledQueueView"))}
     key = {"200": _json("the key", _ref("KeyUseView"))}
+    one = {"200": _json("the key, and what people set of it", _ref("RuledKeyView"))}
     keys = {"200": _json("by name", _each("KeyUseView"))}
     keys["200"]["headers"] = {
         "Link": {"schema": {"type": "string"}, "description": 'the next page, rel="next"'}
@@ -339,6 +344,7 @@ def _queues() -> Json:
         },
         "/queues/{id}/keys/{key}": {
             "parameters": [name, {**_ID, "name": "key"}],
+            "get": _operation("getKeyOfQueue", "A key and its rules.", one, 404, 503),
             "patch": _operation("ruleKey", "Set rules of one key.", key, 404, 413, 503, 507, body=of_key),
             "delete": _operation("unruleKey", "Take back what people set of it.", gone, 404, 503, 507),
         },

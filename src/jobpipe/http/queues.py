@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from jobpipe.core.errors import Invalid, NotFound
 from jobpipe.core.rules import NO_RULES, Rules
 from jobpipe.core.task import Status
-from jobpipe.engine import Declaration, KeyUse, QueueCounts, QueueRules
+from jobpipe.engine import Declaration, KeyUse, QueueCounts, QueueRules, SaidBy
 from jobpipe.http.answers import Receive, Scope, Send, send_json, send_raw
 from jobpipe.http.bodies import read_body
 from jobpipe.http.browser import HEAD
@@ -23,7 +23,9 @@ from jobpipe.http.routing import Endpoint, RawRoute, path_id, path_key
 from jobpipe.wire import QueueView, encode_view, parse_query, requests, time_text
 from jobpipe.wire.rules import (
     KeyUseView,
+    RuledKeyView,
     RuledQueueView,
+    SetView,
     check_key,
     parse_declare,
     parse_key_rules,
@@ -48,7 +50,9 @@ def routes(api: Api) -> list[RawRoute]:
         RawRoute("/queues/{id}/pause", POST=of(_pause)),
         RawRoute("/queues/{id}/resume", POST=of(_resume)),
         RawRoute("/queues/{id}/keys", GET=of(_keys)),
-        RawRoute("/queues/{id}/keys/{key}", PATCH=of(_say_of_key), DELETE=of(_unsay_of_key)),
+        RawRoute(
+            "/queues/{id}/keys/{key}", GET=of(_get_key), PATCH=of(_say_of_key), DELETE=of(_unsay_of_key)
+        ),
         RawRoute("/declare", POST=of(_declare)),
     ]
 
@@ -105,6 +109,15 @@ async def _keys(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     await send_json(scope, send, encode_view([_key_view(use) for use in found]), 200, *link)
 
 
+async def _get_key(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+    queue, key = _queue(scope), path_key(scope)
+    check_key(key)
+    await api.queue.flow.keys(queue, 1, None)  # NotFound for a queue that is not there
+    use = await api.queue.flow.key(queue, key)
+    view = RuledKeyView(**structs.asdict(_key_view(use)), set=_set_view(use.people))
+    await send_json(scope, send, encode_view(view))
+
+
 async def _say_of_key(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     queue, key = _queue(scope), path_key(scope)
     check_key(key)
@@ -139,9 +152,7 @@ async def _answer(api: Api, scope: Scope, send: Send, queue: str, *, always: boo
     view = RuledQueueView(
         **_fields(api, queue, counted, rules),
         declared={app: rules_view(said) for app, said in declared.items()} if declared else None,
-        set=None
-        if people is None
-        else set_view(people.said, time_text(people.changed_at), people.changed_by),
+        set=_set_view(people),
         hold_until=None if rules is None or rules.hold_until is None else time_text(rules.hold_until),
     )
     await send_json(scope, send, encode_view(view))
@@ -163,6 +174,10 @@ def _fields(api: Api, queue: str, counts: QueueCounts | None, said: QueueRules |
         "paused": rules.paused,
         "rules": UNSET if shown == rules_view(NO_RULES) else shown,
     }
+
+
+def _set_view(people: SaidBy | None) -> SetView | None:
+    return None if people is None else set_view(people.said, time_text(people.changed_at), people.changed_by)
 
 
 def _key_view(use: KeyUse) -> KeyUseView:

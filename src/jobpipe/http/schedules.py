@@ -14,7 +14,7 @@ from jobpipe.http.browser import HEAD
 from jobpipe.http.config import Api
 from jobpipe.http.problems import SAFE
 from jobpipe.http.routing import Endpoint, RawRoute, path_id
-from jobpipe.wire import encode_task
+from jobpipe.wire import encode_task, parse_flag, parse_query
 from jobpipe.wire.schedules import encode_schedule, encode_schedules, parse_schedule, schedule_name
 
 SLICE = 20
@@ -54,6 +54,11 @@ async def _get(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
 async def _put(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     body = await read_body(scope, receive, api.config.max_body)
     said = parse_schedule(path_id(scope), body, api.defaults, api.now())
+    if parse_flag(parse_query(scope["query_string"]), "dry_run"):
+        await send_json(
+            scope, send, encode_schedule(await api.queue.schedules.preview(said, _by(api, scope)))
+        )
+        return
     schedule, made = await api.queue.schedules.put(said, _by(api, scope))
     await send_json(scope, send, encode_schedule(schedule), 201 if made else 200)
 

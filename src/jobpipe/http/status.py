@@ -74,6 +74,7 @@ async def _stats(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
             processes=sum(worker.apart and worker.state is not State.LOST for worker in workers),
         ),
         trouble=UNSET if trouble is None else trouble,
+        paused_queues=await api.queue.flow.paused() or UNSET,
     )
     await send_json(scope, send, encode_view(view))
 

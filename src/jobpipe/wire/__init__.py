@@ -33,7 +33,16 @@ from jobpipe.wire.answers import (
     encode_view,
     with_held,
 )
-from jobpipe.wire.filters import BulkBody, Filters, Listing, next_page, parse_bulk, parse_listing, parse_query
+from jobpipe.wire.filters import (
+    BulkBody,
+    Filters,
+    Listing,
+    next_page,
+    parse_bulk,
+    parse_flag,
+    parse_listing,
+    parse_query,
+)
 from jobpipe.wire.idempotency import Repeatable, parse_repeatable, repeatable
 from jobpipe.wire.ids import new_id
 from jobpipe.wire.live import ChangeView, DeltaView, encode_delta
@@ -95,6 +104,7 @@ __all__ = [
     "next_page",
     "parse_array",
     "parse_bulk",
+    "parse_flag",
     "parse_lines",
     "parse_listing",
     "parse_object",

@@ -236,6 +236,7 @@ class StatsView(Struct):
     rates: RatesView
     workers: WorkersView
     trouble: str | UnsetType = UNSET
+    paused_queues: Annotated[Count, Meta(description="Left out when it is 0.")] | UnsetType = UNSET
 
 
 class HealthView(Struct):

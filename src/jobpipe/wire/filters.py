@@ -148,6 +148,14 @@ def parse_query(query: bytes) -> dict[str, str]:
     return given
 
 
+def parse_flag(given: dict[str, str], name: str) -> bool:
+    """Whether a parameter of a query says true; left out, it is false. Raises Invalid."""
+    text = given.get(name, "false")
+    if text not in ("true", "false"):
+        raise Invalid("must be true or false", field=name)
+    return text == "true"
+
+
 def next_page(listing: Listing, next_seq: int) -> str:
     """The query string of the page after this one."""
     return urlencode([*listing.query, ("cursor", encode_cursor(next_seq))])

@@ -93,6 +93,12 @@ class KeyUseView(Struct):
     hold_until: Time | None
 
 
+class RuledKeyView(KeyUseView, kw_only=True):
+    """A key with what people set of it, null where they set nothing."""
+
+    set: SetView | None
+
+
 _rules = msgspec.json.Decoder(RulesBody)
 _rules_fields: dict[str, Any] = dict.fromkeys(RulesBody.__struct_fields__)
 _key_rules = msgspec.json.Decoder(KeyRulesBody)

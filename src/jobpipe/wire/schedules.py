@@ -14,7 +14,7 @@ from jobpipe.core.cron import LONGEST, BadCron, zone_of
 from jobpipe.core.errors import Invalid, JobpipeError, TooLarge
 from jobpipe.core.firing import Schedule, Template
 from jobpipe.core.schedule_edits import NoSchedule, Said
-from jobpipe.core.schedules import CatchUp, Overlap, Timing, next_time, times_after
+from jobpipe.core.schedules import CatchUp, Overlap, Timing, in_words, next_time, times_after
 from jobpipe.core.task import MAX_DELAY_S
 from jobpipe.wire import requests, strict
 from jobpipe.wire.answers import Count, Time
@@ -66,10 +66,12 @@ class ScheduleBody(Struct, forbid_unknown_fields=True):
     last_task: Ignored | UnsetType = UNSET
     last_error: Ignored | UnsetType = UNSET
     missed: Ignored | UnsetType = UNSET
+    in_words: Ignored | UnsetType = UNSET
 
 
 class ScheduleView(Struct):
-    """A schedule. `next` are its next five times, none while it is paused; `missed` counts times that made no task."""
+    """A schedule. `next` are its next five times, none while it is paused; `missed` counts times that made no task;
+    `in_words` reads `cron` or `every` back."""
 
     name: str
     cron: str | None
@@ -91,6 +93,7 @@ class ScheduleView(Struct):
     last_task: str | None
     last_error: str | None
     missed: Count
+    in_words: str
 
 
 class _Timed(Struct):
@@ -231,6 +234,7 @@ def encode_schedule(schedule: Schedule) -> bytes:
         "last_task": _encode(schedule.last_task),
         "last_error": _encode(schedule.last_error),
         "missed": b"%d" % schedule.missed,
+        "in_words": _encode(in_words(timing)),
     }
     return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), value) for name, value in parts.items())
 
