@@ -304,8 +304,9 @@ class SqliteStorage:
         if self._absolute is not None and disk_usage(Path(self._absolute).parent).free < LEAST_FREE:
             raise StorageFull(f"less than {LEAST_FREE} bytes are free for the store")
         if self._writer.failing or not self._writer.is_open:
-            # The last commit failed: see whether one succeeds now.
-            await self._writer.call(STEER, lambda store: store.steering.probe())
+            await self._writer.call(
+                STEER, lambda _: None
+            )  # the last commit failed: see whether one succeeds now
 
     def _look_again(self) -> None:
         self._look()
