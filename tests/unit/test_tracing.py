@@ -23,6 +23,7 @@ from jobpipe.runtime import tracing
 from jobpipe.runtime.logs import OfRun, TextFormatter
 from jobpipe.server.embed import Jobpipe, Settings
 from jobpipe.work.executor import Executor
+from running import run
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -110,7 +111,7 @@ async def test_the_span_of_a_run_says_what_the_conventions_for_messaging_want(sp
     told = claim()
     told = replace(told, task=replace(told.task, traceparent=PARENT, queue="mail", attempts=2))
     executor = Executor(app)
-    assert (await executor.run(told)).kind is Kind.FAILED
+    assert (await run(executor, told)).kind is Kind.FAILED
     executor.close()
     (span,) = spans()
     assert (span.name, span.kind, span.status.status_code) == (
@@ -133,7 +134,7 @@ async def test_a_task_without_a_trace_begins_one(spans: Spans) -> None:
     app = App()
     app.handler(_quiet)
     executor = Executor(app)
-    await executor.run(claim(handler="_quiet"))
+    await run(executor, claim(handler="_quiet"))
     executor.close()
     (span,) = spans()
     assert span.parent is None
@@ -245,7 +246,7 @@ async def test_every_line_of_a_handler_tells_its_task_and_its_trace(traceparent:
         for name in ("of_the_loop", "of_a_thread"):
             told: Any = claim(handler=name)
             executor = Executor(app)
-            await executor.run(replace(told, task=replace(told.task, traceparent=traceparent)))
+            await run(executor, replace(told, task=replace(told.task, traceparent=traceparent)))
             executor.close()
         logger.warning("five")
     finally:

@@ -213,6 +213,8 @@ def claim(id: str, timeout: float | None) -> Claim:
 class Watch:
     """Notes outcomes in their order, and how many runs ended."""
 
+    leaving = False
+
     def __init__(self) -> None:
         self.outcomes: list[tuple[str, Kind]] = []
         self.ended = asyncio.Semaphore(0)

@@ -24,6 +24,8 @@ from jobpipe.work.context import Context
 from jobpipe.work.errors import Fail, Retry
 from jobpipe.work.executor import Executor
 from jobpipe.work.run import Run
+from running import Watch
+from running import run as run_to_outcome
 
 
 def claim(payload: bytes = b"null", *, handler: str = "h", timeout: float | None = None) -> Claim:
@@ -41,34 +43,9 @@ async def outcome_of(function: Callable[..., Any], payload: bytes = b"null", **o
     timeout = options.pop("task_timeout", None)
     executor = Executor(app, **{"cleanup": 0.01, "random": lambda: 0.5, **options})
     try:
-        return await executor.run(claim(payload, timeout=timeout))
+        return await run_to_outcome(executor, claim(payload, timeout=timeout))
     finally:
         executor.close()
-
-
-class Watch:
-    """An observer that notes what it is told, in order."""
-
-    def __init__(self) -> None:
-        self.told: list[Outcome | str] = []
-        self.changed = asyncio.Event()
-
-    def on_outcome(self, run: Run, outcome: Outcome) -> None:
-        self.told.append(outcome)
-        self.changed.set()
-
-    def on_end(self, run: Run) -> None:
-        self.told.append("end")
-        self.changed.set()
-
-    def on_overstay(self, run: Run) -> bool:
-        return False
-
-    async def until(self, count: int) -> list[Any]:
-        while len(self.told) < count:
-            self.changed.clear()
-            await self.changed.wait()
-        return self.told
 
 
 def begun(function: Callable[..., Any], **options: Any) -> tuple[Run, Watch]:
@@ -219,7 +196,7 @@ async def test_a_result_over_the_limit_fails_without_retries() -> None:
 
 
 async def test_a_task_whose_handler_is_missing_here_is_given_back_for_another_worker() -> None:
-    assert await Executor(App()).run(claim(handler="nobody")) == HANDLER_MISSING
+    assert await run_to_outcome(Executor(App()), claim(handler="nobody")) == HANDLER_MISSING
 
 
 @pytest.mark.parametrize("payload", [b"{}", b'{"n": "1"}', b'{"n": "1", "m": 2}'])
@@ -428,23 +405,23 @@ async def test_a_handler_that_ignores_its_timeout_is_settled_without_and_ends_la
 ) -> None:
     handler = Stubborn()
     run, watch = begun(handler, timeout=0.01)
-    [outcome] = await watch.until(1)
+    [outcome] = await watch.told_of(1)
     assert (outcome.kind, run.reported, run.ended) == (Kind.TIMED_OUT, True, False)
     assert "handler h did not stop when told" in caplog.text
     handler.let_go.set()
-    assert await watch.until(2) == [outcome, "end"]
+    assert await watch.told_of(2) == [outcome, "end"]
     assert run.ended
 
 
 async def test_a_thread_is_settled_at_its_timeout_and_ends_later(blocking: Blocking) -> None:
     run, watch = begun(blocking, timeout=0.01, cleanup=10)
-    [outcome] = await watch.until(1)
+    [outcome] = await watch.told_of(1)
     assert (outcome.kind, run.ended) == (Kind.TIMED_OUT, False)
     await entered(blocking)
     assert blocking.context is not None
     assert blocking.context.cancelled
     blocking.let_go.set()
-    assert await watch.until(2) == [outcome, "end"]
+    assert await watch.told_of(2) == [outcome, "end"]
 
 
 # --- cancelling ---
@@ -455,7 +432,7 @@ async def test_a_cancelled_async_handler_gets_asyncios_cancellation() -> None:
     run, watch = begun(handler.wait)
     await asyncio.sleep(0)
     run.cancel()
-    assert await watch.until(2) == [Outcome(Kind.CANCELLED), "end"]
+    assert await watch.told_of(2) == [Outcome(Kind.CANCELLED), "end"]
 
 
 async def test_a_run_cancelled_before_its_first_step_ends_too() -> None:
@@ -464,7 +441,7 @@ async def test_a_run_cancelled_before_its_first_step_ends_too() -> None:
 
     run, watch = begun(handler)
     run.cancel()
-    assert await watch.until(2) == [Outcome(Kind.CANCELLED), "end"]
+    assert await watch.told_of(2) == [Outcome(Kind.CANCELLED), "end"]
 
 
 async def test_a_cancelled_thread_sees_it_in_its_context(blocking: Blocking) -> None:
@@ -497,7 +474,7 @@ async def test_a_cancel_that_comes_while_the_payload_is_bound_reaches_the_handle
     await entered(blocking)
     run.cancel()
     blocking.let_go.set()
-    assert (await watch.until(2))[0] == Outcome(Kind.DONE, result=b"true")
+    assert (await watch.told_of(2))[0] == Outcome(Kind.DONE, result=b"true")
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), Fail("x"), Retry("x"), asyncio.CancelledError()])
@@ -509,14 +486,14 @@ async def test_any_exception_after_a_cancel_is_cancelled(error: BaseException, b
     run, watch = begun(handler)
     run.cancel()
     blocking.let_go.set()
-    assert (await watch.until(2))[0] == Outcome(Kind.CANCELLED)
+    assert (await watch.told_of(2))[0] == Outcome(Kind.CANCELLED)
 
 
 async def test_a_result_in_spite_of_a_cancel_counts(blocking: Blocking) -> None:
     run, watch = begun(blocking)
     run.cancel()
     blocking.let_go.set()
-    assert (await watch.until(2))[0] == Outcome(Kind.DONE, result=b'"late"')
+    assert (await watch.told_of(2))[0] == Outcome(Kind.DONE, result=b'"late"')
 
 
 async def test_a_cancelled_handler_that_goes_on_still_times_out_as_cancelled() -> None:
@@ -524,9 +501,9 @@ async def test_a_cancelled_handler_that_goes_on_still_times_out_as_cancelled() -
     run, watch = begun(handler, timeout=0.05)
     await handler.entered.wait()
     run.cancel()
-    assert await watch.until(1) == [Outcome(Kind.CANCELLED)]
+    assert await watch.told_of(1) == [Outcome(Kind.CANCELLED)]
     handler.let_go.set()
-    await watch.until(2)
+    await watch.told_of(2)
 
 
 # --- releasing ---
@@ -536,7 +513,7 @@ async def test_a_released_async_handler_is_cancelled_and_given_back() -> None:
     run, watch = begun(asyncio.Event().wait)
     await asyncio.sleep(0)
     run.release()
-    assert await watch.until(2) == [Outcome(Kind.RELEASED), "end"]
+    assert await watch.told_of(2) == [Outcome(Kind.RELEASED), "end"]
 
 
 async def test_a_released_handler_that_manages_to_return_is_done() -> None:
@@ -550,7 +527,7 @@ async def test_a_released_handler_that_manages_to_return_is_done() -> None:
     run, watch = begun(handler, cleanup=10)
     await asyncio.sleep(0)
     run.release()
-    assert (await watch.until(2))[0] == Outcome(Kind.DONE, result=b'"managed"')
+    assert (await watch.told_of(2))[0] == Outcome(Kind.DONE, result=b'"managed"')
 
 
 async def test_a_released_handler_that_goes_on_is_given_back_without_it() -> None:
@@ -558,10 +535,10 @@ async def test_a_released_handler_that_goes_on_is_given_back_without_it() -> Non
     run, watch = begun(handler, timeout=float("inf"))
     await handler.entered.wait()
     run.release()
-    assert await watch.until(1) == [Outcome(Kind.RELEASED)]
+    assert await watch.told_of(1) == [Outcome(Kind.RELEASED)]
     run.release()
     handler.let_go.set()
-    assert await watch.until(2) == [Outcome(Kind.RELEASED), "end"]
+    assert await watch.told_of(2) == [Outcome(Kind.RELEASED), "end"]
 
 
 async def test_a_released_thread_is_given_back_at_once(blocking: Blocking) -> None:
@@ -610,13 +587,15 @@ async def test_simulate_is_always_there_unless_the_app_has_its_own() -> None:
     async def own() -> str:  # type: ignore[no-redef]
         return "own"
 
-    assert (await Executor(app).run(claim(handler="simulate"))).result == b'"own"'
+    assert (await run_to_outcome(Executor(app), claim(handler="simulate"))).result == b'"own"'
 
 
 async def test_the_given_simulate_is_run() -> None:
     app = App()
     given = App().handler("simulate")(lambda: "given")
-    assert (await Executor(app, simulate=given).run(claim(handler="simulate"))).result == b'"given"'
+    assert (
+        await run_to_outcome(Executor(app, simulate=given), claim(handler="simulate"))
+    ).result == b'"given"'
 
 
 def test_a_thread_that_ends_after_its_event_loop_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:

@@ -433,7 +433,7 @@ async def test_a_handler_can_tell_why_it_is_stopped(interrupt: str, why: str, in
     run, watch = begun(sync if in_thread else async_)
     await asyncio.wait_for(entered.wait(), 20)
     getattr(run, interrupt)()
-    await watch.until(2)
+    await watch.told_of(2)
     assert seen == [None, why]
 
 

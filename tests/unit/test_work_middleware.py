@@ -15,7 +15,8 @@ from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim, Status, Task
 from jobpipe.work.errors import BadHandler
 from jobpipe.work.executor import Executor
-from jobpipe.work.run import Run
+from running import Watch
+from running import run as run_to_outcome
 
 
 def claim(payload: bytes = b"null", handler: str = "h") -> Claim:
@@ -26,28 +27,10 @@ def claim(payload: bytes = b"null", handler: str = "h") -> Claim:
     return Claim(task, "lease-1")
 
 
-class Watch:
-    """An observer that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.ended, self.overstayed = asyncio.Event(), asyncio.Event()
-
-    def on_outcome(self, run: Run, outcome: Outcome) -> None:
-        self.outcome.set_result(outcome)
-
-    def on_end(self, run: Run) -> None:
-        self.ended.set()
-
-    def on_overstay(self, run: Run) -> bool:
-        self.overstayed.set()
-        return False
-
-
 async def outcome_of(app: App, payload: bytes = b"null", **options: Any) -> Outcome:
     executor = Executor(app, **options)
     try:
-        return await executor.run(claim(payload))
+        return await run_to_outcome(executor, claim(payload))
     finally:
         executor.close()
 

@@ -195,6 +195,8 @@ def test_a_pool_that_cannot_ask_for_what_is_due_now_claims_nothing_ahead(loop: L
 class Pool:
     """What a run tells its pool when it is given back."""
 
+    leaving = False
+
     def __init__(self, ahead: Ahead) -> None:
         self.ahead = ahead
         self.given_back: list[str] = []

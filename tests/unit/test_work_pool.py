@@ -164,7 +164,7 @@ class Rig:
     def __init__(self, *claims: Claim, workers: int = 2, **options: Any) -> None:
         self.source, self.bench = Source(*claims), Bench()
         self.clock = ManualClock()
-        self.executor = Executor(self.bench.app, cleanup=0.01, clock=self.clock)
+        self.executor = Executor(self.bench.app, cleanup=options.pop("cleanup", 0.01), clock=self.clock)
         self.pool = Pool(
             self.source, self.executor, workers, **{"backoff": SOON, "settle_grace": 0.01, **options}
         )
@@ -598,8 +598,7 @@ async def test_a_handler_that_outlives_its_timeout_is_told_after_its_settle(rigs
 
 async def test_a_thread_that_ends_within_the_clean_up_time_is_no_overstay(rigs: Rigs) -> None:
     told = Told()
-    rig = Rig(claim("over", "thread", timeout=0.02), watcher=told)
-    rig.executor.cleanup = 0.2
+    rig = Rig(claim("over", "thread", timeout=0.02), watcher=told, cleanup=0.2)
     rig.pool.start()
     assert await rig.source.until_settled("over") == [Kind.TIMED_OUT]
     rig.bench.thread_gate.set()

@@ -16,6 +16,7 @@ from jobpipe.core.lifecycle import Kind
 from jobpipe.testing import TestQueue
 from jobpipe.work.errors import InvalidPayload
 from jobpipe.work.executor import Executor
+from running import run
 
 
 @dataclasses.dataclass
@@ -103,7 +104,7 @@ async def test_a_field_that_nobody_knows_is_retried_for_a_newer_worker(
 ) -> None:
     app = App()
     app.handler("h")(function)
-    outcome = await Executor(app).run(claim(payload=payload))
+    outcome = await run(Executor(app), claim(payload=payload))
     assert (outcome.kind, outcome.error_type, outcome.retryable) == (Kind.FAILED, "unknown_field", True)
     assert f"`{path}`" in outcome.message
 
@@ -118,7 +119,7 @@ async def test_or_it_is_ignored_with_one_warning(
     executor = Executor(app)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert (await executor.run(claim(payload=payload))).kind is Kind.DONE
+            assert (await run(executor, claim(payload=payload))).kind is Kind.DONE
     assert len([record for record in caplog.records if path in record.getMessage()]) == 1
 
 
@@ -126,13 +127,13 @@ async def test_or_it_is_ignored_with_one_warning(
 async def test_what_the_types_know_or_take_is_no_unknown_field(function: Any, payload: bytes) -> None:
     app = App()
     app.handler("h")(function)
-    assert (await Executor(app).run(claim(payload=payload))).kind is Kind.DONE
+    assert (await run(Executor(app), claim(payload=payload))).kind is Kind.DONE
 
 
 async def test_what_does_not_fit_otherwise_is_no_reason_to_try_again() -> None:
     app = App()
     app.handler("h")(by_name)
-    outcome = await Executor(app).run(claim(payload=b'{"n": "1", "new": 2}'))
+    outcome = await run(Executor(app), claim(payload=b'{"n": "1", "new": 2}'))
     assert (outcome.error_type, outcome.retryable) == ("invalid_payload", False)
 
 
@@ -160,8 +161,8 @@ async def test_a_struct_that_forbids_others_is_no_reason_to_lose_the_task_either
     """It cannot be made without the field: it is refused also where others would be ignored."""
     app = App(**settings)
     app.handler("h")(function)
-    outcome = await Executor(app).run(claim(payload=payload))
+    outcome = await run(Executor(app), claim(payload=payload))
     assert (outcome.error_type, outcome.retryable) == ("unknown_field", True)
     assert f"`{path}`" in outcome.message
-    bad = await Executor(app).run(claim(payload=payload.replace(b'"n": 1', b'"n": "1"')))
+    bad = await run(Executor(app), claim(payload=payload.replace(b'"n": 1', b'"n": "1"')))
     assert (bad.error_type, bad.retryable) == ("invalid_payload", False)

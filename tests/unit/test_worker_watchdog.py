@@ -47,6 +47,8 @@ def claim(handler: str, timeout: float) -> Claim:
 
 
 class Silent:
+    leaving = False
+
     def on_outcome(self, run: Run, outcome: Outcome) -> None: ...
     def on_end(self, run: Run) -> None: ...
     def on_overstay(self, run: Run) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -22,9 +21,7 @@ from prometheus_client.registry import Collector
 
 from jobpipe.core.histogram import Histogram
 from jobpipe.engine.signs import State
-
-if TYPE_CHECKING:
-    from jobpipe.http.metrics import Reading
+from jobpipe.http.reading import Reading
 
 _PROCESS = ProcessCollector(registry=None)
 

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from subprocess import PIPE
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from msgspec import Struct
 
@@ -35,9 +35,6 @@ from jobpipe.supervisor.orders import (
     order,
     run_of,
 )
-
-if TYPE_CHECKING:
-    from jobpipe.supervisor.keeper import Replaced
 
 LAST_WORDS_S = 0.5
 """How long after the exit the pipe is still read. A subprocess of a handler may hold it open for ever."""
@@ -76,6 +73,13 @@ class Exit(Struct, frozen=True):
     def never() -> Exit:
         """Of a process that could not be started."""
         return Exit(-1, None, -1, {}, False, "could not be started")
+
+
+class Replaced(Struct, frozen=True):
+    """Why a process took another's place, to follow "one that", and when, in milliseconds since the epoch."""
+
+    reason: str
+    at: int
 
 
 class NotReady(Exception):

@@ -11,12 +11,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 
-from msgspec import Struct
-
 from jobpipe.core.retry import RetryPolicy
 from jobpipe.runtime import randomness
 from jobpipe.runtime.clock import Clock
-from jobpipe.supervisor.child import Child, Exit, NotReady
+from jobpipe.supervisor.child import Child, Exit, NotReady, Replaced
 from jobpipe.supervisor.orders import EXIT_REPLACE, Orders
 
 log = logging.getLogger("jobpipe.supervisor")
@@ -28,13 +26,6 @@ QUICK = RetryPolicy(base=0.05, jitter=0.05, cap=1.0)
 GOOD_LIFE_S = 60.0
 MOST_OLD = 8
 """How many that leave may still finish beside one that works; then the next successor waits for the end of one."""
-
-
-class Replaced(Struct, frozen=True):
-    """Why a process took another's place, to follow "one that", and when, in milliseconds since the epoch."""
-
-    reason: str
-    at: int
 
 
 class Keeper:

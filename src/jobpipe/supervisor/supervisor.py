@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from msgspec import Struct
 
 from jobpipe.runtime.clock import Clock, SystemClock
-from jobpipe.supervisor.child import Child, Exit
+from jobpipe.supervisor.child import Child, Exit, Replaced
 from jobpipe.supervisor.guard import Guard
-from jobpipe.supervisor.keeper import Keeper, Replaced
+from jobpipe.supervisor.keeper import Keeper
 from jobpipe.supervisor.memory import MemoryGuard
 from jobpipe.supervisor.orders import Orders
 

@@ -254,6 +254,8 @@ class TestQueue:
 class _Watch:
     """An observer of one run that hands its outcome on at once, and tells when its handler has ended."""
 
+    leaving = False
+
     def __init__(self, settle: Callable[[Outcome], None]) -> None:
         self._settle = settle
         self.ended = asyncio.Event()

@@ -29,10 +29,10 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 
-from jobpipe.work.context import Context
 from jobpipe.work.convert import Read, describes_object, fitting, mentions_pydantic, reader, unwrap_alias
 from jobpipe.work.declared import check_parameter, result_of
 from jobpipe.work.errors import BadHandler, InvalidPayload, UnknownField
+from jobpipe.work.facts import RunFacts
 from jobpipe.work.unknown import Find, fields_finder, finder
 
 Arguments = dict[str, Any]
@@ -295,7 +295,7 @@ def _is_context(annotation: Any) -> bool:
             raise BadHandler(f"a parameter is a Context or filled from the payload, not either: {annotation}")
         return True
     class_ = origin or annotation
-    return isinstance(class_, type) and issubclass(class_, Context)
+    return isinstance(class_, type) and issubclass(class_, RunFacts)
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

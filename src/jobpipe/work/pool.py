@@ -109,6 +109,11 @@ class Pool:
         self._last: asyncio.TimerHandle | None = None
 
     @property
+    def leaving(self) -> bool:
+        """Whether it stops."""
+        return self._draining
+
+    @property
     def busy(self) -> int:
         """How many workers hold a task, those included whose handler outlives its timeout."""
         return len(self._runs)
@@ -156,7 +161,7 @@ class Pool:
         end. Tasks that only wait for a worker, or to run alone, are released at once.
         """
         if not self._draining:
-            self._draining = self._executor.leaving = True
+            self._draining = True
             if self._claiming is not None:
                 self._claiming.add_done_callback(self._check_drained)
                 self._claiming.cancel()

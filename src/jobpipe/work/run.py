@@ -10,21 +10,20 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from jobpipe.core.errors import Draining
 from jobpipe.core.lifecycle import HANDLER_MISSING, RELEASED, Kind, Outcome
 from jobpipe.core.task import Claim
 from jobpipe.runtime import tracing
-from jobpipe.work.context import Context, Stopping
+from jobpipe.work.context import Context
+from jobpipe.work.environment import Environment
+from jobpipe.work.facts import Stopping
 from jobpipe.work.groups import leaf_of
 from jobpipe.work.handler import Handler
 from jobpipe.work.middleware import around, around_function, start_in
 from jobpipe.work.outcomes import hung, raised, returned, timed_out
 from jobpipe.work.threads import lent
-
-if TYPE_CHECKING:
-    from jobpipe.work.executor import Executor
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +36,11 @@ _INTERRUPTED = Outcome(Kind.FAILED)
 
 class Observer(Protocol):
     """Who is told of a run: first its outcome, then its end, each exactly once."""
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the worker stops: a run that cannot enqueue any more is given back then."""
+        ...
 
     def on_outcome(self, run: Run, outcome: Outcome) -> None:
         """The run came to `outcome`; its handler may still be running."""
@@ -70,7 +74,7 @@ class Run:
         "_asyncio_task",
         "_cancelled",
         "_context",
-        "_executor",
+        "_environment",
         "_handler",
         "_in_thread",
         "_last",
@@ -86,14 +90,23 @@ class Run:
         "timeout",
     )
 
-    def __init__(self, claim: Claim, executor: Executor, observer: Observer) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        handler: Handler[..., Any] | None,
+        timeout: float,
+        environment: Environment,
+        observer: Observer,
+    ) -> None:
+        """`handler` is None when the worker has none of that name."""
         self.claim = claim
-        self.timeout = self.deadline = INFINITY
+        self.timeout = timeout
+        self.deadline = INFINITY
         self.started: int | None = None
         self.reported = self.ended = False
-        self._executor = executor
+        self._environment = environment
         self._observer = observer
-        self._handler: Handler[..., Any] | None = None
+        self._handler = handler
         self._context: Context | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._last: Outcome | None = None
@@ -105,29 +118,27 @@ class Run:
 
     def begin(self) -> None:
         """Start the handler. Without such a handler the run comes to its end before this returns."""
-        executor, task = self._executor, self.claim.task
-        self.started = executor.clock.now()
-        self._handler = handler = executor.find(task.handler)
+        environment, handler = self._environment, self._handler
+        self.started = environment.clock.now()
         if handler is None:
             self._end(HANDLER_MISSING)
             return
         loop = asyncio.get_running_loop()
-        self.timeout = executor.timeout_of(task, handler)
         if self.timeout != INFINITY:
-            self.deadline = executor.clock.monotonic() + self.timeout
-            executor.deadlines.add(self)
-        if handler.is_async or executor.around:
+            self.deadline = environment.clock.monotonic() + self.timeout
+            environment.deadlines.add(self)
+        if handler.is_async or environment.around:
             self._asyncio_task = loop.create_task(self._await(handler), context=self._variables())
         else:
             self._start_thread(handler, loop)
 
     async def _await(self, handler: Handler[..., Any]) -> None:
         try:
-            if middleware := self._executor.around:
+            if middleware := self._environment.around:
                 value = await around(middleware, self._new_context(), lambda: self._innermost(handler))
             else:
                 value = await handler.function(**self._arguments(handler))
-            outcome = returned(value, self._executor.max_result)
+            outcome = returned(value, self._environment.max_result)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its run's outcome
             outcome = self._raised(error)
         self._end(outcome)
@@ -138,7 +149,7 @@ class Run:
             return await handler.function(**self._arguments(handler))
         self._in_thread = True
         try:
-            called = await start_in(self._executor.threads, lambda: self._function(handler))
+            called = await start_in(self._environment.threads, lambda: self._function(handler))
         finally:
             self._in_thread = False
             if self.reported and self._asyncio_task is not None:
@@ -152,30 +163,30 @@ class Run:
             outcome = variables.run(self._call, handler)
             return lambda: _tell(loop, self._end, outcome)
 
-        self._executor.threads.submit(work)
+        self._environment.threads.submit(work)
 
     def _variables(self) -> contextvars.Context:
         """By which code of the handler, wherever it is, knows its task."""
         task = self.claim.task
         variables = tracing.context_of(tracing.Running(task.id, task.traceparent))
-        variables.run(self._executor.app.set_variables)
+        variables.run(self._environment.app.set_variables)
         return variables
 
     def _call(self, handler: Handler[..., Any]) -> Outcome:
         try:
-            return returned(self._function(handler), self._executor.max_result)
+            return returned(self._function(handler), self._environment.max_result)
         except BaseException as error:  # noqa: BLE001  # whatever a handler raises is its run's outcome
             return self._raised(error)
 
     def _function(self, handler: Handler[..., Any]) -> Any:
         """Call an ordinary function, in its thread."""
-        if middleware := self._executor.app.around_functions:
+        if middleware := self._environment.app.around_functions:
             ctx = self._context or self._new_context()
             return around_function(middleware, ctx, lambda: handler.function(**self._arguments(handler)))
         return handler.function(**self._arguments(handler))
 
     def _raised(self, error: BaseException) -> Outcome:
-        if self._executor.leaving and isinstance(leaf_of(error), Draining):
+        if self._observer.leaving and isinstance(leaf_of(error), Draining):
             return RELEASED  # it wanted to enqueue, and its server takes nothing new: no fault of its own
         return raised(error, self._backoff)
 
@@ -187,11 +198,10 @@ class Run:
         return arguments
 
     def _new_context(self) -> Context:
-        clock, timeout = self._executor.clock, self.timeout
+        clock, timeout = self._environment.clock, self.timeout
         limit = None if timeout == INFINITY else timeout
-        self._context = context = Context(
-            self.claim.task, limit, clock.monotonic(), clock, self._executor.app
-        )
+        app = self._environment.app
+        self._context = context = Context(self.claim.task, limit, clock.monotonic(), clock, app)
         # A thread may be here while the loop interrupts the run: the flags are read after the context is in place, and
         # the loop sets them before it looks for one, so one of the two sees the other.
         if self._timed_out or self._cancelled or self._released:
@@ -203,7 +213,7 @@ class Run:
         if self._lingers():
             self._last = outcome
             return
-        self._executor.deadlines.remove(self)
+        self._environment.deadlines.remove(self)
         if self._timer is not None:
             self._timer.cancel()
         self._see_to_programs()
@@ -217,8 +227,8 @@ class Run:
         return threads is not None and threads.held_by(self.claim.task.id)
 
     def _see_to_programs(self) -> None:
-        executor, task_id = self._executor, self.claim.task.id
-        (executor.end_programs if self._timed_out else executor.forget_programs)(task_id)
+        programs = self._environment.programs
+        (programs.end if self._timed_out else programs.forget)(self.claim.task.id)
 
     def _report(self, outcome: Outcome) -> None:
         if not self.reported:
@@ -263,7 +273,7 @@ class Run:
         """
         self._released = True
         self._interrupt()
-        self._give_up_after(min(self._executor.cleanup, RELEASE_CLEANUP_S))
+        self._give_up_after(min(self._environment.cleanup, RELEASE_CLEANUP_S))
 
     def time_out(self) -> None:
         """The run is past its timeout: stop the handler, and after its clean-up time settle without it."""
@@ -271,9 +281,9 @@ class Run:
         self._interrupt()
         if not self._stoppable:
             self._see_to_programs()  # a thread cannot be stopped, but what it waits for may be
-            if not self._executor.ends_with_threads:
+            if not self._environment.ends_with_threads:
                 self._give_up()
-        self._timer = asyncio.get_running_loop().call_later(self._executor.cleanup, self._overstay)
+        self._timer = asyncio.get_running_loop().call_later(self._environment.cleanup, self._overstay)
 
     def _overstay(self) -> None:
         self._see_to_programs()
@@ -317,7 +327,7 @@ class Run:
         """After a release; a run that timed out before keeps its own timer when it is reported."""
         if self.reported:
             return
-        self._executor.deadlines.remove(self)
+        self._environment.deadlines.remove(self)
         if self._timer is not None:
             self._timer.cancel()
         if not self._stoppable:
@@ -356,7 +366,7 @@ class Run:
         """The handler's own delay before the next attempt; None for the server's."""
         if self._handler is None or self._handler.retry is None:
             return None
-        return self._handler.retry.delay(self.claim.task.failures + 1, self._executor.random)
+        return self._handler.retry.delay(self.claim.task.failures + 1, self._environment.random)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, end: Callable[[Outcome], None], outcome: Outcome) -> None:

@@ -136,13 +136,8 @@ class WorkerProcess(Watcher):
         self.worker = f"{socket.gethostname()}:{os.getpid()}-{secrets.token_hex(2)}"
         self._servers = parse_addresses(orders.url)
         self._headers = {} if orders.token is None else {LOCAL_HEADER: orders.token}
-        self._executor = _executor(orders, app, self._clock)
-        self._executor.ends_with_threads = True
         self._programs = Programs()
-        self._executor.end_programs, self._executor.forget_programs = (
-            self._programs.end,
-            self._programs.forget,
-        )
+        self._executor = _executor(orders, app, self._programs, self._clock)
         self._source = RemoteSource(
             orders.url,
             self.worker,
@@ -319,12 +314,14 @@ class WorkerProcess(Watcher):
         _leave(EXIT_REPLACE)
 
 
-def _executor(orders: Orders, app: App, clock: Clock) -> Executor:
+def _executor(orders: Orders, app: App, programs: Programs, clock: Clock) -> Executor:
     return Executor(
         app,
         timeout=INFINITY if orders.timeout is None else orders.timeout,
         max_result=orders.max_result,
         cleanup=CLEANUP_S,
         simulate=simulate_handler(*orders.simulate),
+        programs=programs,
+        ends_with_threads=True,
         clock=clock,
     )

@@ -7,8 +7,9 @@ the claim, or of the end, that moved them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+import apsw
 import msgspec
 
 from jobpipe.core.errors import Invalid, JobpipeError, TooManyQueues
@@ -22,14 +23,15 @@ from jobpipe.core.rules import (
     in_force,
 )
 from jobpipe.core.task import Claim, Status, Task
+from jobpipe.runtime.clock import Clock
 from jobpipe.storage.flow import Declaration, KeyUse, QueueRules, SaidBy
 from jobpipe.storage.sqlite import rules as sql
+from jobpipe.storage.sqlite.counts import Counts
+from jobpipe.storage.sqlite.due import Due
 from jobpipe.storage.sqlite.lanes import Key, Lanes
+from jobpipe.storage.sqlite.leases import Leases
 from jobpipe.storage.sqlite.line import Row
 from jobpipe.storage.sqlite.rows import decode_json, text
-
-if TYPE_CHECKING:
-    from jobpipe.storage.sqlite.state import State
 
 RESTED = 10_000
 """After so many writes of what was used up, what does not count any more is deleted."""
@@ -38,17 +40,41 @@ _said = msgspec.json.Decoder(Said).decode
 _QUEUED = Status.QUEUED
 
 
-class Flow:
-    """All that is said, by queue; the queues that obey rules are in `state.due.ruled`."""
+class Mirror(Protocol):
+    """What rules are judged by: the database, and what memory keeps of it."""
 
-    def __init__(self, state: State) -> None:
-        self._s = state
+    db: apsw.Connection
+    clock: Clock
+    counts: Counts
+    due: Due
+    leases: Leases
+    max_queues: int
+
+    @property
+    def queues(self) -> dict[str, int]:
+        """All queue names that hold tasks or have rules."""
+        ...
+
+    def one(self, statement: str, arguments: tuple[Any, ...] = ()) -> Any:
+        """The value of a statement that hands out one."""
+        ...
+
+    def write_late(self) -> None:
+        """Write the claims that are not in the file yet."""
+        ...
+
+
+class Flow:
+    """All that is said, by queue; the queues that obey rules are in `due.ruled`."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._s = mirror
         self._people: dict[str, dict[str, SaidBy]] = {}
         """By queue and key; '' is the queue itself."""
         self._declared: dict[str, dict[str, Said]] = {}
         self.capacities: dict[str, int] = {}
         self.ruled: frozenset[str] = frozenset()
-        """As `state.due.ruled`; may be read from any thread."""
+        """As `due.ruled`; may be read from any thread."""
         self._held_keys: set[str] = set()
         """Queues that tell keys apart since a key of them was held."""
         self._used: set[tuple[str, str]] = set()
@@ -319,8 +345,8 @@ class Flow:
 class _Peek:
     """Reads the first rows of lanes of one queue."""
 
-    def __init__(self, state: State, queue: str, by_key: bool) -> None:
-        self._s = state
+    def __init__(self, mirror: Mirror, queue: str, by_key: bool) -> None:
+        self._s = mirror
         self._queue = queue
         self._by_key = by_key
 
