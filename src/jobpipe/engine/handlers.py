@@ -108,21 +108,27 @@ class Handlers:
     def claimed(self, claims: Sequence[Claim]) -> None:
         """See Observer."""
         now = self._clock.now()
+        waits: dict[str, list[float]] = {}
         for claim in claims:
             task = claim.task
-            handler = self._of(task.handler)
-            if handler is not None and task.started_at is not None:
-                handler.hour(now).waits.add(max(0, task.started_at - task.run_at) / 1000)
+            if task.started_at is not None:
+                waits.setdefault(task.handler, []).append(max(0, task.started_at - task.run_at) / 1000)
+        for name, values in waits.items():
+            handler = self._of(name)
+            if handler is not None:
+                handler.hour(now).waits.add_all(values)
 
     def settled(self, ends: Sequence[tuple[Task, Transition]]) -> None:
         """See Observer."""
         now = self._clock.now()
+        alike: dict[tuple[str, str | None, str], list[tuple[Task, Transition]]] = {}
         for task, to in ends:
-            if to.kind is not _DONE and not to.ran:
-                continue
-            handler = self._of(task.handler)
+            if to.kind is _DONE or to.ran:
+                alike.setdefault((task.handler, task.worker, task.queue), []).append((task, to))
+        for (name, worker, queue), group in alike.items():
+            handler = self._of(name)
             if handler is not None:
-                _note(handler, self._release_of(task.worker or ""), task, to, now)
+                _note(handler, self._release_of(worker or ""), queue, group, now)
 
     def accepted(self, tasks: Sequence[Task]) -> None:
         """See Observer: nothing ran."""
@@ -140,19 +146,21 @@ class Handlers:
         return found
 
 
-def _note(handler: Handler, release: int | None, task: Task, to: Transition, now: int) -> None:
-    failed = to.error is not None
-    seconds = max(0, now - (task.started_at or now)) / 1000
-    handler.ended(now, 1, failed)
+def _note(
+    handler: Handler, release: int | None, queue: str, ends: Sequence[tuple[Task, Transition]], now: int
+) -> None:
+    """Runs of one queue by one worker."""
+    failures = [Failure(task.id, to.error) for task, to in ends if to.error is not None]
+    seconds = [max(0, now - (task.started_at or now)) / 1000 for task, _ in ends]
+    handler.ended(now, len(ends), len(failures))
     for runs in (handler.hour(now), _of_release(handler, release, now)):
         if runs is not None:
-            runs.runs += 1
-            runs.failed += failed
-            runs.seconds.add(seconds)
-    if task.queue not in handler.queues and len(handler.queues) < MOST_QUEUES:
-        handler.queues[task.queue] = None
-    if to.error is not None:
-        handler.errors.append(Failure(task.id, to.error))
+            runs.runs += len(ends)
+            runs.failed += len(failures)
+            runs.seconds.add_all(seconds)
+    if queue not in handler.queues and len(handler.queues) < MOST_QUEUES:
+        handler.queues[queue] = None
+    handler.errors.extend(failures)
 
 
 def _of_release(handler: Handler, release: int | None, now: int) -> Runs | None:

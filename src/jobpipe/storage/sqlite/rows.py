@@ -217,7 +217,10 @@ def waiting(db: apsw.Connection, statement: str, seqs: Sequence[int]) -> dict[in
         end = at + row[_PAYLOAD]
         row[_PAYLOAD] = b"" if payloads is None else payloads[at:end]
         at = end
-        tasks[row[0]] = task_of(row)
+        row[_STATUS], row[_CANCEL] = Status.QUEUED, False
+        if row[_ERROR] is not None:
+            row[_ERROR] = decode_error(row[_ERROR])
+        tasks[row[0]] = Task(*row)
     return tasks
 
 
