@@ -182,7 +182,8 @@ class Runs:
         if lease.cancel_requested != settlement.cancel_requested:
             return CancelChanged()
         self._s.leases.end(seq)
-        self._s.due.ended(lease.queue, lease.key)
+        if self._s.due.ruled:
+            self._s.due.ended(lease.queue, lease.key)
         if to.kind is _DONE and not settlement.rescue:
             claim = self._s.unwritten.take(seq)
             if claim is not None:
