@@ -152,10 +152,16 @@ function draw() {
   trust();
   patch(document.getElementById("nav"), PAGES.map(([name, label]) => h("a", {
     key: name, href: `#/${name}`, class: name === "enqueue" ? "new" : "", "aria-current": shown.nav === name && "page",
-  }, icon(label.toLowerCase()), h("span", label))));
+  }, icon(label.toLowerCase()), h("span", label), name === "queues" && pausedCount())));
   patch(document.getElementById("tools"), tools());
   patch(document.getElementById("banner"), notice(feed));
   holding(main, () => patch(main, content()));
+}
+
+// On every page: nothing starts in these queues.
+function pausedCount() {
+  const n = stats.data?.paused_queues;
+  return n > 0 && h("b.count", { id: "paused-queues", title: `${n} paused` }, icon("pause"), n, h("span.hidden", " paused"));
 }
 
 // What was from before is asked for anew as soon as it can be.

@@ -2,7 +2,7 @@
 // wake people by deploy/prometheus/alerts.yml.
 import { h } from "./dom.js";
 import { count, duration, percent, plural, rate } from "./format.js";
-import { icon } from "./ui.js";
+import { icon, queueHref as pageOf } from "./ui.js";
 
 const LATE_S = 300; // a task that is due for longer than this
 const BUSY_S = 30; // for so long a due task waits before "all are busy" is worth a word
@@ -45,7 +45,7 @@ function busy(stats, queues) {
   return [["busy", "#/workers", [h("b", stats.workers.total ? `All ${plural(stats.workers.total, "worker")} busy` : "No workers"), `, and a task has been due for ${duration(Math.floor(oldest))}`]]];
 }
 
-const paused = (queues) => few(queues.filter((q) => q.paused), "#/queues", (q) => ["paused", queueHref(q.queue), [h("b", `${q.queue} is paused`), `: ${count(q.queued)} wait`]]);
+const paused = (queues) => few(queues.filter((q) => q.paused), "#/queues", (q) => ["paused", pageOf(q.queue), [h("b", `${q.queue} is paused`), `: ${count(q.queued)} wait`]]);
 
 function late(queues) {
   const waiting = queues.filter((q) => q.oldest_ready_s > LATE_S && !q.paused).sort((a, b) => b.oldest_ready_s - a.oldest_ready_s);

@@ -7,7 +7,7 @@ const GO = { o: "#/", t: "#/tasks", e: "#/errors", q: "#/queues", w: "#/workers"
 const HELP = [
   ["g o", "Overview"], ["g t", "Tasks"], ["g e", "Errors"], ["g q", "Queues"], ["g w", "Workers"], ["g h", "Handlers"], ["g n", "Enqueue a task"],
   ["/", "Filter tasks"], ["j k", "Next and previous row"], ["x", "Select the row"], ["Enter", "Open the row"],
-  ["r", "Retry"], ["c", "Cancel"], ["d", "Theme: system, light, dark"], ["?", "This help"],
+  ["r", "Retry"], ["c", "Cancel"], ["p", "Pause or resume the queue or schedule"], ["d", "Theme: system, light, dark"], ["?", "This help"],
 ];
 
 let leader = 0;

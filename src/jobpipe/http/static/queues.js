@@ -1,11 +1,14 @@
 // The queues, a few or hundreds: how full, how old, how fast. Rates are what this page saw change while it was open, at
 // most a minute. The order holds until it is asked for anew; the filter and the order are in the address.
 import { spark } from "./charts.js";
+import { can } from "./api.js";
 import { h } from "./dom.js";
-import { count, duration, percent, rate } from "./format.js";
+import { count, duration, percent, plural, rate } from "./format.js";
 import { Lazy } from "./lazy.js";
 import { Order } from "./order.js";
 import { Resource, shownOf } from "./resource.js";
+import { brief, may, pause, pauseButton, pausedBadge } from "./flow.js";
+import { queue } from "./queue.js";
 import { head, queueLink, region, resort } from "./ui.js";
 
 const WINDOW_MS = 60000;
@@ -15,7 +18,7 @@ const ROW_PX = 31;
 // What can be sorted by: its head, and which comes first.
 const SORTS = {
   queue: ["Queue", () => 0],
-  load: ["Waiting", (a, b) => b.queued / b.capacity - a.queued / a.capacity || b.running - a.running],
+  load: ["Waiting", (a, b) => (b.paused || false) - (a.paused || false) || b.queued / b.capacity - a.queued / a.capacity || b.running - a.running],
   oldest: ["Oldest due", (a, b) => (b.oldest_ready_s ?? -1) - (a.oldest_ready_s ?? -1)],
   running: ["Running", (a, b) => b.running - a.running],
   done: ["Done", (a, b) => b.done - a.done],
@@ -24,6 +27,7 @@ const SORTS = {
 };
 
 export function queues(app, route) {
+  if (route.id !== null) return queue(app, route);
   const list = new Resource("queues", { every: 2000, idle: 4000 });
   const seen = new Map();
   const order = new Order();
@@ -36,6 +40,9 @@ export function queues(app, route) {
     state.find = event.target.value.trim();
     history.replaceState(null, "", hashOf({ sort, busy, find: state.find }));
     app.render();
+  };
+  const toggle = async (q) => {
+    if (may() && (await pause(`queues/${encodeURIComponent(q.queue)}`, q.queue, !q.paused))) app.refresh();
   };
   const anew = () => {
     order.renew();
@@ -54,8 +61,9 @@ export function queues(app, route) {
         h("span.soft", { id: "shown" }, `${count(wanted.length)} of ${count(data.length)} shown`), h("span.space"), resort(changed, anew)),
       h("div", { key: "table" }, region("Queues", "panel", h("table.full.cards.dense", h("caption.hidden", "Queues"),
         h("thead", h("tr", ["queue", "load"].map((name) => sorter(name, sort, busy, state.find)), h("th", { key: "depth", scope: "col" }, "Depth"),
-          h("th.num", { key: "out", scope: "col" }, "Out"), Object.keys(SORTS).slice(2).map((name) => sorter(name, sort, busy, state.find, "num")))),
-        h("tbody", lazy.rows(wanted, ({ row }) => row.queue, ({ row, gone }) => line(row, seen.get(row.queue) || [], gone)))),
+          h("th.num", { key: "out", scope: "col" }, "Out"), Object.keys(SORTS).slice(2).map((name) => sorter(name, sort, busy, state.find, "num")),
+          h("th", { key: "rules", scope: "col" }, "Rules"), can("admin") && h("th", { key: "act", scope: "col" }, h("span.hidden", "Pause")))),
+        h("tbody", lazy.rows(wanted, ({ row }) => row.queue, ({ row, gone }) => line(row, seen.get(row.queue) || [], gone, () => void toggle(row))))),
       lazy.more(wanted, ROW_PX)))];
   };
   return {
@@ -63,12 +71,13 @@ export function queues(app, route) {
     resources: [list],
     keys: () => ({ "/": () => document.getElementById("find")?.focus() }),
     view: () => [
-      head("Queues", list.data && `${count(list.data.length)} in use. Full ones refuse new tasks with 503.`),
+      head("Queues", list.data && [paused(list.data), `${count(list.data.length)} in use. Full ones refuse new tasks with 503.`]),
       shownOf(list, view, "No queue holds tasks. A queue exists while it holds some."),
     ],
   };
 }
 
+const paused = (data) => data.some((q) => q.paused) && h("b.late", `${plural(data.filter((q) => q.paused).length, "queue")} paused. `);
 const living = (q) => q.queued + q.running > 0;
 
 function hashOf({ sort, busy, find }) {
@@ -81,16 +90,17 @@ function sorter(name, sort, busy, find, cls = "") {
     h("a.sort", { href: hashOf({ sort: name, busy, find }) }, SORTS[name][0]));
 }
 
-function line(q, samples, gone) {
+function line(q, samples, gone, toggle) {
   const link = (status) => h("a", { href: `#/tasks?queue=${encodeURIComponent(q.queue)}&status=${status}`, "data-count": status }, count(q[status]));
   const speed = rates(samples);
-  return h("tr", { key: q.queue, "data-queue": q.queue, class: gone ? "gone" : "" },
-    h("th", { scope: "row" }, queueLink(q.queue)),
+  return h("tr", { key: q.queue, "data-queue": q.queue, class: [gone && "gone", q.paused && "halted"].filter(Boolean).join(" ") },
+    h("th", { scope: "row" }, queueLink(q.queue), q.paused && [" ", pausedBadge()]),
     h("td", { "data-label": "Waiting" }, fill(q)),
     h("td", { "data-label": "Depth" }, spark(samples.slice(-SAMPLES).map((s) => s.queued), `Depth while this page was open: ${samples.map((s) => s.queued).join(", ")}`, SAMPLES)),
     h("td.num", { "data-label": "out" }, speed === null ? "–" : `${rate(speed)}/s`),
     h("td.num", { "data-label": "oldest", class: q.oldest_ready_s > 60 ? "late" : "" }, q.oldest_ready_s === null ? "–" : duration(Math.floor(q.oldest_ready_s))),
-    ["running", "done", "failed", "cancelled"].map((status) => h("td.num", { key: status, "data-label": status }, link(status))));
+    ["running", "done", "failed", "cancelled"].map((status) => h("td.num", { key: status, "data-label": status }, link(status))),
+    h("td.cut.brief", { "data-label": "rules", title: brief(q.rules) }, brief(q.rules) || "–"), can("admin") && h("td.acts", pauseButton(q.queue, q.paused, toggle)));
 }
 
 // How much of the capacity is taken, as a bar and as numbers.

@@ -3,8 +3,9 @@ import { Problem, call, can } from "./api.js";
 import { copy } from "./dialogs.js";
 import { h } from "./dom.js";
 import { ago, count, duration, full, shown } from "./format.js";
+import { heldLink } from "./flow.js";
 import { health } from "./health.js";
-import { badge, icon } from "./ui.js";
+import { badge, icon, queueHref } from "./ui.js";
 import { Tree, member, parse, pretty } from "./json.js";
 import { Resource, shownOf } from "./resource.js";
 import { curl, fieldsOf, python } from "./snippets.js";
@@ -39,7 +40,7 @@ export function task(app, route) {
     keys: () => ({ r: steering("retry"), c: steering("cancel") }),
     view() {
       const head = h("div.head.task-head", h("p.crumb", h("a", { href: "#/tasks" }, "Tasks"), " /"),
-        h("h1", { tabindex: "-1" }, h("code", route.id)), one.data && badge(shown(one.data.task)),
+        h("h1", { tabindex: "-1" }, h("code", route.id)), one.data && badge(shown(one.data.task)), one.data && heldLink(one.data.task),
         h("button.icon-only", { onclick: () => copy(route.id, "Id"), "aria-label": "Copy the id" }, icon("copy")));
       if (one.error instanceof Problem && one.error.status === 404) {
         return [head, h("p.empty", "There is no such task: it was deleted, or forgotten after its retention.")];
@@ -78,12 +79,14 @@ function facts(task) {
   const time = (name, value) => fact(name, value ? h("time", { datetime: value, title: full(value) }, full(value), h("small", ` ${ago(value)}`)) : "–");
   return h("dl.panel.grid", {},
     fact("Handler", h("a", { href: `#/tasks?handler=${encodeURIComponent(task.handler)}` }, h("code", task.handler))),
-    fact("Queue", h("a", { href: `#/tasks?queue=${encodeURIComponent(task.queue)}` }, h("code", task.queue))),
+    fact("Queue", h("a", { href: queueHref(task.queue) }, h("code", task.queue))),
     fact("Attempts", [h("b", { "data-count": "attempts" }, count(task.attempts)), h("small", ` ${count(task.failures)} failed, ${count(task.lost)} lost, ${count(task.max_retries)} ${task.max_retries === 1 ? "retry" : "retries"} allowed`)]),
     fact("Priority", String(task.priority)),
     time("Created", task.created_at), time(task.status === "queued" ? "Due" : "Was due", task.run_at), time("Started", task.started_at), time("Finished", task.finished_at),
     fact("Time limit", task.timeout === null ? "the handler's, or the server's" : duration(task.timeout)),
     fact("Worker", task.worker ? h("code", task.worker) : "–"),
+    task.key && fact("Key", h("a", { href: `${queueHref(task.queue)}?key=${encodeURIComponent(task.key)}` }, h("code", task.key))),
+    task.schedule && fact("Schedule", [h("a", { href: `#/schedules/${encodeURIComponent(task.schedule)}` }, h("code", task.schedule)), task.scheduled_for && h("small", ` for ${full(task.scheduled_for)}`)]),
     task.unique && fact("Unique key", [h("code", task.unique.key), h("small", ` ${lives(task.unique)}`)]),
     task.expires_at && time("Expires", task.expires_at));
 }

@@ -3,6 +3,7 @@
 import { call, can } from "./api.js";
 import { h, heads } from "./dom.js";
 import { ago, count, duration, full, now, seconds, shown } from "./format.js";
+import { heldNote } from "./flow.js";
 import { health } from "./health.js";
 import { badge, head, icon, region, segments, taskLink } from "./ui.js";
 import { Resource, shownOf } from "./resource.js";
@@ -10,10 +11,10 @@ import { VERBS, steerMany } from "./steering.js";
 
 const LIMIT = 50;
 // What a row shows: payloads and results stay where they are.
-const FIELDS = "id,handler,queue,priority,status,attempts,run_at,created_at,started_at,finished_at,cancel_requested,worker,last_error";
+const FIELDS = "id,handler,queue,priority,status,attempts,run_at,created_at,started_at,finished_at,cancel_requested,worker,last_error,held";
 const STATUSES = ["queued", "running", "done", "failed", "cancelled"];
-const FILTERS = ["status", "queue", "handler", "error_type", "error_group", "id_prefix", "created_after", "created_before"];
-const NAMES = { status: "status", queue: "queue", handler: "handler", error_type: "error", error_group: "error group", id_prefix: "id", created_after: "from", created_before: "until" };
+const FILTERS = ["status", "queue", "handler", "error_type", "error_group", "id_prefix", "key", "schedule", "created_after", "created_before"];
+const NAMES = { status: "status", queue: "queue", handler: "handler", error_type: "error", error_group: "error group", id_prefix: "id", key: "key", schedule: "schedule", created_after: "from", created_before: "until" };
 
 export function tasks(app, route) {
   const filter = Object.fromEntries(FILTERS.filter((name) => route.query.get(name)).map((name) => [name, route.query.get(name)]));
@@ -94,7 +95,7 @@ export function hashOf(filter) {
 function matches(task, filter) {
   return (!filter.status || filter.status === task.status) && (!filter.queue || filter.queue === task.queue)
     && (!filter.handler || filter.handler === task.handler) && (!filter.error_type || filter.error_type === task.error_type)
-    && (!filter.id_prefix || task.id.startsWith(filter.id_prefix)) && !filter.error_group && !filter.created_before;
+    && (!filter.id_prefix || task.id.startsWith(filter.id_prefix)) && !filter.error_group && !filter.key && !filter.schedule && !filter.created_before;
 }
 
 const leavers = (rows, filter) => Boolean(filter.status) && rows.some((row) => row.status !== filter.status);
@@ -105,6 +106,7 @@ function patchRows(rows, changes) {
     const row = byId.get(change.id);
     if (!row) continue;
     Object.assign(row, change);
+    if (row.status !== "queued") row.held = undefined;
     if (type) row.last_error = { ...row.last_error, type, message: message ?? row.last_error?.message ?? "" };
   }
 }
@@ -125,6 +127,7 @@ function form(filter, queues, state, change, app) {
     field("handler", "Handler"),
     state.more && [field("error_type", "Error type"), field("created_after", "Created from", { type: "datetime-local" }), field("created_before", "until", { type: "datetime-local" })],
     filter.error_group && h("span.chip", "error group ", h("code", filter.error_group), h("button.icon-only", { type: "button", "aria-label": "Any error group", onclick: () => change("error_group", "") }, icon("close"))),
+    ["key", "schedule"].filter((name) => filter[name]).map((name) => h("span.chip", { key: name }, `${name} `, h("code", filter[name]), h("button.icon-only", { type: "button", "aria-label": `Any ${name}`, onclick: () => change(name, "") }, icon("close")))),
     !state.more && h("button.quiet", { type: "button", onclick: () => ((state.more = true), app.render()) }, "More filters"),
     Object.keys(filter).length > 0 && h("a.button.quiet", { href: "#/tasks" }, "Clear"));
 }
@@ -174,6 +177,7 @@ function ran(task) {
 
 function note(task) {
   if (task.status === "queued" && shown(task) !== "queued") return `due ${ago(task.run_at)}`;
+  if (task.held) return heldNote(task);
   if (task.cancel_requested && task.status === "running") return "told to stop";
   if (task.status === "running") return task.worker || "";
   if (task.last_error && task.status !== "done") return h("span", { title: task.last_error.message }, h("b", task.last_error.type), ` ${task.last_error.message.split("\n")[0]}`);

@@ -11,7 +11,8 @@ export function badge(status) {
 
 export const hrefOf = (id) => `#/tasks/${encodeURIComponent(id)}`;
 export const taskLink = (id) => h("a.id", { href: hrefOf(id) }, id);
-export const queueLink = (name) => h("a.id", { href: `#/tasks?queue=${encodeURIComponent(name)}` }, name);
+export const queueHref = (name) => `#/queues/${encodeURIComponent(name)}`;
+export const queueLink = (name) => h("a.id", { href: queueHref(name) }, name);
 
 export const head = (title, facts, ...more) => h("div.head", h("h1", { tabindex: "-1" }, title), h("p.facts", facts), more);
 
