@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -21,10 +22,21 @@ type object = map[string]any
 var handlers = map[string]func(context.Context, any) (any, error){ // the context ends with a cancelled or lost task
 	"default": func(_ context.Context, payload any) (any, error) { return payload, nil },
 	"fail":    func(context.Context, any) (any, error) { return nil, fmt.Errorf("this one always fails") },
+	"nap": func(ctx context.Context, payload any) (any, error) {
+		seconds, _ := payload.(object)["seconds"].(json.Number).Float64()
+		select {
+		case <-time.After(time.Duration(seconds * float64(time.Second))):
+			return "slept well", nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	},
 }
 
 const release = 0 // of what is deployed: a later one is higher
-const lease = 30  // seconds until the tasks of a silent worker are given to another
+
+var url = setting("JOBPIPE_URL", "http://127.0.0.1:8080")
+var lease, _ = strconv.Atoi(setting("LEASE", "30")) // seconds until the tasks of a silent worker are given to another
 
 var me, slots = fmt.Sprint("go:", os.Getpid()), make(chan bool, 50) // that many tasks at a time
 var client = http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 2 * cap(slots)}}
@@ -55,18 +67,25 @@ func main() {
 	}
 }
 
+func setting(name, otherwise string) string {
+	if value := os.Getenv(name); value != "" {
+		return value
+	}
+	return otherwise
+}
+
 func run(task object) {
 	ctx, done := context.WithCancel(context.Background())
 	defer done()
 	var beat *time.Timer
-	beat = time.AfterFunc(lease*time.Second/3, func() {
+	beat = time.AfterFunc(time.Duration(lease)*time.Second/3, func() {
 		var answers []object
 		ref := object{"id": task["id"], "lease_id": task["lease_id"]}
 		post(ctx, "/extend", object{"worker_id": me, "lease": lease, "leases": []object{ref}}, &answers)
 		if len(answers) == 1 && (answers[0]["extended"] != true || answers[0]["cancel_requested"] == true) {
 			done()
 		} else if ctx.Err() == nil {
-			beat.Reset(lease * time.Second / 3)
+			beat.Reset(time.Duration(lease) * time.Second / 3)
 		}
 	})
 	defer beat.Stop()
@@ -85,12 +104,14 @@ func run(task object) {
 func post(ctx context.Context, path string, in, out any) { // tries on through outages, until ctx ends
 	body, _ := json.Marshal(in)
 	for pause := 100; ctx.Err() == nil; pause = (pause + 3000) / 2 {
-		request, _ := http.NewRequest("POST", os.Getenv("JOBPIPE_URL")+path, bytes.NewReader(body))
+		request, _ := http.NewRequest("POST", url+path, bytes.NewReader(body))
 		request.Header.Set("Authorization", "Bearer "+os.Getenv("JOBPIPE_KEY"))
 		response, err := client.Do(request)
 		if err == nil {
 			defer response.Body.Close()
-			if response.StatusCode == 200 && json.NewDecoder(response.Body).Decode(out) == nil {
+			decoder := json.NewDecoder(response.Body)
+			decoder.UseNumber() // a float64 has no room for large ones
+			if response.StatusCode == 200 && decoder.Decode(out) == nil {
 				return
 			}
 			if err = fmt.Errorf("%s", response.Status); response.StatusCode/100 == 4 { // refused for ever

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,24 @@ def _param(name: str, programs: list[str], *command: str) -> Any:
 
 BASH = _param("bash", ["bash", "curl", "sed", "iconv"], "bash", "worker.sh", "handlers.sh")
 NODE = _param("node", ["node"], "node", "worker.mjs", "handlers.mjs")
-both = pytest.mark.parametrize("command", [BASH, NODE])
+GO = _param("go", ["go"], "go", "worker.go")
+each = pytest.mark.parametrize("command", [BASH, NODE, GO])
+
+
+@cache
+def built(source: str) -> str:
+    """The program that a file of Go becomes."""
+    folder = tempfile.mkdtemp(prefix="jobpipe-go-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    environ = {
+        **os.environ,
+        "GO111MODULE": "off",
+        "GOCACHE": f"{folder}/cache",
+        "GOFLAGS": "",
+        "GOPROXY": "off",
+    }
+    subprocess.run(["go", "build", "-o", f"{folder}/worker", source], check=True, env=environ, cwd=folder)
+    return f"{folder}/worker"
 
 
 class Rig:
@@ -56,6 +75,8 @@ class Rig:
 
     def work(self, command: list[str]) -> subprocess.Popen[bytes]:
         environ = {**os.environ, "JOBPIPE_URL": self.server.url, "LEASE": str(LEASE_S), "NO_PROXY": "*"}
+        if command[0] == "go":
+            command = [built(command[1])]
         with self.log.open("ab") as log:
             worker = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
         self._workers.append(worker)
@@ -94,7 +115,7 @@ def nap(id: str, seconds: float) -> dict[str, Any]:
     return {"id": id, "handler": "nap", "payload": {"seconds": seconds}}
 
 
-@both
+@each
 def test_it_does_what_can_be_done_and_reports_what_cannot(rig: Rig, command: list[str]) -> None:
     tasks = [{"id": f"t{i}", "handler": "default", "payload": {"n": i}} for i in range(30)]
     rig.server.enqueue(
@@ -116,7 +137,7 @@ def test_it_does_what_can_be_done_and_reports_what_cannot(rig: Rig, command: lis
     assert stopped(worker, signal.SIGINT) == 0
 
 
-@both
+@each
 def test_no_payload_and_no_id_confuses_it(rig: Rig, command: list[str]) -> None:
     leased = '","priority":0,"status":"running","lease_id":"x","lease_until":"y"}]}'
     payload = {"text": f'a "b"\\\n\té\u0001{leased}', "priority": 0, "status": "running", "lease_id": "x"}
@@ -128,7 +149,7 @@ def test_no_payload_and_no_id_confuses_it(rig: Rig, command: list[str]) -> None:
     assert stopped(worker) == 0
 
 
-@both
+@each
 def test_a_stop_finishes_what_runs_and_leaves_the_rest(rig: Rig, command: list[str]) -> None:
     rig.server.enqueue(nap("runs", 1.5))
     worker = rig.work(command)
@@ -141,7 +162,7 @@ def test_a_stop_finishes_what_runs_and_leaves_the_rest(rig: Rig, command: list[s
     assert rig.server.ask("/tasks/later?wait=0.2")["attempts"] == 0
 
 
-@both
+@each
 def test_heartbeats_keep_a_task_that_is_longer_than_its_lease(rig: Rig, command: list[str]) -> None:
     rig.server.enqueue(nap("long", LEASE_S + 2))
     worker = rig.work(command)
@@ -150,7 +171,7 @@ def test_heartbeats_keep_a_task_that_is_longer_than_its_lease(rig: Rig, command:
     assert stopped(worker) == 0
 
 
-@both
+@each
 def test_a_cancelled_task_is_given_up_with_the_next_heartbeat(rig: Rig, command: list[str]) -> None:
     rig.server.enqueue(nap("cancelled", 60))
     worker = rig.work(command)
@@ -160,7 +181,7 @@ def test_a_cancelled_task_is_given_up_with_the_next_heartbeat(rig: Rig, command:
     assert stopped(worker) == 0
 
 
-@both
+@each
 def test_it_survives_a_killed_server_and_settles_after_its_restart(rig: Rig, command: list[str]) -> None:
     rig.server.enqueue(nap("runs", 1))
     worker = rig.work(command)
