@@ -225,6 +225,7 @@ def test_what_others_change_moves_nothing_and_keeps_what_is_typed(flow: Server, 
     expect(page.get_by_label("Set concurrency", exact=True)).to_have_value("2")
     expect(field).to_have_value("5/m")
     assert field.bounding_box() == before
+    flow.ask("/queues/calm/resume", method="POST")
 
 
 def test_with_keys_it_tells_who_changed_a_rule_and_a_reader_changes_none(

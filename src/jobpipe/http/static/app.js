@@ -15,6 +15,7 @@ import { help, listen } from "./keyboard.js";
 import { overview } from "./overview.js";
 import { queues } from "./queues.js";
 import { Resource, failure, sentence } from "./resource.js";
+import { schedules } from "./schedules.js";
 import { task } from "./task.js";
 import { tasks } from "./tasks.js";
 import { workers } from "./workers.js";
@@ -25,7 +26,7 @@ const SOON_MS = 1500;
 const ASK_MS = 2000;
 const NOTHING = { counts: null };
 const THEMES = ["auto", "light", "dark"];
-const PAGES = [["", "Overview", overview], ["tasks", "Tasks", tasks], ["errors", "Errors", errors], ["queues", "Queues", queues], ["workers", "Workers", workers], ["handlers", "Handlers", handlers], ["enqueue", "Enqueue", enqueue]];
+const PAGES = [["", "Overview", overview], ["tasks", "Tasks", tasks], ["errors", "Errors", errors], ["queues", "Queues", queues], ["schedules", "Schedules", schedules], ["workers", "Workers", workers], ["handlers", "Handlers", handlers], ["enqueue", "Enqueue", enqueue]];
 
 const main = document.getElementById("main");
 let page = null;

@@ -6,7 +6,7 @@ import { Keys } from "./queue_keys.js";
 import { Resource, shownOf } from "./resource.js";
 import { Rules } from "./rules.js";
 import { fill } from "./queues.js";
-import { icon } from "./ui.js";
+import { crumbed, fact, icon } from "./ui.js";
 
 export function queue(app, route) {
   const name = route.id;
@@ -23,7 +23,7 @@ export function queue(app, route) {
     resources: [one, ...keys.resources],
     keys: () => ({ p: () => (may() && one.data ? void toggle() : false), "/": () => document.getElementById("find-key")?.focus() }),
     view: () => [
-      h("div.head.task-head", h("p.crumb", h("a", { href: "#/queues" }, "Queues"), " /"), h("h1", { tabindex: "-1" }, h("code", name)), one.data?.paused && pausedBadge()),
+      crumbed("Queues", "#/queues", name, one.data?.paused && pausedBadge()),
       shownOf(one, (data) => [state(data, toggle), facts(data), rules.view(data), keys.view()]),
     ],
   };
@@ -43,7 +43,6 @@ function state(q, toggle) {
 }
 
 function facts(q) {
-  const fact = (name, ...content) => h("div", { key: name }, h("dt", name), h("dd", content));
   const link = (status) => fact(status, h("a", { href: `#/tasks?queue=${encodeURIComponent(q.queue)}&status=${status}`, "data-count": status }, count(q[status])));
   return h("dl.panel.grid.short", { key: "facts" },
     fact("Waiting", q.missing ? count(0) : fill(q)), fact("Running", runs(q.running, q.rules?.concurrency)),

@@ -9,7 +9,7 @@ import { Order } from "./order.js";
 import { Resource, shownOf } from "./resource.js";
 import { brief, may, pause, pauseButton, pausedBadge } from "./flow.js";
 import { queue } from "./queue.js";
-import { head, queueLink, region, resort } from "./ui.js";
+import { finder, head, queueLink, region, resort } from "./ui.js";
 
 const WINDOW_MS = 60000;
 const SAMPLES = 24;
@@ -56,7 +56,7 @@ export function queues(app, route) {
     const wanted = rows.filter(({ row }) => (!busy || living(row)) && row.queue.includes(state.find));
     return [
       h("div.toolbar.steady", { key: "bar", role: "group", "aria-label": "Which queues" },
-        h("input", { id: "find", type: "search", "aria-label": "Find a queue", placeholder: "Find a queue", value: state.find, oninput: find, autocomplete: "off", spellcheck: "false" }),
+        finder("Find a queue", state.find, find),
         h("a.button.quiet", { href: hashOf({ sort, busy: !busy, find: state.find }) }, busy ? "Also without work" : "Only with work"),
         h("span.soft", { id: "shown" }, `${count(wanted.length)} of ${count(data.length)} shown`), h("span.space"), resort(changed, anew)),
       h("div", { key: "table" }, region("Queues", "panel", h("table.full.cards.dense", h("caption.hidden", "Queues"),

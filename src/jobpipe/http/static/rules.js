@@ -1,11 +1,11 @@
 // The rules of a queue, edited in place: what is in force, beside what apps declare and what people set, who did and when.
 import { Problem, call, can } from "./api.js";
-import { dialog, toast } from "./dialogs.js";
+import { toast } from "./dialogs.js";
 import { h, heads } from "./dom.js";
 import { count } from "./format.js";
 import { done, may, rateOf, rateText, who } from "./flow.js";
 import { health } from "./health.js";
-import { complain } from "./steering.js";
+import { agreed, complain } from "./steering.js";
 
 const NUMBER = { text: (value) => (value === undefined || value === null ? "" : String(value)), value: (text) => (/^\d+$/.test(text) ? Number(text) : text), hint: "5, or none" };
 const RATE = { text: rateText, value: (text) => (text === "none" ? text : rateOf(text)), hint: "100/m, or none" };
@@ -104,10 +104,8 @@ export class Rules {
   }
 
   async #takeBack(q) {
-    const agreed = await dialog("Take all back?", (close) => [
-      h("p", "All that people set of ", h("code", q.queue), " is taken back: its rules, its pause, and the rules of its keys. What apps declare holds again; tasks stay."),
-      h("footer", h("button", { type: "button", onclick: () => close(null) }, "Keep"), h("button.primary.danger", { type: "button", "data-first": true, disabled: health.shut, onclick: () => close(true) }, "Take all back"))]);
-    if (!agreed || !(await done(this.path, { method: "DELETE" }, "All taken back"))) return;
+    const says = h("p", "All that people set of ", h("code", q.queue), " is taken back: its rules, its pause, and the rules of its keys. What apps declare holds again; tasks stay.");
+    if (!(await agreed("Take all back?", "Take all back", says)) || !(await done(this.path, { method: "DELETE" }, "All taken back"))) return;
     this.#draft.undo();
     this.app.refresh();
   }

@@ -40,12 +40,10 @@ export async function steer(verb, task) {
   }
 }
 
-function confirmOne(task) {
-  return dialog("Delete this task?", (close) => [
-    h("p", h("code", task.id), " is forgotten for good, history included."),
-    buttons(close, "Delete", "delete", () => close(true)),
-  ]);
-}
+const confirmOne = (task) => agreed("Delete this task?", "Delete", h("p", h("code", task.id), " is forgotten for good, history included."));
+
+// Whether the reader says yes to something that cannot be undone.
+export const agreed = (title, label, ...says) => dialog(title, (close) => [...says, buttons(close, label, "delete", () => close(true))]);
 
 function buttons(close, label, verb, act, disabled = false) {
   return h("footer", {},

@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 import { ago, count, duration, full, shown } from "./format.js";
 import { heldLink } from "./flow.js";
 import { health } from "./health.js";
-import { badge, icon, queueHref } from "./ui.js";
+import { badge, fact, icon, queueHref } from "./ui.js";
 import { Tree, member, parse, pretty } from "./json.js";
 import { Resource, shownOf } from "./resource.js";
 import { curl, fieldsOf, python } from "./snippets.js";
@@ -92,8 +92,6 @@ function facts(task) {
 }
 
 const lives = ({ until, on_conflict }) => `${typeof until === "string" ? `until its ${until}` : `for ${duration(until)}`}, ${on_conflict}`;
-
-const fact = (name, content) => h("div", { key: name }, h("dt", name), h("dd", content));
 
 function lastError(task) {
   if (!task.last_error || task.status === "done") return null;

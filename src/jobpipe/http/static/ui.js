@@ -25,6 +25,12 @@ export function segments(label, chosen, links, cls = "") {
 // What may be wider than the screen is scrolled by itself, by keyboard too.
 export const region = (label, cls, ...kids) => h("div.scroll", { class: cls, tabindex: "0", role: "region", "aria-label": label }, kids);
 
+export const fact = (name, ...content) => h("div", { key: name }, h("dt", name), h("dd", content));
+
+export const crumbed = (title, href, name, ...more) => h("div.head.task-head", { key: "head" }, h("p.crumb", h("a", { href }, title), " /"), h("h1", { tabindex: "-1" }, h("code", name)), more);
+
+export const finder = (what, value, oninput) => h("input", { id: "find", type: "search", "aria-label": what, placeholder: what, value, oninput, autocomplete: "off", spellcheck: "false" });
+
 // Says that rows would stand otherwise by now, and puts them in order when it is asked to; it is always there.
 export const resort = (changed, act) => h("p.resort", { key: "resort" },
   h("button.quiet", { onclick: act, class: changed ? "" : "unseen" }, "The order has changed: put in order"));

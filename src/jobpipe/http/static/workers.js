@@ -1,7 +1,7 @@
 // Who works here: each worker process, how busy it is, and what it runs since when.
 import { h } from "./dom.js";
 import { ago, coarse, count, full, percent, since } from "./format.js";
-import { head, icon, taskLink } from "./ui.js";
+import { fact, head, icon, taskLink } from "./ui.js";
 import { Resource, shownOf } from "./resource.js";
 
 const MOST_SLOTS = 64;
@@ -39,8 +39,6 @@ function card(w) {
 
 const SHAPES = { active: "running", stopping: "cancelled", lost: "failed" };
 const state = (w) => h("span.badge", { class: w.state === "active" ? "done" : SHAPES[w.state] }, icon(SHAPES[w.state]), w.state);
-
-const fact = (name, value) => h("div", h("dt", name), h("dd", value));
 
 // What runs anywhere, the longest first.
 export function running(list) {
