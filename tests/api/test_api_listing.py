@@ -172,6 +172,20 @@ async def test_a_field_that_no_task_has_is_400(server: Server, fields: str) -> N
     assert (answer.status_code, answer.json()["field"]) == (400, "fields")
 
 
+async def test_scheduled_and_retrying_tasks_are_asked_for_like_a_status(mixed: Server) -> None:
+    await mixed.enqueue({"id": "later", "delay": 60})
+    await mixed.enqueue({"id": "again", "priority": 9})
+    await mixed.run_one(Kind.FAILED, error_type="ValueError", message="no")
+    assert ids(await mixed.get("/tasks?status=scheduled")) == ["later"]
+    assert ids(await mixed.get("/tasks?status=retrying")) == ["again"]
+    assert ids(await mixed.get("/tasks?status=queued")) == ["again", "later", "e", "job/é 1", "c"]
+    cancelled = await mixed.post("/tasks/cancel", {"status": "scheduled"})
+    assert cancelled.json() == {"matched": 1, "changed": 1}
+    assert ids(await mixed.get("/tasks?status=cancelled")) == ["later"]
+    mixed.clock.advance(60)
+    assert ids(await mixed.get("/tasks?status=retrying")) == []
+
+
 # --- the bulk verbs -------------------------------------------------------------------------------------------------
 
 

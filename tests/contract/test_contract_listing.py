@@ -65,6 +65,8 @@ def holds(where: TaskFilter, task: Task) -> bool:
             where.created_after is None or task.created_at > where.created_after,
             where.created_before is None or task.created_at < where.created_before,
             where.ids is None or task.id in where.ids,
+            where.due_after is None or task.run_at > where.due_after,
+            where.tried is None or (task.attempts > 0) is where.tried,
         )
     )
 
@@ -94,6 +96,8 @@ def filters_over(tasks: list[Task]) -> dict[str, list[object]]:
         ],
         "created_after": [middle.created_at, 0, tasks[0].created_at],
         "created_before": [middle.created_at, tasks[-1].created_at, 10**15],
+        "due_after": [middle.run_at, 0],
+        "tried": [True, False],
         "ids": [(), (middle.id, tasks[0].id, middle.id, "nobody"), tuple(task.id for task in tasks)],
     }
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from jobpipe.core.task import Status
 from jobpipe.engine.bulk import Action
 from jobpipe.http.problems import TITLES
 from jobpipe.wire import (
@@ -31,7 +30,7 @@ from jobpipe.wire import (
     TaskView,
     WorkerView,
 )
-from jobpipe.wire.filters import ERROR_GROUP
+from jobpipe.wire.filters import ERROR_GROUP, STATUSES
 from jobpipe.wire.handlers import HandlerView
 from jobpipe.wire.rules import DeclareBody, KeyRulesBody, KeyUseView, RuledKeyView, RuledQueueView, RulesBody
 from jobpipe.wire.schedules import ScheduleBody, ScheduleView
@@ -166,7 +165,7 @@ def _inherited(enqueue_status: int) -> Json:
 
 def _tasks() -> Json:
     filters = {
-        "status": {"enum": list(Status)},
+        "status": {"enum": list(STATUSES)},
         "queue": _property("queue"),
         "handler": _property("handler"),
         "error_type": _TEXT,

@@ -97,7 +97,9 @@ async def _list(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     listing = parse_listing(scope["query_string"])
     fields = listing.fields
     slim = fields is not None and fields.isdisjoint(BYTES)
-    page = await api.queue.page(_where(listing.where), listing.limit, listing.before_seq, slim=slim)
+    page = await api.queue.page(
+        _where(listing.where, api.now()), listing.limit, listing.before_seq, slim=slim
+    )
     encode = encode_task if fields is None else task_encoder(fields)
     wanted = fields is None or "held" in fields
     held = await api.queue.flow.held(page.tasks) if wanted else [None] * len(page.tasks)
@@ -138,7 +140,7 @@ async def _delete(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _bulk(api: Api, action: Action, scope: Scope, receive: Receive, send: Send) -> None:
     where, dry_run = parse_bulk(await read_body(scope, receive, api.config.max_batch_body))
-    answer = await bulk(api.queue, action, _where(where), dry_run=dry_run)
+    answer = await bulk(api.queue, action, _where(where, api.now()), dry_run=dry_run)
     await send_json(scope, send, encode_view(BulkView(answer.matched, answer.changed)))
 
 
@@ -159,8 +161,12 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
-def _where(filters: Filters) -> TaskFilter:
-    return TaskFilter(**structs.asdict(filters))
+def _where(filters: Filters, now: int) -> TaskFilter:
+    given = structs.asdict(filters)
+    waits = given.pop("waits")
+    if waits is None:
+        return TaskFilter(**given)
+    return TaskFilter(**given, due_after=now, tried=waits == "retrying")
 
 
 def _fill(

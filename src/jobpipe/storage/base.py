@@ -117,6 +117,9 @@ class TaskFilter(Struct, frozen=True):
     ids: tuple[str, ...] | None = None
     key: str | None = None
     schedule: str | None = None
+    due_after: int | None = None
+    tried: bool | None = None
+    """Whether it was claimed before."""
 
 
 class Page(Struct, frozen=True):

@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from jobpipe.core.gate import Held
 from jobpipe.core.keys import Scope
 from jobpipe.core.rates import MAX_LIMIT, MAX_PERIOD_S, MIN_PERIOD_S
+from jobpipe.core.shape import error_group
 from jobpipe.core.task import Attempt, Status, Task, TaskError
 from jobpipe.core.unique import Found, Known, Unique
 from jobpipe.wire.times import format_time
@@ -60,6 +61,7 @@ class TaskView(Struct):
     schedule: str | UnsetType = UNSET
     scheduled_for: Time | UnsetType = UNSET
     held: Held | UnsetType = UNSET
+    error_group: Annotated[str, Meta(description="Of `last_error`, as /errors tells it.")] | UnsetType = UNSET
 
 
 class KeyView(Struct):
@@ -337,7 +339,8 @@ def encode_known(known: Known, *, whole: bool = True) -> bytes:
 
 def _plain(task: Task) -> bool:
     return (
-        task.key is None
+        task.last_error is None
+        and task.key is None
         and task.uniqueness is None
         and task.expires_at is None
         and task.schedule is None
@@ -353,7 +356,12 @@ def _beyond(task: Task) -> bytes:
         b"" if task.expires_at is None else b',"expires_at":%b' % format_time(task.expires_at),
         b"" if task.schedule is None else b',"schedule":%b' % _encode(task.schedule),
         b"" if task.scheduled_for is None else b',"scheduled_for":%b' % format_time(task.scheduled_for),
+        b"" if task.last_error is None else b',"error_group":"%b"' % _group(task.handler, task.last_error),
     ])  # fmt: skip
+
+
+def _group(handler: str, error: TaskError) -> bytes:
+    return error_group(handler, error.type, error.message)[0].encode()
 
 
 class AcceptedWriter:

@@ -9,7 +9,7 @@ import re
 import zlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast, get_args
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -31,10 +31,16 @@ _CURSOR = re.compile(r"[A-Za-z0-9_-]{16}")
 _MAX_QUERY = 8192
 
 
+Waits = Literal["scheduled", "retrying"]
+"""What is asked for like a status: queued tasks whose time has not come, before their first run and after one."""
+STATUSES = (*Status, *get_args(Waits))
+
+
 class Filters(Struct, frozen=True):
     """Which tasks: all conditions that are set must hold. Times are milliseconds."""
 
     status: Status | None = None
+    waits: Waits | None = None
     queue: str | None = None
     handler: str | None = None
     error_type: str | None = None
@@ -66,7 +72,7 @@ class BulkBody(Struct, forbid_unknown_fields=True):
         ]
         | None
     ) = None
-    status: Status | None = None
+    status: Literal["queued", "running", "done", "failed", "cancelled", "scheduled", "retrying"] | None = None
     queue: Annotated[str, Meta(extra_json_schema={"pattern": f"^{requests.QUEUE}$"})] | None = None
     handler: Annotated[str, Meta(extra_json_schema={"pattern": f"^{requests.HANDLER}$"})] | None = None
     error_type: Annotated[str, Meta(max_length=200)] | None = None
@@ -190,8 +196,8 @@ def parse_bulk(body: bytes) -> tuple[Filters, bool]:
 
 
 def _filters(given: dict[str, str], ids: tuple[str, ...] | None = None) -> Filters:
-    if "status" in given and given["status"] not in list(Status):
-        raise Invalid(f"must be one of {', '.join(Status)}", field="status")
+    if "status" in given and given["status"] not in STATUSES:
+        raise Invalid(f"must be one of {', '.join(STATUSES)}", field="status")
     if "queue" in given:
         requests.queues.check(given["queue"])
     if "handler" in given:
@@ -201,8 +207,10 @@ def _filters(given: dict[str, str], ids: tuple[str, ...] | None = None) -> Filte
             _check_text(given[name], name)
     if "error_group" in given and not _ERROR_GROUP.fullmatch(given["error_group"]):
         raise Invalid("must be 16 hexadecimal digits, as /errors tells them", field="error_group")
+    status, waits = _standing(given.get("status"))
     return Filters(
-        status=Status(given["status"]) if "status" in given else None,
+        status=status,
+        waits=waits,
         queue=given.get("queue"),
         handler=given.get("handler"),
         error_type=given.get("error_type"),
@@ -214,6 +222,12 @@ def _filters(given: dict[str, str], ids: tuple[str, ...] | None = None) -> Filte
         key=given.get("key"),
         schedule=given.get("schedule"),
     )
+
+
+def _standing(status: str | None) -> tuple[Status | None, Waits | None]:
+    if status in get_args(Waits):
+        return Status.QUEUED, cast("Waits", status)
+    return (None if status is None else Status(status)), None
 
 
 def _check_text(value: str, field: str) -> None:

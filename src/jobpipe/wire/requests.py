@@ -137,6 +137,7 @@ class EnqueueBody(Struct, forbid_unknown_fields=True, gc=False):
     held: Ignored | UnsetType = UNSET
     schedule: Ignored | UnsetType = UNSET
     scheduled_for: Ignored | UnsetType = UNSET
+    error_group: Ignored | UnsetType = UNSET
     deduplicated: Ignored | UnsetType = UNSET
     replaced: Ignored | UnsetType = UNSET
 

@@ -12,6 +12,7 @@ import { icon } from "./ui.js";
 import { keep } from "./kept.js";
 import { handlers } from "./handlers.js";
 import { help, listen } from "./keyboard.js";
+import { moves } from "./rows.js";
 import { overview } from "./overview.js";
 import { queues } from "./queues.js";
 import { Resource, failure, sentence } from "./resource.js";
@@ -35,6 +36,7 @@ let dirty = false;
 let drawn = 0;
 let stale = false; // what is shown may be from before
 let opened = 0;
+let address = ""; // of what is open
 let asked = 0;
 let frame = 0;
 let unheard = false; // the server did not answer who is looking
@@ -51,8 +53,8 @@ const app = {
   },
   tick,
   go(hash) {
-    if (location.hash === hash) open();
-    else location.hash = hash;
+    location.hash = hash;
+    open();
   },
   refresh() {
     for (const resource of sources()) resource.renew();
@@ -93,6 +95,7 @@ function decoded(text) {
 }
 
 function open() {
+  address = location.href;
   const route = routeOf(location.hash);
   const found = PAGES.find(([name]) => name === route.name) || PAGES[0];
   const same = shown !== null && shown.name === route.name && shown.id === route.id;
@@ -247,8 +250,17 @@ whenRefused(() => {
 
 // --- the start ---
 
-listen(() => ({ "?": () => void help(), d: () => setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme || "auto") + 1) % 3]), ...(page.keys ? page.keys() : {}) }));
-addEventListener("hashchange", open);
+const focusFind = () => document.getElementById("find")?.focus();
+
+function find() {
+  if (document.getElementById("find")) return focusFind();
+  addEventListener("hashchange", focusFind, { once: true });
+  location.hash = "#/tasks";
+  return undefined;
+}
+
+listen(() => ({ ...moves, "/": find, r: () => app.refresh(), "?": () => void help(), d: () => setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme || "auto") + 1) % 3]), ...(page.keys ? page.keys() : {}) }));
+addEventListener("hashchange", () => location.href !== address && open());
 addEventListener("online", () => feed.tryNow());
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) {

@@ -5,6 +5,8 @@ import { count } from "./format.js";
 import { icon } from "./ui.js";
 
 const STEP = 100;
+const LONG = 600; // characters of a text that are shown unasked
+const LARGE = 50000; // characters of a value that is opened unasked
 const TOKEN = /[\s]*([[\]{}:,]|"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null)/y;
 
 // {kind, text} with `items` or `entries` ([key text, node]); raises SyntaxError with the place.
@@ -80,9 +82,9 @@ export class Tree {
   #node(node, label, path, depth) {
     const kids = node.items || node.entries;
     const name = label === null ? null : [h("span.key", label), ": "];
-    if (!kids) return h("div.leaf", { key: path }, name, h("span", { class: node.kind }, brief(node.text)));
+    if (!kids) return h("div.leaf", { key: path }, name, this.#text(node, path));
     if (!kids.length) return h("div.leaf", { key: path }, name, node.items ? "[ ]" : "{ }");
-    const open = this.#open.get(path) ?? (depth < 2 && kids.length <= 40 ? STEP : 0);
+    const open = this.#open.get(path) ?? (depth < 2 && kids.length <= 40 && node.text.length <= LARGE ? STEP : 0);
     const toggle = (event) => {
       const is = event.target.open;
       if (is !== open > 0) this.#set(path, is ? STEP : 0);
@@ -102,10 +104,16 @@ export class Tree {
     return [shown, h("button.quiet", { key: "more", onclick: () => this.#set(path, open + STEP) }, `${count(left)} more`)];
   }
 
+  #text({ kind, text }, path) {
+    if (text.length <= LONG) return h("span", { class: kind }, text);
+    const open = this.#open.get(path) > 0;
+    return [h("span", { class: kind }, open ? text : `${text.slice(0, LONG)}…`),
+      h("button.quiet", { "aria-expanded": String(open), onclick: () => this.#set(path, open ? 0 : 1) }, open ? "fold" : `all ${count(text.length)} characters`)];
+  }
+
   #set(path, open) {
     this.#open.set(path, open);
     this.changed();
   }
 }
 
-const brief = (text) => (text.length > 4000 ? `${text.slice(0, 4000)}… (${count(text.length)} characters)` : text);

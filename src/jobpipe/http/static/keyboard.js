@@ -6,8 +6,8 @@ import { keep, kept } from "./kept.js";
 const GO = { o: "#/", t: "#/tasks", e: "#/errors", q: "#/queues", s: "#/schedules", w: "#/workers", h: "#/handlers", n: "#/enqueue" };
 const HELP = [
   ["g o", "Overview"], ["g t", "Tasks"], ["g e", "Errors"], ["g q", "Queues"], ["g s", "Schedules"], ["g w", "Workers"], ["g h", "Handlers"], ["g n", "Enqueue a task"],
-  ["/", "Filter tasks"], ["j k", "Next and previous row"], ["x", "Select the row"], ["Enter", "Open the row"],
-  ["r", "Retry"], ["c", "Cancel"], ["p", "Pause or resume the queue or schedule"], ["d", "Theme: system, light, dark"], ["?", "This help"],
+  ["/", "Find"], ["j k", "Next and previous row, or task"], ["x", "Select the row"], ["Enter", "Open the row"],
+  ["r", "Retry; where nothing can be, ask again"], ["c", "Cancel"], ["p", "Pause or resume the queue or schedule"], ["d", "Theme: system, light, dark"], ["?", "This help"],
 ];
 
 let leader = 0;

@@ -69,7 +69,6 @@ export function queues(app, route) {
   return {
     title: "Queues",
     resources: [list],
-    keys: () => ({ "/": () => document.getElementById("find")?.focus() }),
     view: () => [
       head("Queues", list.data && [paused(list.data), `${count(list.data.length)} in use. Full ones refuse new tasks with 503.`]),
       shownOf(list, view, "No queue holds tasks. A queue exists while it holds some."),

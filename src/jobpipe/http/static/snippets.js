@@ -47,6 +47,7 @@ export function fieldsOf(task) {
   return {
     handler: task.handler,
     queue: task.queue === "default" ? undefined : task.queue,
+    key: task.key,
     priority: task.priority || undefined,
     max_retries: task.max_retries,
     timeout: task.timeout ?? undefined,

@@ -20,6 +20,8 @@ const CALLS = {
   delete: (id) => call(`tasks/${encodeURIComponent(id)}`, { method: "DELETE" }),
 };
 
+// Scheduled and retrying tasks are queued ones.
+export const reaches = (verb, status) => VERBS[verb].from.includes(/scheduled|retrying/.test(status) ? "queued" : status);
 export const allowed = (verb, status) => can("admin") && !health.shut && VERBS[verb].from.includes(status);
 
 export function complain(error) {
@@ -55,9 +57,9 @@ function buttons(close, label, verb, act, disabled = false) {
 export async function steerMany(verb, filter, meant) {
   if (health.shut) return null;
   const rule = VERBS[verb];
-  const statuses = rule.from.filter((status) => !filter.status || filter.status === status);
+  const statuses = filter.status ? [filter.status].filter((status) => reaches(verb, status)) : rule.from;
   const stop = new AbortController();
-  const state = { counts: null, error: null };
+  const state = { counts: null, error: null, typed: "", typing: verb === "delete" && Object.keys(filter).every((name) => name === "all" || name === "status") };
   countAll(verb, filter, statuses, stop.signal)
     .then((counts) => (state.counts = counts), (error) => (state.error = error))
     .finally(renderDialog);
@@ -76,7 +78,8 @@ async function countAll(verb, filter, statuses, signal) {
   return counts;
 }
 
-function question(verb, meant, { counts, error }, close) {
+function question(verb, meant, state, close) {
+  const { counts, error } = state;
   const rule = VERBS[verb];
   const total = counts?.reduce((sum, [, n]) => sum + n, 0);
   const label = total ? `${rule.name} ${plural(total, "task")}` : rule.name;
@@ -85,7 +88,11 @@ function question(verb, meant, { counts, error }, close) {
       : !total ? h("p", `None of them can be: ${verb} is for tasks that are ${rule.from.join(" or ")}.`)
         : [h("p.huge", { id: "bulk-count" }, count(total)),
           h("p", counts.map(([status, n]) => `${count(n)} ${status}`).join(", "), ". ", rule.says)];
-  return [h("p", "Chosen: ", h("strong", meant)), h("div", { "aria-live": "polite" }, body), buttons(close, label, verb, () => close(true), !total)];
+  const missing = state.typing && state.typed.replace(/\D/g, "") !== String(total);
+  return [h("p", "Chosen: ", h("strong", meant)), h("div", { "aria-live": "polite" }, body),
+    state.typing && total > 0 && h("label", h("span", "Type the number of tasks, to delete them all"),
+      h("input", { id: "typed", inputmode: "numeric", autocomplete: "off", value: state.typed, oninput: (event) => ((state.typed = event.target.value), renderDialog()) })),
+    buttons(close, label, verb, () => close(true), !total || missing)];
 }
 
 async function change(verb, filter, counts) {

@@ -1,30 +1,35 @@
 // The table of tasks: filters in the address, pages by the server's cursors, rows that change while they are looked at.
 // New rows move nothing under the pointer: they wait behind a button while rows are selected, pointed at or focused.
 import { call, can } from "./api.js";
-import { h, heads } from "./dom.js";
+import { h } from "./dom.js";
 import { ago, count, duration, full, now, seconds, shown } from "./format.js";
 import { heldNote } from "./flow.js";
 import { health } from "./health.js";
+import { Picked, views } from "./picked.js";
+import { trail } from "./rows.js";
 import { badge, head, icon, region, segments, taskLink } from "./ui.js";
 import { Resource, shownOf } from "./resource.js";
-import { VERBS, steerMany } from "./steering.js";
+import { VERBS, reaches, steerMany } from "./steering.js";
 
 const LIMIT = 50;
+const LOOKED_AT = 1000; // the newest that match, of which the longest are shown
 // What a row shows: payloads and results stay where they are.
 const FIELDS = "id,handler,queue,priority,status,attempts,run_at,created_at,started_at,finished_at,cancel_requested,worker,last_error,held";
-const STATUSES = ["queued", "running", "done", "failed", "cancelled"];
+const STATUSES = ["queued", "scheduled", "retrying", "running", "done", "failed", "cancelled"];
 const FILTERS = ["status", "queue", "handler", "error_type", "error_group", "id_prefix", "key", "schedule", "created_after", "created_before"];
 const NAMES = { status: "status", queue: "queue", handler: "handler", error_type: "error", error_group: "error group", id_prefix: "id", key: "key", schedule: "schedule", created_after: "from", created_before: "until" };
 
 export function tasks(app, route) {
   const filter = Object.fromEntries(FILTERS.filter((name) => route.query.get(name)).map((name) => [name, route.query.get(name)]));
   const cursor = route.query.get("cursor");
-  const page = new Resource(pathOf(filter, cursor), { every: 1000, idle: 10000, read: readPage });
+  const sort = SORTS[route.query.get("sort")] ? route.query.get("sort") : "";
+  const here = hashOf({ ...filter, sort });
+  const page = new Resource(pathOf(filter, cursor, sort), { every: sort ? 4000 : 1000, idle: 10000, read: (path, options) => readPage(path, options, sort) });
   const queues = new Resource("queues", { every: 5000, idle: 30000 });
-  const selected = new Set();
+  const selected = new Picked(hashOf(filter));
   const state = { newer: new Set(), more: ["error_type", "created_after", "created_before"].some((name) => filter[name]) };
 
-  const change = (name, value) => app.go(hashOf({ ...filter, [name]: value }));
+  const change = (name, value) => app.go(hashOf({ ...filter, sort, [name]: value }));
   const rows = () => page.data?.rows || [];
   const held = () => selected.size > 0 || Boolean(document.querySelector("#rows:hover, #rows:focus-within"));
   const show = () => {
@@ -36,6 +41,7 @@ export function tasks(app, route) {
     const [body, meant] = selected.size ? [{ ids: [...selected] }, `${count(selected.size)} selected`] : [wireOf(filter), wordsOf(filter)];
     if ((await steerMany(verb, body, meant)) === null) return;
     selected.clear();
+    selected.kept();
     app.refresh();
   };
 
@@ -53,25 +59,32 @@ export function tasks(app, route) {
     // The table is asked for again by itself only where that moves nothing.
     holds: (resource) => resource === page && page.data !== null && (Boolean(cursor) || held()),
     keys: () => ({
-      "/": () => document.getElementById("find").focus(),
-      j: () => move(1),
-      k: () => move(-1),
-      x: () => pick(document.activeElement.closest("tr")?.dataset.id, selected, app),
       ...(can("admin") ? { r: () => void act("retry"), c: () => void act("cancel") } : {}),
     }),
     view: () => [
-      head("Tasks", null, statuses(app, filter)),
+      head("Tasks", null, statuses(app, filter, sort)),
       h("div.steer", form(filter, queues.data || [], state, change, app),
-        toolbar({ filter, selected, state, act, show, cursor, clear: () => (selected.clear(), app.render()) })),
-      shownOf(page, (data) => (data.rows.length ? table(data.rows, selected, app) : nothing(filter, cursor)), null),
-      page.data && pager(filter, cursor, page.data.next),
+        toolbar({ filter, selected, state, act, show, cursor, views: views(here, here === "#/tasks", app.render), clear: () => (selected.clear(), selected.kept(), app.render()) })),
+      sort && page.data && h("p.soft", { key: "of" }, `The ${count(page.data.rows.length)} with ${SORTS[sort][1]}, of ${page.data.next ? `the newest ${count(LOOKED_AT)} that match` : `all ${count(page.data.of)} that match`}.`),
+      shownOf(page, (data) => (data.rows.length ? table(followed(data.rows, here, cursor), selected, app, filter, sort) : nothing(filter, cursor)), null),
+      page.data && !sort && pager(filter, cursor, page.data.next),
     ],
   };
 }
 
-async function readPage(path, options) {
+async function readPage(path, options, sort) {
   const { text, next } = await call(path, options);
-  return { rows: JSON.parse(text), next };
+  const all = JSON.parse(text);
+  if (!sort) return { rows: all, next };
+  const long = new Map(all.map((task) => [task.id, SORTS[sort][0](task) ?? -1]));
+  return { rows: all.filter((task) => long.get(task.id) >= 0).sort((a, b) => long.get(b.id) - long.get(a.id)).slice(0, LIMIT), next, of: all.length };
+}
+
+// The page of a task that is opened from here knows its neighbours.
+function followed(rows, href, cursor) {
+  trail.href = cursor ? `${href}${href.includes("?") ? "&" : "?"}cursor=${cursor}` : href;
+  trail.ids = rows.map((row) => row.id);
+  return rows;
 }
 
 // --- filters, in the address and on the wire ---
@@ -82,8 +95,8 @@ const wire = (name, value) => (isTime(name) && !value.endsWith("Z") ? new Date(v
 const wireOf = (filter) => (Object.keys(filter).length ? Object.fromEntries(Object.entries(filter).map(([name, value]) => [name, wire(name, value)])) : { all: true });
 const wordsOf = (filter) => Object.entries(filter).map(([name, value]) => `${NAMES[name]} ${value}`).join(", ") || "all tasks";
 
-function pathOf(filter, cursor) {
-  const query = new URLSearchParams({ ...(Object.keys(filter).length ? wireOf(filter) : {}), limit: LIMIT, fields: FIELDS, ...(cursor ? { cursor } : {}) });
+function pathOf(filter, cursor, sort) {
+  const query = new URLSearchParams({ ...(Object.keys(filter).length ? wireOf(filter) : {}), limit: sort ? LOOKED_AT : LIMIT, fields: FIELDS, ...(cursor ? { cursor } : {}) });
   return `tasks?${query}`;
 }
 
@@ -93,12 +106,14 @@ export function hashOf(filter) {
 }
 
 function matches(task, filter) {
-  return (!filter.status || filter.status === task.status) && (!filter.queue || filter.queue === task.queue)
+  return (!filter.status || isOf(task, filter.status)) && (!filter.queue || filter.queue === task.queue)
     && (!filter.handler || filter.handler === task.handler) && (!filter.error_type || filter.error_type === task.error_type)
     && (!filter.id_prefix || task.id.startsWith(filter.id_prefix)) && !filter.error_group && !filter.key && !filter.schedule && !filter.created_before;
 }
 
-const leavers = (rows, filter) => Boolean(filter.status) && rows.some((row) => row.status !== filter.status);
+// Scheduled and retrying are queued ones whose time has not come.
+const isOf = (task, status) => status === task.status || status === shown(task);
+const leavers = (rows, filter) => Boolean(filter.status) && rows.some((row) => !isOf(row, filter.status));
 
 function patchRows(rows, changes) {
   const byId = new Map(rows.map((row) => [row.id, row]));
@@ -111,10 +126,10 @@ function patchRows(rows, changes) {
   }
 }
 
-function statuses(app, filter) {
+function statuses(app, filter, sort) {
   const counts = Object.keys(filter).every((name) => name === "status") ? app.live.counts : null;
-  const link = (status) => [status, hashOf({ ...filter, status }), status ? icon(status) : "all", status,
-    counts && status && h("b", { "data-count": status }, count(counts[status]))];
+  const link = (status) => [status, hashOf({ ...filter, status, sort }), status ? icon(status) : "all", status,
+    counts?.[status] !== undefined && h("b", { "data-count": status }, count(counts[status]))];
   return segments("Status", filter.status || "", ["", ...STATUSES].map(link), "statuses");
 }
 
@@ -132,29 +147,32 @@ function form(filter, queues, state, change, app) {
     Object.keys(filter).length > 0 && h("a.button.quiet", { href: "#/tasks" }, "Clear"));
 }
 
-function toolbar({ filter, selected, state, act, show, cursor, clear }) {
-  const verbs = can("admin") ? Object.keys(VERBS).filter((verb) => selected.size || !filter.status || VERBS[verb].from.includes(filter.status)) : [];
+function toolbar({ filter, selected, state, act, show, cursor, clear, views }) {
+  const verbs = can("admin") ? Object.keys(VERBS).filter((verb) => selected.size || !filter.status || reaches(verb, filter.status)) : [];
   return h("div.toolbar.steady", { role: "group", "aria-label": "Many tasks" },
     verbs.length > 0 && h("span.scope", { "aria-live": "polite" }, selected.size ? [h("b", count(selected.size)), " selected"] : "All that match:"),
     verbs.map((verb) => h("button", { key: verb, class: verb === "delete" ? "danger" : "", onclick: () => act(verb), disabled: health.shut }, icon(verb), VERBS[verb].name)),
     // Both keep their place while there is nothing to say: the rows below stay where they are.
     h("button.quiet", { onclick: clear, class: selected.size ? "" : "unseen" }, "Select none"),
-    h("span.space"),
+    h("span.space"), views,
     h("button.fresh", { onclick: show, class: state.newer.size && !cursor ? "" : "unseen" }, `${count(state.newer.size)} newer: show`));
 }
 
 // --- the table ---
 
-function table(rows, selected, app) {
+function table(rows, selected, app, filter, sort) {
+  const by = (name, label) => h("th.num", { key: label, scope: "col", "aria-sort": name === sort ? "descending" : undefined }, h("a.sort", { href: hashOf({ ...filter, sort: name }) }, label));
+  const plain = (label, cls) => h("th", { key: label, scope: "col", class: cls }, label);
   const all = rows.every((row) => selected.has(row.id));
   const some = rows.some((row) => selected.has(row.id));
   const every = (event) => {
     for (const row of rows) if (event.target.checked) selected.add(row.id); else selected.delete(row.id);
+    selected.kept();
     app.render();
   };
   const box = can("admin") && h("th.box", { scope: "col" }, h("input", { type: "checkbox", "aria-label": "Select all on this page", checked: all, indeterminate: some && !all, onchange: every }));
   return region("Tasks", "panel", h("table.full.cards.rows", h("caption.hidden", "Tasks, newest first"),
-    heads(box || [], "Status", "Task", "Handler", "Queue", "#Attempts", "#Created", "#Ran", "Note"),
+    h("thead", h("tr", box, ["Status", "Task", "Handler", "Queue"].map((label) => plain(label)), plain("Attempts", "num"), by("", "Created"), by("waited", "Waited"), by("ran", "Ran"), plain("Note"))),
     h("tbody", { id: "rows" }, rows.map((row) => line(row, selected, app)))));
 }
 
@@ -166,14 +184,26 @@ function line(task, selected, app) {
     h("td.cut", { "data-label": "handler" }, task.handler), h("td.cut", { "data-label": "queue" }, task.queue),
     h("td.num", { "data-label": "attempts" }, count(task.attempts)),
     h("td.num", { "data-label": "created", title: full(task.created_at) }, ago(task.created_at)),
-    h("td.num", { "data-label": "ran" }, ran(task)), h("td.note.cut", note(task)));
+    h("td.num", { "data-label": "waited" }, duration(waited(task))), h("td.num", { "data-label": "ran" }, duration(ran(task))), h("td.note.cut", note(task)));
 }
 
+const going = (time) => Math.floor(Math.max(0, (now() - Date.parse(time)) / 1000));
+
+// In seconds, of its latest run; null where there is none.
 function ran(task) {
-  if (!task.started_at) return "–";
-  if (task.status === "running") return duration(Math.floor(Math.max(0, (now() - Date.parse(task.started_at)) / 1000)));
-  return task.finished_at ? duration(seconds(task.started_at, task.finished_at)) : "–";
+  if (!task.started_at) return null;
+  if (task.status === "running") return going(task.started_at);
+  return task.finished_at ? seconds(task.started_at, task.finished_at) : null;
 }
+
+// From when it was due until it ran, or until now.
+function waited(task) {
+  if (task.status === "queued") return shown(task) === "queued" ? going(task.run_at) : null;
+  return task.started_at ? Math.max(0, seconds(task.run_at, task.started_at)) : null;
+}
+
+// What the longest may be of, and how that is called.
+const SORTS = { ran: [ran, "the longest runs"], waited: [waited, "the longest waits"] };
 
 function note(task) {
   if (task.status === "queued" && shown(task) !== "queued") return `due ${ago(task.run_at)}`;
@@ -187,14 +217,9 @@ function note(task) {
 function pick(id, selected, app) {
   if (!id || !can("admin")) return false;
   if (!selected.delete(id)) selected.add(id);
+  selected.kept();
   app.render();
   return true;
-}
-
-function move(by) {
-  const links = [...document.querySelectorAll("#rows a.id")];
-  const focused = links.indexOf(document.activeElement.closest("tr")?.querySelector("a.id"));
-  links[Math.max(0, Math.min(links.length - 1, focused + by))]?.focus();
 }
 
 function nothing(filter, cursor) {

@@ -99,6 +99,8 @@ def _conditions(where: TaskFilter, few: bool) -> tuple[str, list[Any]]:
         ("created_at < {}::bigint", where.created_before),
         ("key = {}::text", where.key),
         ("schedule = {}::text", where.schedule),
+        ("run_at > {}::bigint", where.due_after),
+        ("(attempts > 0) = {}::boolean", where.tried),
     ):
         if value is not None:
             parts.append((condition, searchable(value) if isinstance(value, str) else value))

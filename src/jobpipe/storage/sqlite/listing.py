@@ -104,6 +104,8 @@ def _conditions(where: TaskFilter, few: bool) -> tuple[str, list[Any]]:
         ("created_at < ?", where.created_before),
         ("key = ?", where.key),
         ("schedule = ?", where.schedule),
+        ("run_at > ?", where.due_after),
+        ("(attempts > 0) = ?", where.tried),
     ):
         if value is not None:
             parts.append((condition, [value]))
