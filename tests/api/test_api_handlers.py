@@ -89,3 +89,20 @@ async def test_refusals_are_counted_by_queue_and_code_and_per_second(start: Star
     server.clock.advance(61)
     assert "refused_per_s" not in (await server.get("/stats")).json()["rates"]
     assert "refused_per_s" not in (await server.get("/queues")).json()[0]
+
+
+async def test_handlers_that_apps_told_of_are_listed_before_anything_ran(server: Server) -> None:
+    schema = {"type": "object", "properties": {"to": {"type": "string"}}, "x-jobpipe": {"timeout": 5}}
+    body = {"app": "shop", "release": 2, "handlers": {"mail.send": schema, "odd": True}}
+    assert (await server.post("/declare", body)).json()["taken"]
+    told = {one["handler"]: one for one in (await server.get("/handlers")).json()}
+    assert {name: (one["declared_by"], one["payload"]) for name, one in told.items()} == {
+        "mail.send": ("shop", schema),
+        "odd": ("shop", True),
+    }
+    assert told["mail.send"]["failures"] == {"runs": 0, "failed": 0}
+    one = (await server.get("/handlers/mail.send")).json()
+    assert (one["payload"], one["errors"], one["releases"]) == (schema, [], [])
+    await server.post("/declare", {"app": "shop", "release": 3, "handlers": {}})
+    assert (await server.get("/handlers")).json() == []
+    assert (await server.get("/handlers/mail.send")).status_code == 404

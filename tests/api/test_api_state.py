@@ -126,6 +126,7 @@ async def test_stats_tell_how_the_server_does(start: Start) -> None:
     assert (await server.get("/stats")).json() == {
         "version": "1.2.3",
         "uptime_s": 10.0,
+        "timeout": 3600.0,
         "store": "postgresql://u:***@h/db",
         "status": "ok",
         "counts": {"queued": 2, "running": 0, "done": 1, "failed": 0, "cancelled": 0},

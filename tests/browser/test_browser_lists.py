@@ -182,3 +182,47 @@ def test_rows_are_walked_by_j_and_k_on_every_page(lively: Server, open_tab: Open
 def find(page: Page) -> None:
     page.keyboard.press("/")
     expect(page.locator("#find")).to_be_focused()
+
+
+def test_errors_are_sorted_found_and_told_apart_from_their_tasks(start: Start, open_tab: Open) -> None:
+    server = start()
+    server.enqueue(
+        *({"id": f"twice-{i}", "handler": "fails", "max_retries": 1} for i in range(3)),
+        *(
+            {"id": f"late-{i}", "handler": "misses", "max_retries": 0, "payload": {"name": "x"}}
+            for i in range(2)
+        ),
+    )
+    server.all_finished([*(f"twice-{i}" for i in range(3)), *(f"late-{i}" for i in range(2))])
+    tab = open_tab(server)
+    page = settled(tab.go("#/errors"))
+    titles = page.locator(".group h2")
+    expect(titles).to_have_text(["ValueError", "LookupError"])
+    first = page.locator(".group").first
+    expect(first).to_contain_text("6attempts")
+    expect(first).to_contain_text("3 tasks: 3 failed")
+    page.get_by_role("link", name="By handler").click()
+    page.get_by_label("Find an error").fill("misses")
+    expect(titles).to_have_text(["LookupError"])
+    page.reload()
+    expect(titles).to_have_text(["LookupError"])
+    page.get_by_label("Find an error").fill("")
+    page.get_by_role("link", name="fails", exact=True).click()
+    expect(titles).to_have_text(["ValueError"])
+    assert "handler=fails" in page.url
+    tab.check()
+
+
+def test_a_group_of_errors_is_cancelled_together(start: Start, open_tab: Open) -> None:
+    server = start("--retry-base", "600")
+    server.enqueue(
+        *({"id": f"again-{i}", "handler": "fails", "max_retries": 5} for i in range(3)),
+        {"id": "others", "handler": "misses", "max_retries": 5},
+    )
+    until("all retry", lambda: len(server.ask("/tasks?status=retrying")) == 4)
+    page = settled(open_tab(server).go("#/errors"))
+    page.keyboard.press("j")
+    page.keyboard.press("c")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel 3 tasks").click()
+    until("they are cancelled", lambda: len(server.ask("/tasks?status=cancelled")) == 3)
+    assert server.task("others")["status"] == "queued"

@@ -47,7 +47,7 @@ def test_neither_newer_tasks_nor_a_selection_move_the_rows(
 def group(name: str, count: int) -> dict[str, Any]:
     at = "2026-01-01T00:00:00.000Z"
     return {
-        "group": name, "handler": "h", "type": f"Error{name}", "message": name, "count": count,
+        "group": name * 16, "handler": "h", "type": f"Error{name}", "message": name, "count": count,
         "first_seen": at, "last_seen": at, "example_id": name, "trend": [0] * 23 + [count],
     }  # fmt: skip
 
@@ -71,10 +71,10 @@ def test_errors_stay_in_their_order_until_they_are_put_in_order(moving: Server, 
     now["at"] = 1
     moving.enqueue({"handler": "works"})
     expect(shapes).to_have_text(["a", "b", "c"])
-    expect(page.locator("[data-group=b] .big")).to_have_text("20")
+    expect(page.locator("[data-group=bbbbbbbbbbbbbbbb] .big")).to_have_text("20")
     now["at"] = 2
     moving.enqueue({"handler": "works"})
-    expect(page.locator("[data-group=a].gone")).to_be_visible()
+    expect(page.locator("[data-group=aaaaaaaaaaaaaaaa].gone")).to_be_visible()
     expect(shapes).to_have_text(["a", "b", "c"])
     page.get_by_role("button", name="put in order").click()
     expect(shapes).to_have_text(["b"])

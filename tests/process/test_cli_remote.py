@@ -138,6 +138,21 @@ def test_a_task_that_is_there_already_is_as_good_as_a_new_one_if_one_says_so(run
     assert run("enqueue", "simulate", "--if-absent").code == 2
 
 
+def test_a_handler_that_no_app_has_told_of_is_said_at_once(run: Run, server: Server, queue: str) -> None:
+    told = {"app": queue, "handlers": {"mail.send": {}}}
+    server.ask("/declare", told)
+    later = ("--delay", "1h", "--queue", queue)
+    ran = run("enqueue", "mail.sned", *later)
+    assert (ran.code, server.task(ran.out.strip())["handler"]) == (0, "mail.sned")
+    assert "no app has told of a handler 'mail.sned'" in ran.err
+    assert "is 'mail.send' meant?" in ran.err
+    assert run("enqueue", "mail.send", *later).err == ""
+    lines = run("enqueue", "mail.sned", "--ndjson", *later, stdin=b"1\n2\n")
+    assert lines.err.count("no app has told") == 1
+    server.ask("/declare", told | {"handlers": {}})
+    assert run("enqueue", "mail.sned", *later).err == ""  # where nobody told of any, nothing can be said
+
+
 def test_numbers_of_a_payload_stay_as_they_were_written(run: Run) -> None:
     ran = run("enqueue", "simulate", "[1.10, 1e999, 12345678901234567890123]", "-o", "ndjson")
     assert '"payload":[1.10,1e999,12345678901234567890123]' in ran.out

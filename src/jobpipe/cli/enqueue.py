@@ -16,6 +16,7 @@ from cyclopts import Parameter
 
 from jobpipe.cli import exits
 from jobpipe.cli.arguments import Expiry, Seconds, Time, Whole
+from jobpipe.cli.known import warn_unknown
 from jobpipe.cli.output import Output, printable, printable_json, put, put_json, say
 from jobpipe.cli.remote import Remote, Target
 from jobpipe.cli.remote import fields as fields_of
@@ -130,7 +131,10 @@ def enqueue_command(
 
         manner = Manner(source.tasks, source.text, if_absent, source.patience)
         with target.open() as remote:
-            return enqueue_lines(remote, given, manner, output)
+            code = enqueue_lines(remote, given, manner, output)
+            if handler is not None:
+                warn_unknown(remote, handler)
+            return code
     given |= {"payload": _payload(payload, text=source.text)}
     with target.open() as remote:
         return _enqueue(remote, cast("OneTask", given), wait, output, if_absent)
@@ -196,6 +200,7 @@ def _enqueue(remote: Remote, task: OneTask, wait: bool | float, output: Output, 
     id = told["id"]
     if told.get("deduplicated") or told.get("replaced"):
         say(f"task '{id}' has the unique key" + (": changed" if told.get("replaced") else ""))
+    warn_unknown(remote, told["handler"])
     if wait is not False:
         return _wait(remote, id, None if wait is True else wait, output)
     if output == "table":

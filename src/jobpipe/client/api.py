@@ -259,15 +259,17 @@ class Client:
         release: int = 0,
         queues: Mapping[str, Any] | None = None,
         schedules: Mapping[str, Any] | None = None,
+        handlers: Mapping[str, Any] | None = None,
     ) -> None:
-        """Say what holds of queues for an app, and its schedules, in the place of what it said before, unless that
-        release was higher.
+        """Say what holds of queues for an app, its schedules, and its handlers with the JSON Schema of the payload of
+        each, in the place of what it said before, unless that release was higher.
         """
         said = {
             "app": app,
             "release": release,
             "queues": dict(queues or {}),
             "schedules": dict(schedules or {}),
+            "handlers": dict(handlers or {}),
         }
         self._transport.run(flow.declare(self._caller, said))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec import Raw, json
+
 from jobpipe.core.errors import NotFound
 from jobpipe.core.gate import Held
 from jobpipe.core.lifecycle import Transition
@@ -48,6 +50,11 @@ class Flow:
         taken = await self._storage.declare(declaration, self._clock.now())
         self._waiters.wake_all()
         return taken
+
+    async def handlers(self) -> dict[str, tuple[str, bytes]]:
+        """The handlers that apps told of: by name the app, and the JSON Schema of the payload as it said it."""
+        told = [(app, json.decode(said, type=dict[str, Raw])) for app, said in await self._storage.apps()]
+        return {name: (app, bytes(schema)) for app, said in told for name, schema in said.items()}
 
     async def rules(self) -> dict[str, QueueRules]:
         """What is said of each queue of which anything is."""

@@ -79,6 +79,7 @@ class TaskQueue:
         self._clock = clock or SystemClock()
         self._waiters = ClaimWaiters(self._clock.now)
         self._running = Running(self._clock.monotonic, default_timeout)
+        self.default_timeout = default_timeout
         self._ends = Ends(self._clock.monotonic)
         self._cancel_listeners: list[Callable[[str, str], None]] = [self._wake_cancel_waits]
         self._cancel_waits: dict[str, set[asyncio.Future[None]]] = {}

@@ -31,7 +31,7 @@ class Running:
 
     def __init__(self, monotonic: Callable[[], float], default_timeout: float) -> None:
         self._monotonic = monotonic
-        self._default_timeout = default_timeout
+        self.default_timeout = default_timeout
         self._runs: dict[str, Run] = {}
         self._by_worker: dict[str, int] = {}
 
@@ -126,4 +126,4 @@ class Running:
     def _timeout(self, run: Run) -> float:
         if run.task.timeout is not None:
             return run.task.timeout
-        return self._default_timeout if run.handler_timeout is None else run.handler_timeout
+        return self.default_timeout if run.handler_timeout is None else run.handler_timeout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from jobpipe.core.errors import NotFound
 from jobpipe.engine.handlers import HOUR_MS, HOURS, Failure, Handler, Runs
@@ -32,26 +32,30 @@ def routes(api: Api) -> list[RawRoute]:
 
 
 async def _handlers(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
-    known = sorted(api.queue.handlers.known.items())
-    now = api.now()
-    await send_json(scope, send, encode_view([_view(name, handler, now) for name, handler in known]))
+    told, known, now = await api.queue.flow.handlers(), api.queue.handlers.known, api.now()
+    views = [_view(name, known.get(name), told.get(name), now) for name in sorted({*told, *known})]
+    await send_json(scope, send, encode_view(views))
 
 
 async def _handler(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     name = path_id(scope)
-    handler = api.queue.handlers.known.get(name)
-    if handler is None:
-        raise NotFound(f"no task of a handler '{name}' has run here")
-    await send_json(scope, send, encode_view(_view(name, handler, api.now(), whole=True)))
+    handler, told = api.queue.handlers.known.get(name), (await api.queue.flow.handlers()).get(name)
+    if handler is None and told is None:
+        raise NotFound(f"no app told of a handler '{name}', and no task of it has run here")
+    await send_json(scope, send, encode_view(_view(name, handler, told, api.now(), whole=True)))
 
 
-def _view(name: str, handler: Handler, now: int, *, whole: bool = False) -> HandlerView:
+def _view(
+    name: str, handler: Handler | None, told: tuple[str, bytes] | None, now: int, *, whole: bool = False
+) -> HandlerView:
+    handler = handler or Handler()
+    declared_by, payload = told or (None, b"null")
     day, (runs, failed) = handler.day(now), handler.lately(now)
     first = now // HOUR_MS - HOURS + 1
     return HandlerView(
         handler=name,
-        declared_by=None,
-        payload=None,
+        declared_by=declared_by,
+        payload=Raw(payload),
         queues=list(handler.queues),
         rates=HandlerRatesView(round(runs / 300, 3), round(failed / 300, 3)),
         wait=_percentiles(day, waits=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from math import isinf
 
 from msgspec import UNSET
 
@@ -75,6 +76,7 @@ async def _stats(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
         ),
         trouble=UNSET if trouble is None else trouble,
         paused_queues=await api.queue.flow.paused() or UNSET,
+        timeout=UNSET if isinf(api.queue.default_timeout) else api.queue.default_timeout,
     )
     await send_json(scope, send, encode_view(view))
 

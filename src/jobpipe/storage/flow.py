@@ -79,6 +79,10 @@ class FlowRules(Protocol):
         """Take the place of what this app declared before; False, and nothing happens, if that release was higher."""
         ...
 
+    async def apps(self) -> list[tuple[str, bytes]]:
+        """Each app that declared anything and its handlers' payloads as it said them (JSON), the latest last."""
+        ...
+
     async def rules(self, queue: str | None, now: int) -> list[QueueRules]:
         """Each queue of which something is said, or that is held, by name; of one, only that."""
         ...

@@ -239,6 +239,12 @@ class StatsView(Struct):
     workers: WorkersView
     trouble: str | UnsetType = UNSET
     paused_queues: Annotated[Count, Meta(description="Left out when it is 0.")] | UnsetType = UNSET
+    timeout: (
+        Annotated[
+            float, Meta(description="Seconds of a run whose task and handler say none; left out: no limit.")
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class HealthView(Struct):

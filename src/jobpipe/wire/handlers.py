@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from jobpipe.wire.answers import Count, Time
 
@@ -62,13 +62,14 @@ class HandlerReleaseView(Struct):
 class HandlerView(Struct):
     """How a handler does on this server, since its start and at most for a day.
 
-    `failures` is of the day, `recent` of the last five minutes. `declared_by` (the app) and `payload` (its JSON Schema)
-    are null of handlers that no app declared. One handler alone also has its latest `errors` and its `releases`.
+    `failures` is of the day, `recent` of the last five minutes. `declared_by` (the app) and `payload` (its JSON Schema,
+    with the handler's own timeout, queue and max_retries under `x-jobpipe`) are null of handlers that no app declared.
+    One handler alone also has its latest `errors` and its `releases`.
     """
 
     handler: str
     declared_by: str | None
-    payload: dict[str, Any] | None
+    payload: Annotated[Raw, Meta(extra_json_schema={"type": ["object", "boolean", "null"]})]
     queues: list[str]
     rates: HandlerRatesView
     wait: PercentilesView

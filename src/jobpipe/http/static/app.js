@@ -120,11 +120,10 @@ function hear(type, delta) {
   app.live = { counts: delta.counts };
   stats.touch();
   if (type !== "reset" && page.live) {
-    page.live(delta);
+    dirty = page.live(delta) !== false || dirty;
   } else {
     for (const resource of page.resources) resource.touch();
   }
-  dirty = true;
 }
 
 function tick() {

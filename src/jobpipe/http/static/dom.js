@@ -2,7 +2,7 @@
 // touches nothing else, so focus, selection and scroll positions stay. Text is only ever text: no HTML is parsed.
 
 const SVG = "http://www.w3.org/2000/svg";
-const PROPERTIES = new Set(["value", "checked", "disabled", "indeterminate", "open", "readOnly", "required"]);
+const PROPERTIES = new Set(["value", "checked", "disabled", "indeterminate", "open", "readOnly", "required", "selected"]);
 
 // h("a.name", {href: "..."}, "text", child, [children]): an element; properties may be missing, and of children false,
 // null and undefined are left out.

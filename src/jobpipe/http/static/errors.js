@@ -4,53 +4,87 @@ import { spark } from "./charts.js";
 import { h, heads } from "./dom.js";
 import { ago, coarse, count, full } from "./format.js";
 import { health } from "./health.js";
+import { GroupTasks } from "./grouptasks.js";
 import { Order } from "./order.js";
+import { focusedRow } from "./rows.js";
 import { head, hrefOf, icon, resort, segments } from "./ui.js";
 import { Resource, shownOf } from "./resource.js";
 import { steerMany } from "./steering.js";
 
 const WINDOWS = { "1h": ["1 h", 1], "24h": ["24 h", 24], "7d": ["7 d", 168] };
 const MOST = 100;
+const SORTS = {
+  count: ["Most attempts", (a, b) => b.count - a.count],
+  last: ["Latest", (a, b) => b.last_seen.localeCompare(a.last_seen)],
+  first: ["Newest", (a, b) => b.first_seen.localeCompare(a.first_seen)],
+  handler: ["By handler", (a, b) => a.handler.localeCompare(b.handler)],
+};
 
 export function errors(app, route) {
   const chosen = WINDOWS[route.query.get("range")] ? route.query.get("range") : "24h";
   const [label, hours] = WINDOWS[chosen];
   const path = () => `errors?limit=${MOST}&since=${new Date(Date.now() - hours * 3600000).toISOString()}`;
   const list = new Resource(path, { every: 2000, idle: 15000 });
-  const retry = async (group) => {
-    const filter = { error_group: group.group, status: "failed" };
-    if (await steerMany("retry", filter, `failed with ${group.type} in ${group.handler}`)) app.refresh();
+  const act = async (verb, group) => {
+    const filter = { error_group: group.group, ...(verb === "retry" ? { status: "failed" } : {}) };
+    if (await steerMany(verb, filter, `${verb === "retry" ? "failed" : "that last failed"} with ${group.type} in ${group.handler}`)) app.refresh();
+  };
+  const steering = (verb) => () => {
+    const group = can("admin") && list.data?.find((one) => one.group === focusedRow()?.dataset.group);
+    return group ? void act(verb, group) : false;
   };
   const order = new Order();
-  const handler = route.query.get("handler");
+  const behind = new GroupTasks(app.render);
+  const sort = SORTS[route.query.get("sort")] ? route.query.get("sort") : "count";
+  const handler = route.query.get("handler") || "";
+  const state = { find: route.query.get("find") || "" };
+  const to = (more) => hashOf({ range: chosen, sort, handler, find: state.find, ...more });
+  const find = (event) => {
+    state.find = event.target.value.trim();
+    history.replaceState(null, "", to({}));
+    app.render();
+  };
+  const compare = (a, b) => SORTS[sort][1](a, b) || a.group.localeCompare(b.group);
+  const wanted = ({ row }) => (!handler || row.handler === handler) && `${row.handler} ${row.type} ${row.message}`.toLowerCase().includes(state.find.toLowerCase());
   const groups = (data) => {
-    const { all, changed } = order.of(data.filter((group) => !handler || group.handler === handler), (group) => group.group, byCount, "count");
-    return [handler && h("p.chip", { key: "chip" }, "handler ", h("code", handler), h("a.button.icon-only", { href: "#/errors", "aria-label": "Any handler" }, icon("close"))), resort(changed, () => (order.renew(), app.render())),
-      h("div.groups", { key: "groups" }, all.map(({ row, gone }) => card(row, label, retry, gone)))];
+    const { all, changed } = order.of(data, (group) => group.group, compare, sort);
+    const shown = all.filter(wanted);
+    return [h("div.toolbar.steady", { key: "bar", role: "group", "aria-label": "Which errors" },
+      h("input", { id: "find", type: "search", "aria-label": "Find an error", placeholder: "Handler, error or message", value: state.find, oninput: find, autocomplete: "off", spellcheck: "false" }),
+      segments("Order", sort, Object.entries(SORTS).map(([name, [text]]) => [name, to({ sort: name }), text])),
+      handler && h("p.chip", { key: "chip" }, "handler ", h("code", handler), h("a.button.icon-only", { href: to({ handler: "" }), "aria-label": "Any handler" }, icon("close"))),
+      h("span.soft", { id: "shown" }, `${count(shown.length)} of ${count(data.length)}${data.length === MOST ? " or more" : ""}`), h("span.space"), resort(changed, () => (order.renew(), app.render()))),
+    h("div.groups", { key: "groups" }, shown.map(({ row, gone }) => card(row, label, act, gone, behind.of(row), to)))];
   };
   return {
     title: "Errors",
     resources: [list],
+    keys: () => ({ r: steering("retry"), c: steering("cancel") }),
     view: () => [
       head("Errors", "Attempts that failed, by handler, error and the shape of its message.",
-        segments("Window", chosen, Object.entries(WINDOWS).map(([name, [text]]) => [name, name === "24h" ? "#/errors" : `#/errors?range=${name}`, text]))),
+        segments("Window", chosen, Object.entries(WINDOWS).map(([name, [text]]) => [name, to({ range: name }), text]))),
       shownOf(list, groups, `Nothing failed in the last ${label}.`),
     ],
   };
 }
 
-const byCount = (a, b) => b.count - a.count || a.group.localeCompare(b.group);
+function hashOf({ range, sort, handler, find }) {
+  const query = new URLSearchParams({ ...(range === "24h" ? {} : { range }), ...(sort === "count" ? {} : { sort }), ...(handler ? { handler } : {}), ...(find ? { find } : {}) });
+  return query.size ? `#/errors?${query}` : "#/errors";
+}
+
 const tasksOf = (group) => `#/tasks?error_group=${group.group}`;
 
-function card(group, label, retry, gone) {
+function card(group, label, act, gone, behind, to) {
   return h("section.panel.group", { key: group.group, "data-group": group.group, class: gone ? "gone" : "" },
     h("div.what", h("h2", h("a", { href: tasksOf(group) }, group.type)), h("p.shape", group.message || "(no message)"),
-      h("p.soft", "in ", h("code", group.handler), " · first ", h("time", { title: full(group.first_seen) }, ago(group.first_seen)),
+      h("p.soft", "in ", h("a", { href: to({ handler: group.handler }) }, h("code", group.handler)), " · first ", h("time", { title: full(group.first_seen) }, ago(group.first_seen)),
         " · last ", h("time", { title: full(group.last_seen) }, ago(group.last_seen)))),
     h("div.trend", spark(group.trend, `Over the last ${label}: ${group.trend.join(", ")}`), h("small", `last ${label}`)),
-    h("div.many", h("p.big", { "data-count": "group" }, count(group.count)), h("small", group.count === 1 ? "attempt" : "attempts")),
+    h("div.many", h("p.big", { "data-count": "group" }, count(group.count)), h("small", group.count === 1 ? "attempt" : "attempts"), h("small.behind", behind)),
     h("div.actions", h("a.button", { href: hrefOf(group.example_id) }, "Example"), h("a.button", { href: tasksOf(group) }, "Tasks"),
-      can("admin") && h("button", { onclick: () => retry(group), disabled: health.shut }, icon("retry"), "Retry all")));
+      can("admin") && [h("button", { onclick: () => act("retry", group), disabled: health.shut }, icon("retry"), "Retry all"),
+        h("button", { onclick: () => act("cancel", group), disabled: health.shut }, icon("cancel"), "Cancel all")]));
 }
 
 // For the overview: one line each.

@@ -1,4 +1,5 @@
 // The handlers: how often each runs, how long it takes, how often it fails; by hour, and by the release of its workers.
+import { can } from "./api.js";
 import { spark } from "./charts.js";
 import { h, heads } from "./dom.js";
 import { ago, count, duration, full, percent, rate } from "./format.js";
@@ -28,7 +29,7 @@ function list(app) {
   return {
     title: "Handlers",
     resources: [all],
-    view: () => [head("Handlers", "What ran on this server since its start, at most for a day."), shownOf(all, view, "No task has run here yet.")],
+    view: () => [head("Handlers", "What apps told of, and how it ran on this server since its start, at most for a day."), shownOf(all, view, "No task has run here yet.")],
   };
 }
 
@@ -65,6 +66,9 @@ function facts(one) {
     fact("Ran p50, p95, p99", ["p50", "p95", "p99"].map((p) => duration(one.run[p])).join(", ")),
     fact("Waited p50, p95, p99", ["p50", "p95", "p99"].map((p) => duration(one.wait[p])).join(", ")),
     fact("Queues", one.queues.map((name, i) => [i ? ", " : "", queueLink(name)])),
+    one.declared_by && fact("Told by", h("code", one.declared_by)),
+    one.payload?.["x-jobpipe"]?.timeout && fact("Time limit", duration(one.payload["x-jobpipe"].timeout)),
+    can("enqueue") && fact("Enqueue", h("a", { href: `#/enqueue?handler=${encodeURIComponent(one.handler)}` }, "A task of it")),
     fact("Tasks", h("a", { href: `#/tasks?handler=${encodeURIComponent(one.handler)}` }, "All of this handler")));
 }
 

@@ -10,6 +10,7 @@ export class Lazy {
   #seen = new Set();
   #rows = null;
   #end = null;
+  #version = null;
 
   // `changed` asks for a new rendering.
   constructor(changed) {
@@ -23,12 +24,14 @@ export class Lazy {
     }, { rootMargin: "600px" });
   }
 
-  // `make(item)` gives a row, an element with a key and `data-key`.
-  rows(items, keyOf, make) {
+  // `make(item)` gives a row, an element with a key and `data-key`; while `version` stays, what was made is of now.
+  rows(items, keyOf, make, version = {}) {
+    const old = version !== this.#version;
+    this.#version = version;
     const drawn = items.slice(0, this.#shown);
     return drawn.map((item) => {
       const key = keyOf(item);
-      if (!this.#made.has(key) || this.#seen.has(key)) {
+      if (!this.#made.has(key) || (old && this.#seen.has(key))) {
         const row = make(item);
         row.props = { ...row.props, "data-key": key, made: (node) => this.#rows.observe(node) };
         this.#made.set(key, row);

@@ -4,6 +4,7 @@ import { h, heads } from "./dom.js";
 import { errorRows } from "./errors.js";
 import { coarse, count, duration, now, plural, rate, since } from "./format.js";
 import { head, icon, queueLink, segments, taskLink } from "./ui.js";
+import { firstTask } from "./first.js";
 import { fill } from "./queues.js";
 import { Resource, failure, shownOf } from "./resource.js";
 import { incidents, strip } from "./incidents.js";
@@ -26,6 +27,8 @@ export function overview(app, route) {
   const run = new TimeChart(app.render, 190, "run", "Ran");
 
   const still = new Still();
+  const first = {};
+  const empty = () => stats.data && queues.data?.length === 0 && handlers.data && !Object.values(stats.data.counts).some(Boolean);
   const panel = (id, title, href, body) => still.of(id, () => h("section.panel", { key: id, id }, h("header", h("h2", title), h("a.more", { href }, "All", h("span.hidden", ` of ${title}`))), body()));
   const charts = (data) => {
     const points = steps(data, range, now());
@@ -38,6 +41,7 @@ export function overview(app, route) {
     view: () => [
       head("Overview", facts(stats.data), ranges(range)),
       h("div", { key: "strip", role: "status" }, strip(incidents({ stats: stats.data, queues: queues.data, workers: workers.data, handlers: handlers.data }))),
+      empty() && firstTask(handlers.data, app, first),
       stats.error && !stats.data ? failure(stats.error) : pipe(stats.data, queues.data, workers.data),
       h("section.panel", { "aria-label": "History" }, shownOf(series, charts)),
       h("div.three", {},

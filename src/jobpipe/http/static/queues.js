@@ -9,6 +9,8 @@ import { Order } from "./order.js";
 import { Resource, shownOf } from "./resource.js";
 import { brief, may, pause, pauseButton, pausedBadge } from "./flow.js";
 import { queue } from "./queue.js";
+import { serves } from "./workers.js";
+import { health } from "./health.js";
 import { finder, head, queueLink, region, resort } from "./ui.js";
 
 const WINDOW_MS = 60000;
@@ -29,6 +31,7 @@ const SORTS = {
 export function queues(app, route) {
   if (route.id !== null) return queue(app, route);
   const list = new Resource("queues", { every: 2000, idle: 4000 });
+  const workers = new Resource("workers", { every: 5000, idle: 8000 });
   const seen = new Map();
   const order = new Order();
   const lazy = new Lazy(app.render);
@@ -50,6 +53,8 @@ export function queues(app, route) {
     app.render();
   };
 
+  const serving = (q) => workers.data?.filter((w) => serves(w, q.queue)).length;
+
   const view = (data) => {
     remember(seen, data);
     const { all: rows, changed } = order.of(data, (q) => q.queue, compare, sort);
@@ -61,14 +66,14 @@ export function queues(app, route) {
         h("span.soft", { id: "shown" }, `${count(wanted.length)} of ${count(data.length)} shown`), h("span.space"), resort(changed, anew)),
       h("div", { key: "table" }, region("Queues", "panel", h("table.full.cards.dense", h("caption.hidden", "Queues"),
         h("thead", h("tr", ["queue", "load"].map((name) => sorter(name, sort, busy, state.find)), h("th", { key: "depth", scope: "col" }, "Depth"),
-          h("th.num", { key: "out", scope: "col" }, "Out"), Object.keys(SORTS).slice(2).map((name) => sorter(name, sort, busy, state.find, "num")),
+          h("th.num", { key: "out", scope: "col" }, "Out"), h("th.num", { key: "workers", scope: "col" }, "Workers"), Object.keys(SORTS).slice(2).map((name) => sorter(name, sort, busy, state.find, "num")),
           h("th", { key: "rules", scope: "col" }, "Rules"), can("admin") && h("th", { key: "act", scope: "col" }, h("span.hidden", "Pause")))),
-        h("tbody", lazy.rows(wanted, ({ row }) => row.queue, ({ row, gone }) => line(row, seen.get(row.queue) || [], gone, () => void toggle(row))))),
+        h("tbody", lazy.rows(wanted, ({ row }) => row.queue, ({ row, gone }) => line(row, seen.get(row.queue) || [], gone, serving(row), () => void toggle(row)), `${list.good} ${workers.good} ${health.shut}`))),
       lazy.more(wanted, ROW_PX)))];
   };
   return {
     title: "Queues",
-    resources: [list],
+    resources: [list, workers],
     view: () => [
       head("Queues", list.data && [paused(list.data), `${count(list.data.length)} in use. Full ones refuse new tasks with 503.`]),
       shownOf(list, view, "No queue holds tasks. A queue exists while it holds some."),
@@ -89,7 +94,7 @@ function sorter(name, sort, busy, find, cls = "") {
     h("a.sort", { href: hashOf({ sort: name, busy, find }) }, SORTS[name][0]));
 }
 
-function line(q, samples, gone, toggle) {
+function line(q, samples, gone, served, toggle) {
   const link = (status) => h("a", { href: `#/tasks?queue=${encodeURIComponent(q.queue)}&status=${status}`, "data-count": status }, count(q[status]));
   const speed = rates(samples);
   return h("tr", { key: q.queue, "data-queue": q.queue, class: [gone && "gone", q.paused && "halted"].filter(Boolean).join(" ") },
@@ -97,6 +102,7 @@ function line(q, samples, gone, toggle) {
     h("td", { "data-label": "Waiting" }, fill(q)),
     h("td", { "data-label": "Depth" }, spark(samples.slice(-SAMPLES).map((s) => s.queued), `Depth while this page was open: ${samples.map((s) => s.queued).join(", ")}`, SAMPLES)),
     h("td.num", { "data-label": "out" }, speed === null ? "–" : `${rate(speed)}/s`),
+    h("td.num", { "data-label": "workers" }, h("a", { href: `#/workers?queue=${encodeURIComponent(q.queue)}`, class: served === 0 && q.queued ? "late" : "" }, count(served))),
     h("td.num", { "data-label": "oldest", class: q.oldest_ready_s > 60 ? "late" : "" }, q.oldest_ready_s === null ? "–" : duration(Math.floor(q.oldest_ready_s))),
     ["running", "done", "failed", "cancelled"].map((status) => h("td.num", { key: status, "data-label": status }, link(status))),
     h("td.cut.brief", { "data-label": "rules", title: brief(q.rules) }, brief(q.rules) || "–"), can("admin") && h("td.acts", pauseButton(q.queue, q.paused, toggle)));

@@ -1,5 +1,5 @@
 // One task: what it is, what happened to it when, why it failed, and what can be done about it.
-import { Problem, call, can, post } from "./api.js";
+import { Problem, call, can, get, post } from "./api.js";
 import { copy, toast } from "./dialogs.js";
 import { h } from "./dom.js";
 import { ago, count, duration, full, shown } from "./format.js";
@@ -17,6 +17,8 @@ export function task(app, route) {
   const path = `tasks/${encodeURIComponent(route.id)}`;
   const one = new Resource(path, { every: 400, idle: 10000, read: readTask });
   const attempts = new Resource(`${path}/attempts`, { every: 400, idle: 15000 });
+  // Known once the task is: most have a handler that was told of, and of others there is nothing to show.
+  const told = new Resource(() => `handlers/${encodeURIComponent(one.data.task.handler)}`, { every: 60000, idle: 60000, read: (of, options) => get(of, options).catch(() => ({})) });
   const payload = new Tree(app.render);
   const result = new Tree(app.render);
   const open = new Set();
@@ -46,11 +48,13 @@ export function task(app, route) {
   };
   return {
     title: route.id,
-    resources: [one, attempts],
+    resources: [one, attempts, told],
+    holds: (resource) => resource === told && one.data === null,
     live(delta) {
-      if (!delta.dropped && !delta.tasks.some((changed) => changed.id === route.id)) return;
+      if (!delta.dropped && !delta.tasks.some((changed) => changed.id === route.id)) return false;
       one.touch();
       attempts.touch();
+      return false; // drawn when the answers come
     },
     keys: () => ({ r: steering("retry"), c: steering("cancel"), j: beside("after"), k: beside("before") }),
     view() {
@@ -61,7 +65,7 @@ export function task(app, route) {
         return [head, h("p.empty", "There is no such task: it was deleted, or forgotten after its retention.")];
       }
       if (!one.data) return [head, shownOf(one)];
-      return [head, actions(one.data, act, again), facts(one.data.task),
+      return [head, actions(one.data, act, again), facts(one.data.task, told.data, app.stats.data),
         h("section.panel", h("header", h("h2", "Timeline"), h("span.soft", `${totalOf(one.data.task)} ${one.data.task.finished_at ? "in all" : "so far"}`)),
           shownOf(attempts, (list) => timeline(one.data.task, list, open, toggle))),
         lastError(one.data.task),
@@ -97,7 +101,15 @@ function actions({ task, payload }, act, again) {
     h("button.quiet", { onclick: () => copy(python(fields, payload), "Python") }, icon("copy"), "Python"));
 }
 
-function facts(task) {
+// Of the task, else of its handler, else of the server.
+function limit(task, told, stats) {
+  if (task.timeout !== null) return duration(task.timeout);
+  const own = told?.payload?.["x-jobpipe"]?.timeout;
+  if (own) return [duration(own), h("small", " the handler's")];
+  return stats ? [stats.timeout === undefined ? "none" : duration(stats.timeout), h("small", " the server's, where its handler has none")] : "…";
+}
+
+function facts(task, told, stats) {
   const time = (name, value) => fact(name, value ? h("time", { datetime: value, title: full(value) }, full(value), h("small", ` ${ago(value)}`)) : "–");
   return h("dl.panel.grid", {},
     fact("Handler", h("a", { href: `#/tasks?handler=${encodeURIComponent(task.handler)}` }, h("code", task.handler))),
@@ -105,7 +117,7 @@ function facts(task) {
     fact("Attempts", [h("b", { "data-count": "attempts" }, count(task.attempts)), h("small", ` ${count(task.failures)} failed, ${count(task.lost)} lost, ${count(task.max_retries)} ${task.max_retries === 1 ? "retry" : "retries"} allowed`)]),
     fact("Priority", String(task.priority)),
     time("Created", task.created_at), time(task.status === "queued" ? "Due" : "Was due", task.run_at), time("Started", task.started_at), time("Finished", task.finished_at),
-    fact("Time limit", task.timeout === null ? "the handler's, or the server's" : duration(task.timeout)),
+    fact("Time limit", limit(task, told, stats)),
     fact("Worker", task.worker ? h("a", { href: `#/workers?find=${encodeURIComponent(task.worker)}` }, h("code", task.worker)) : "–"),
     task.worker && fact("In its log", h("button.quiet.line", { onclick: () => copy(logLine(task), "What its log says"), title: "Copy what to search for" }, h("code", logLine(task)))),
     task.key && fact("Key", h("a", { href: `${queueHref(task.queue)}?key=${encodeURIComponent(task.key)}` }, h("code", task.key))),

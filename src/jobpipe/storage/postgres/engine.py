@@ -224,6 +224,9 @@ class PostgresStorage:
             raise answer
         return answer
 
+    async def apps(self) -> list[tuple[str, bytes]]:
+        return await self._questions.ask("apps", self._flow.apps)
+
     async def rules(self, queue: str | None, now: int) -> list[QueueRules]:
         return await self._questions.ask("rules", lambda link: self._flow.rules(link, queue))
 

@@ -159,6 +159,10 @@ class Flow:
 
     # --- to be seen ---
 
+    async def apps(self, link: Link) -> list[tuple[str, bytes]]:
+        """As FlowRules.apps promises."""
+        return [(row["app"], row["handlers"].encode()) for row in await link.rows(sql.APPS)]
+
     async def rules(self, link: Link, queue: str | None) -> list[QueueRules]:
         """As FlowRules.rules promises."""
         await self._s.rulebook.load(link)

@@ -25,6 +25,7 @@ FORGET_SAID = "DELETE FROM jobpipe.rules WHERE queue = $1::text AND key = $2::te
 FORGET_ALL_SAID = "DELETE FROM jobpipe.rules WHERE queue = $1::text AND app = ''"
 DECLARED_BY = "SELECT queue FROM jobpipe.rules WHERE app = $1::text"
 FORGET_DECLARED = "DELETE FROM jobpipe.rules WHERE app = $1::text"
+APPS = "SELECT app, handlers FROM jobpipe.apps ORDER BY declared_at, app"
 RELEASE = "SELECT max(release) FROM jobpipe.apps WHERE app = $1::text"
 # Nothing where a higher release stands.
 KEEP_APP = """

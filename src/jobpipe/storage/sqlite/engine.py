@@ -259,6 +259,9 @@ class SqliteStorage:
     async def declare(self, declaration: Declaration, now: int) -> bool:
         return await self._writer.call(STEER, lambda store: store.flow.declare(declaration, now))
 
+    async def apps(self) -> list[tuple[str, bytes]]:
+        return await self._writer.ask(lambda store: store.flow.apps())
+
     async def rules(self, queue: str | None, now: int) -> list[QueueRules]:
         return await self._writer.ask(lambda store: store.flow.all_rules(queue, now))
 

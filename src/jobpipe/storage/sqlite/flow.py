@@ -109,6 +109,10 @@ class Flow:
 
     # --- what is said ---
 
+    def apps(self) -> list[tuple[str, bytes]]:
+        """As FlowRules.apps promises."""
+        return [(app, handlers.encode()) for app, handlers in decode_json(self._s.one(sql.APPS))]
+
     def say(
         self, queue: str, key: Key, change: Mapping[str, Any], now: int, by: str | None
     ) -> JobpipeError | None:

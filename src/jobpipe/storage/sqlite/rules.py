@@ -15,6 +15,9 @@ INSERT INTO rules (queue, key, app, said, changed_at, changed_by) VALUES (?1, ?2
 FORGET_SAID = "DELETE FROM rules WHERE queue = ?1 AND key = ?2 AND app = ''"
 FORGET_DECLARED = "DELETE FROM rules WHERE app = ?1"
 
+APPS = """
+SELECT json_group_array(json_array(app, handlers)) FROM (SELECT app, handlers FROM apps ORDER BY declared_at, app)
+"""
 RELEASE = "SELECT release FROM apps WHERE app = ?1"
 KEEP_APP = """
 INSERT INTO apps (app, release, handlers, declared_at) VALUES (?1, ?2, ?3, ?4)
