@@ -1,12 +1,15 @@
 """An incident, played on a server of its own: `python docs/demo.py --incident`. Open the address that it prints.
 
-Each act says what the dashboard shows from then on, and waits until the server says the same.
+Each act says what the dashboard shows from then on, and waits until the server says the same. Where the programs of
+PostgreSQL are found, a second server stands on one that goes away and comes back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,15 +22,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+HERE = str(Path(__file__).parent.parent)
 BOUND_S = 60.0
 LEASE_S = 5
 
 
 class Shop:
-    """The server of the demo, in a folder of its own, at an address that stays over its restarts."""
+    """A server of the demo at an address that stays over its restarts."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
+    def __init__(self, store: str) -> None:
+        self._store = store
         self._port = _free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._server: subprocess.Popen[bytes] | None = None
@@ -36,10 +40,8 @@ class Shop:
         """Start it, again too."""
         given = ("--port", str(self._port), "--workers", "4", "--queue-size", "100", "--log-level", "ERROR")
         command = [sys.executable, "-m", "jobpipe", "serve", "docs.demo:app", *given]
-        store = f"sqlite:///{self._folder}/jobpipe.db"
-        here = str(Path(__file__).parent.parent)
         self._server = subprocess.Popen(
-            [*command, "--store", store], cwd=here, env={**os.environ, "PYTHONPATH": here}
+            [*command, "--store", self._store], cwd=HERE, env={**os.environ, "PYTHONPATH": HERE}
         )
         _until("the server answers", lambda: self.ask("/readyz") is not None)
 
@@ -63,14 +65,13 @@ def play(pause: float) -> None:
     """The whole incident, with `pause` seconds to look around after each act."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        shop = Shop(folder)
-        try:
-            for title, shows, act in _acts(shop):
+        shop = Shop(f"sqlite:///{folder}/jobpipe.db")
+        with contextlib.ExitStack() as ends:
+            ends.callback(shop.kill)
+            for title, shows, act in [*_acts(shop), *_acts_of_postgres(ends)]:
                 act()
                 print(f"{time.monotonic() - began:5.1f} s  {title}: {shows}", flush=True)
                 time.sleep(pause)
-        finally:
-            shop.kill()
 
 
 def _acts(shop: Shop) -> list[tuple[str, str, Callable[[], None]]]:
@@ -90,6 +91,46 @@ def _acts(shop: Shop) -> list[tuple[str, str, Callable[[], None]]]:
         ("The server is gone", "every page: server away, grey, buttons shut", shop.kill),
         ("The server is back", "every page: live again by itself, nothing is lost", lambda: _back(shop)),
     ]
+
+
+def _acts_of_postgres(ends: contextlib.ExitStack) -> list[tuple[str, str, Callable[[], None]]]:
+    sys.path.insert(0, HERE)
+    try:
+        from prove import cluster
+
+        lacking = cluster.missing()
+    except ImportError as error:
+        lacking = str(error)
+    if lacking is not None:
+        print(f"without the acts of PostgreSQL: {lacking}", flush=True)
+        return []
+    folder = cluster.new_folder()
+    ends.callback(shutil.rmtree, folder, ignore_errors=True)
+    database = cluster.Cluster(folder)
+    database.make()
+    database.start()
+    ends.callback(database.stop, "immediate")
+    shop = Shop(database.url())
+    ends.callback(shop.kill)
+    return [
+        (f"A server on PostgreSQL at {shop.url}", "live", shop.start),
+        (
+            "PostgreSQL goes",
+            "every page: store down, grey since when, buttons shut",
+            lambda: _away(shop, database),
+        ),
+        ("PostgreSQL comes back", "every page: live again by itself", lambda: _healed(shop, database)),
+    ]
+
+
+def _away(shop: Shop, database: Any) -> None:
+    database.stop("immediate")
+    _until("it is missed", lambda: shop.ask("/stats") is None)
+
+
+def _healed(shop: Shop, database: Any) -> None:
+    database.start()
+    _until("it is there again", lambda: shop.ask("/stats") is not None)
 
 
 def _break(shop: Shop) -> None:
