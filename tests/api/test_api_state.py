@@ -130,6 +130,7 @@ async def test_stats_tell_how_the_server_does(start: Start) -> None:
         "store": "postgresql://u:***@h/db",
         "status": "ok",
         "counts": {"queued": 2, "running": 0, "done": 1, "failed": 0, "cancelled": 0},
+        "waiting": {"scheduled": 0, "retrying": 0},
         "rates": {"enqueued_per_s": 0.3, "finished_per_s": 0.1, "failed_per_s": 0.0},
         "workers": {"total": 4, "busy": 1, "processes": 2},
     }

@@ -126,6 +126,21 @@ async def test_every_filter_alone_gives_what_it_says(desk: Desk) -> None:
             assert (await desk.store.match(where, 100, None)).ids == ids_of(expected), where
 
 
+async def test_what_waits_for_its_time_is_counted_up_to_a_bound(desk: Desk) -> None:
+    await populate(desk)
+    at = desk.clock.now()
+    tasks = await desk.listed(TaskFilter(status=Status.QUEUED))
+    due = sum(task.run_at <= at for task in tasks)
+    for i in range(7):
+        await desk.accept(new(f"later-{i}", priority=i % 2, queue=f"q{i % 3}", run_at=at + 60_000))
+    claim = await desk.claim_one(queues=[tasks[0].queue])
+    await desk.settle(claim, Outcome(Kind.FAILED, error_type="X", retry_in=600))
+    found = await desk.store.waiting(at, 1000)
+    assert (found.scheduled, found.retrying) == (len(tasks) - due + 7, 1)
+    bounded = await desk.store.waiting(at, 5)
+    assert bounded.scheduled + bounded.retrying == 5
+
+
 async def test_a_beginning_that_many_ids_have_is_walked_for(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

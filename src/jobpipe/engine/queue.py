@@ -36,6 +36,7 @@ from jobpipe.engine.settling import Settling
 from jobpipe.engine.tally import Tally
 from jobpipe.engine.values import Heartbeat, Rates, Report
 from jobpipe.engine.waiters import ClaimWaiters
+from jobpipe.engine.waiting import WaitCounts
 from jobpipe.engine.workers import Workers
 from jobpipe.runtime import randomness
 from jobpipe.runtime.clock import Clock, SystemClock
@@ -80,6 +81,7 @@ class TaskQueue:
         self._waiters = ClaimWaiters(self._clock.now)
         self._running = Running(self._clock.monotonic, default_timeout)
         self.default_timeout = default_timeout
+        self.waiting = WaitCounts(storage, self._clock)
         self._ends = Ends(self._clock.monotonic)
         self._cancel_listeners: list[Callable[[str, str], None]] = [self._wake_cancel_waits]
         self._cancel_waits: dict[str, set[asyncio.Future[None]]] = {}

@@ -18,7 +18,7 @@ from jobpipe.http.browser import HEAD
 from jobpipe.http.config import Api
 from jobpipe.http.openapi import document
 from jobpipe.http.routing import Endpoint, RawRoute
-from jobpipe.wire import KeyView, RatesView, StatsView, WorkersView, encode_view
+from jobpipe.wire import KeyView, RatesView, StatsView, WaitingView, WorkersView, encode_view
 
 _OK = b'{"status":"ok"}'
 
@@ -61,13 +61,14 @@ async def _ready(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
 async def _stats(api: Api, scope: Scope, receive: Receive, send: Send) -> None:
     counts = await api.queue.counts()
     rates, workers = api.queue.rates(), await api.queue.workers.all()
-    trouble = api.queue.workers.trouble()
+    trouble, waiting = api.queue.workers.trouble(), await api.queue.waiting.counts()
     view = StatsView(
         version=api.config.version,
         uptime_s=round(api.config.clock.monotonic() - api.started, 3),
         store=api.config.store,
         status="draining" if api.queue.draining else "ok" if trouble is None else "degraded",
         counts={status: counts.get(status, 0) for status in Status},
+        waiting=WaitingView(waiting.scheduled, waiting.retrying),
         rates=rates_view(rates),
         workers=WorkersView(
             total=sum(worker.total for worker in workers),

@@ -144,6 +144,13 @@ class QueueCounts(Struct, frozen=True):
     oldest_ready: int | None
 
 
+class Waiting(Struct, frozen=True):
+    """Queued tasks whose time has not come: before their first run, and after one."""
+
+    scheduled: int
+    retrying: int
+
+
 AUDITED_LEVELS = 500
 AUDITED_ROWS = 1000
 """An audit looks at so many queues and priorities at a time, and at so many waiting tasks of each."""

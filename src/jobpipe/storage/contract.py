@@ -32,6 +32,7 @@ from jobpipe.storage.base import (
     Settlement,
     Summary,
     TaskFilter,
+    Waiting,
 )
 from jobpipe.storage.flow import FlowRules
 from jobpipe.storage.schedules import Schedules
@@ -124,6 +125,10 @@ class Reading(Lookup, Protocol):
 
     async def queues(self, now: int) -> Sequence[QueueCounts]:
         """The kept counts of each queue that holds tasks, by name."""
+        ...
+
+    async def waiting(self, now: int, most: int) -> Waiting:
+        """How many queued tasks wait for their time; of more than `most` the rest is not looked at."""
         ...
 
 

@@ -226,6 +226,14 @@ class WorkerView(Struct):
     replaced: ReplacedView | UnsetType = UNSET
 
 
+class WaitingView(Struct):
+    """Of the queued tasks those whose time has not come, before their first run and after one; as of a few seconds ago,
+    and no more than 10,000 together are counted."""
+
+    scheduled: Count
+    retrying: Count
+
+
 class StatsView(Struct):
     """The server at a glance; in `store` passwords are masked. `degraded` is a server that should work and has no
     worker that can: `trouble` says why."""
@@ -235,6 +243,7 @@ class StatsView(Struct):
     store: str
     status: Literal["ok", "draining", "degraded"]
     counts: dict[Status, Count]
+    waiting: WaitingView
     rates: RatesView
     workers: WorkersView
     trouble: str | UnsetType = UNSET

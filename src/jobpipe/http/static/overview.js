@@ -79,7 +79,7 @@ function pipe(stats, queues, workers) {
     h("div.inlet", h("h2", "In"), h("p.big", rate(speeds.enqueued_per_s), h("small", "/s")), h("p.note", speeds.refused_per_s > 0 ? h("b.late", { id: "refused" }, `${rate(speeds.refused_per_s)}/s refused`) : "over a minute")),
     h("div.joint", { "aria-hidden": "true" }),
     h("div.tank", h("h2", h("a", { href: "#/tasks?status=queued" }, icon("queued"), "Waiting")),
-      h("p.big", { "data-count": "queued" }, count(counts.queued)), tanks(queues || [])),
+      h("p.big", { "data-count": "queued" }, count(counts.queued)), later(stats?.waiting), tanks(queues || [])),
     h("div.joint", { "aria-hidden": "true" }),
     h("div.floor", h("h2", h("a", { href: "#/tasks?status=running" }, icon("running"), "Running")),
       h("p.big", { "data-count": "running" }, count(counts.running)), floor(stats, workers)),
@@ -87,6 +87,10 @@ function pipe(stats, queues, workers) {
     h("div.outlets", h("h2", "Out"),
       outlet("done", counts, ok), outlet("failed", counts, speeds.failed_per_s), outlet("cancelled", counts, null)));
 }
+
+// Of those that wait, the ones whose time has not come.
+const later = (waiting) => waiting && h("p.note", Object.entries(waiting).filter(([, n]) => n).map(([status, n], i) =>
+  [i ? ", " : "", h("a", { key: status, href: `#/tasks?status=${status}` }, `${count(n)} ${status}`)]));
 
 const outlet = (status, counts, speed) => h("a.outlet", { key: status, class: status, href: `#/tasks?status=${status}` }, icon(status), h("span", status),
   h("b", { "data-count": status }, count(counts[status])), h("small", speed === null || speed === undefined ? "" : `${rate(speed)}/s`));

@@ -127,11 +127,14 @@ function patchRows(rows, changes) {
 }
 
 function statuses(app, filter, sort) {
-  const counts = Object.keys(filter).every((name) => name === "status") ? app.live.counts : null;
+  const counts = Object.keys(filter).every((name) => name === "status") ? app.live.counts && { ...app.live.counts, ...app.stats.data?.waiting } : null;
   const link = (status) => [status, hashOf({ ...filter, status, sort }), status ? icon(status) : "all", status,
-    counts?.[status] !== undefined && h("b", { "data-count": status }, count(counts[status]))];
+    counts?.[status] !== undefined && h("b", { "data-count": status }, bounded(counts[status], status))];
   return segments("Status", filter.status || "", ["", ...STATUSES].map(link), "statuses");
 }
+
+// The server counts no more of those than this.
+const bounded = (n, status) => `${count(n)}${n >= 10000 && /scheduled|retrying/.test(status) ? "+" : ""}`;
 
 function form(filter, queues, state, change, app) {
   const field = (name, label, more = {}) => h("label", { key: name }, h("span", label),

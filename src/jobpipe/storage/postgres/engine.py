@@ -47,6 +47,7 @@ from jobpipe.storage.base import (
     Settlement,
     Summary,
     TaskFilter,
+    Waiting,
 )
 from jobpipe.storage.calls import CLAIM, INSERT, READ, SETTLE, A, T
 from jobpipe.storage.flow import Declaration, KeyUse, QueueRules
@@ -255,6 +256,9 @@ class PostgresStorage:
     async def counts(self) -> dict[Status, int]:
         await self._questions.ask("counts", self._s.counts.freshen)
         return self._s.counts.by_status()
+
+    async def waiting(self, now: int, most: int) -> Waiting:
+        return await self._upkeep.ask("waiting", lambda link: listing.waiting(link, most))
 
     async def queues(self, now: int) -> list[QueueCounts]:
         return await self._upkeep.ask("queues", self._queues)

@@ -11,7 +11,7 @@ from typing import Any
 
 from jobpipe.core.task import FINISHED, Status
 from jobpipe.storage import prefixes
-from jobpipe.storage.base import Matches, Page, TaskFilter
+from jobpipe.storage.base import Matches, Page, TaskFilter, Waiting
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres.link import Link, Row
 from jobpipe.storage.postgres.rows import NUMBER, searchable, task_of
@@ -45,6 +45,12 @@ async def match(link: Link, where: TaskFilter, limit: int, before_seq: int | Non
     found = await _search(link, sql.WINDOW_IDS, where, limit + 1, before_seq)
     more = found[limit - 1]["seq"] if len(found) > limit else None
     return Matches([row["id"] for row in found[:limit]], more)
+
+
+async def waiting(link: Link, most: int) -> Waiting:
+    """As Listing.waiting promises."""
+    found = {row["tried"]: row["n"] for row in await link.rows(sql.NOT_DUE, most)}
+    return Waiting(found.get(False, 0), found.get(True, 0))
 
 
 async def _search(

@@ -481,6 +481,16 @@ UNION ALL SELECT {names(READ, **_SLIM)} FROM jobpipe.finished WHERE seq = ANY($1
 """
 
 # Since when the first task of each of the queues $1 is due, of its first $2 priorities.
+# Whose time has not come, at most $1 of them: one seek for each queue and priority, past all that are due.
+NOT_DUE = """
+SELECT tried, count(*) AS n FROM (
+    SELECT due.tried FROM (SELECT DISTINCT queue, priority FROM jobpipe.counts WHERE status = 0) l CROSS JOIN LATERAL (
+        SELECT attempts > 0 AS tried FROM jobpipe.tasks t
+         WHERE status = 0 AND t.queue = l.queue AND t.priority = l.priority AND t.run_at > jobpipe.now_ms()
+         LIMIT $1::bigint) due
+     LIMIT $1::bigint) w
+ GROUP BY tried
+"""
 OLDEST_READY = """
 SELECT q.queue, min(found.run_at) AS run_at FROM unnest($1::text[]) AS q(queue) CROSS JOIN LATERAL (
     WITH RECURSIVE level AS (

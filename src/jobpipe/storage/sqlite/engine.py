@@ -52,6 +52,7 @@ from jobpipe.storage.base import (
     Settlement,
     Summary,
     TaskFilter,
+    Waiting,
 )
 from jobpipe.storage.calls import INSERT, READ, SETTLE, STEER, A, T
 from jobpipe.storage.flow import Declaration, KeyUse, QueueRules
@@ -198,6 +199,9 @@ class SqliteStorage:
 
     async def counts(self) -> dict[Status, int]:
         return await self._writer.ask(lambda store: store.counts())
+
+    async def waiting(self, now: int, most: int) -> Waiting:
+        return await self._list(lambda db: listing.waiting(db, now, most))
 
     async def queues(self, now: int) -> list[QueueCounts]:
         return await self._writer.ask(lambda store: store.queues(now))

@@ -13,7 +13,7 @@ import apsw
 
 from jobpipe.core.task import Status
 from jobpipe.storage import prefixes
-from jobpipe.storage.base import Matches, Page, TaskFilter
+from jobpipe.storage.base import Matches, Page, TaskFilter, Waiting
 from jobpipe.storage.sqlite import statements as sql
 from jobpipe.storage.sqlite.rows import NUMBER, decode_json, stored, text
 
@@ -41,6 +41,11 @@ def page(
     # A task deleted between the two reads is missing here; the page is a little shorter, not wrong.
     tasks = sorted((row.task for row in rows), key=lambda task: task.seq, reverse=True)
     return Page(tasks, seqs[-1] if len(seqs) < len(found) else None)
+
+
+def waiting(db: apsw.Connection, now: int, most: int) -> Waiting:
+    """As Listing.waiting promises."""
+    return Waiting(*map(int, decode_json(db.execute(sql.NOT_DUE, (now, most)).get)))
 
 
 def match(db: apsw.Connection, where: TaskFilter, limit: int, before_seq: int | None) -> Matches:

@@ -245,6 +245,13 @@ FORGET_EMPTY_COUNTS = "DELETE FROM counts WHERE n = 0"
 NEWEST_BELOW = "SELECT max(seq) FROM tasks WHERE seq < ?1"
 # How many ids are from the first to before the second, of the third at most.
 MANY_IDS = "SELECT count(*) FROM (SELECT 1 FROM tasks WHERE id >= ? AND id < ? LIMIT ?)"
+# Not due at ?1, at most ?2 of them: one seek for each queue and priority, past all that are due.
+NOT_DUE = """
+SELECT json_array(count(*) - total(tried), total(tried)) FROM (
+    SELECT t.attempts > 0 AS tried FROM counts c CROSS JOIN tasks t INDEXED BY tasks_due
+     WHERE c.status = 0 AND c.n > 0 AND t.status = 0 AND t.queue = c.queue AND t.priority = c.priority AND t.run_at > ?1
+     LIMIT ?2)
+"""
 WINDOW = """
 SELECT json_group_array(json_array(seq, octet_length(payload) + coalesce(octet_length(result), 0))) FROM (
     SELECT seq, payload, result FROM tasks WHERE seq < ? AND seq >= ? {conditions} ORDER BY seq DESC LIMIT ?)
