@@ -258,7 +258,7 @@ class PostgresStorage:
         return self._s.counts.by_status()
 
     async def waiting(self, now: int, most: int) -> Waiting:
-        return await self._upkeep.ask("waiting", lambda link: listing.waiting(link, most))
+        return await self._upkeep.ask("waiting", lambda link: self._waiting(link, most))
 
     async def queues(self, now: int) -> list[QueueCounts]:
         return await self._upkeep.ask("queues", self._queues)
@@ -419,6 +419,11 @@ class PostgresStorage:
         await self._upkeep.ask("give_back_doubtful", self._runs.give_back_doubtful)
         await self._upkeep.ask("prepare", lambda link: self._partitions.prepare(link, self._s.time.now()))
         await self._direct.watch()
+
+    async def _waiting(self, link: Link, most: int) -> Waiting:
+        await self._s.counts.freshen(link)
+        queues = [queue for queue, n in self._s.counts.by_queue().items() if n[Status.QUEUED]]
+        return await listing.waiting(link, queues, PRIORITIES, most) if queues else Waiting(0, 0)
 
     async def _queues(self, link: Link) -> list[QueueCounts]:
         await self._s.counts.freshen(link)

@@ -7,6 +7,7 @@ their index, in one step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jobpipe.core.task import FINISHED, Status
@@ -47,9 +48,9 @@ async def match(link: Link, where: TaskFilter, limit: int, before_seq: int | Non
     return Matches([row["id"] for row in found[:limit]], more)
 
 
-async def waiting(link: Link, most: int) -> Waiting:
-    """As Listing.waiting promises."""
-    found = {row["tried"]: row["n"] for row in await link.rows(sql.NOT_DUE, most)}
+async def waiting(link: Link, queues: Sequence[str], priorities: int, most: int) -> Waiting:
+    """As Reading.waiting promises, of these queues and the highest of their priorities."""
+    found = {row["tried"]: row["n"] for row in await link.rows(sql.NOT_DUE, queues, priorities, most)}
     return Waiting(found.get(False, 0), found.get(True, 0))
 
 

@@ -481,14 +481,22 @@ UNION ALL SELECT {names(READ, **_SLIM)} FROM jobpipe.finished WHERE seq = ANY($1
 """
 
 # Since when the first task of each of the queues $1 is due, of its first $2 priorities.
-# Whose time has not come, at most $1 of them: one seek for each queue and priority, past all that are due.
+# Of the queues $1, by at most $2 priorities each, those whose time has not come, $3 at most: past all that are due.
 NOT_DUE = """
 SELECT tried, count(*) AS n FROM (
-    SELECT due.tried FROM (SELECT DISTINCT queue, priority FROM jobpipe.counts WHERE status = 0) l CROSS JOIN LATERAL (
-        SELECT attempts > 0 AS tried FROM jobpipe.tasks t
-         WHERE status = 0 AND t.queue = l.queue AND t.priority = l.priority AND t.run_at > jobpipe.now_ms()
-         LIMIT $1::bigint) due
-     LIMIT $1::bigint) w
+    SELECT due.tried FROM unnest($1::text[]) AS q(queue) CROSS JOIN LATERAL (
+        WITH RECURSIVE level AS (
+            (SELECT priority FROM jobpipe.tasks WHERE status = 0 AND queue = q.queue
+              ORDER BY queue, priority DESC, run_at DESC, seq DESC LIMIT 1)
+            UNION ALL
+            SELECT next.priority FROM level CROSS JOIN LATERAL (
+                SELECT priority FROM jobpipe.tasks WHERE status = 0 AND queue = q.queue AND priority < level.priority
+                 ORDER BY queue, priority DESC, run_at DESC, seq DESC LIMIT 1) next)
+        SELECT found.tried FROM (SELECT priority FROM level LIMIT $2::bigint) l CROSS JOIN LATERAL (
+            SELECT attempts > 0 AS tried FROM jobpipe.tasks t
+             WHERE status = 0 AND t.queue = q.queue AND t.priority = l.priority AND t.run_at > jobpipe.now_ms()
+             LIMIT $3::bigint) found) due
+     LIMIT $3::bigint) w
  GROUP BY tried
 """
 OLDEST_READY = """

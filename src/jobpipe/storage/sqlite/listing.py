@@ -44,7 +44,7 @@ def page(
 
 
 def waiting(db: apsw.Connection, now: int, most: int) -> Waiting:
-    """As Listing.waiting promises."""
+    """As Reading.waiting promises."""
     return Waiting(*map(int, decode_json(db.execute(sql.NOT_DUE, (now, most)).get)))
 
 
