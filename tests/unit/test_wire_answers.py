@@ -51,6 +51,7 @@ tasks = st.builds(
 )
 
 IF_USED = {
+    "error_group": "last_error",
     "key": "key",
     "unique": "uniqueness",
     "expires_at": "expires_at",

@@ -9,6 +9,7 @@ import { Picked, views } from "./picked.js";
 import { trail } from "./rows.js";
 import { badge, head, icon, region, segments, taskLink } from "./ui.js";
 import { Resource, shownOf } from "./resource.js";
+import { Search } from "./search.js";
 import { VERBS, reaches, steerMany } from "./steering.js";
 
 const LIMIT = 50;
@@ -26,6 +27,12 @@ export function tasks(app, route) {
   const here = hashOf({ ...filter, sort });
   const page = new Resource(pathOf(filter, cursor, sort), { every: sort ? 4000 : 1000, idle: 10000, read: (path, options) => readPage(path, options, sort) });
   const queues = new Resource("queues", { every: 5000, idle: 30000 });
+  const handlers = new Resource("handlers", { every: 60000, idle: 60000 });
+  const known = () => ({
+    status: STATUSES, queue: (queues.data || []).map((q) => q.queue), handler: (handlers.data || []).map((one) => one.handler),
+    error: [...new Set(rows().map((row) => row.last_error?.type).filter(Boolean))],
+  });
+  const search = new Search(app.render, known, (to) => app.go(hashOf({ ...to, sort })));
   const selected = new Picked(hashOf(filter));
   const state = { newer: new Set(), more: ["error_type", "created_after", "created_before"].some((name) => filter[name]) };
 
@@ -47,7 +54,7 @@ export function tasks(app, route) {
 
   return {
     title: "Tasks",
-    resources: [page, queues],
+    resources: [page, queues, handlers],
     live(delta) {
       patchRows(rows(), delta.tasks);
       if (cursor) return;
@@ -63,7 +70,7 @@ export function tasks(app, route) {
     }),
     view: () => [
       head("Tasks", null, statuses(app, filter, sort)),
-      h("div.steer", form(filter, queues.data || [], state, change, app),
+      h("div.steer", h("div.finder", search.view(filter), form(filter, queues.data || [], state, change, app)),
         toolbar({ filter, selected, state, act, show, cursor, views: views(here, here === "#/tasks", app.render), clear: () => (selected.clear(), selected.kept(), app.render()) })),
       sort && page.data && h("p.soft", { key: "of" }, `The ${count(page.data.rows.length)} with ${SORTS[sort][1]}, of ${page.data.next ? `the newest ${count(LOOKED_AT)} that match` : `all ${count(page.data.of)} that match`}.`),
       shownOf(page, (data) => (data.rows.length ? table(followed(data.rows, here, cursor), selected, app, filter, sort) : nothing(filter, cursor)), null),
@@ -139,8 +146,8 @@ const bounded = (n, status) => `${count(n)}${n >= 10000 && /scheduled|retrying/.
 function form(filter, queues, state, change, app) {
   const field = (name, label, more = {}) => h("label", { key: name }, h("span", label),
     h("input", { name, placeholder: label, value: filter[name] || "", onchange: (event) => change(name, event.target.value.trim()), autocomplete: "off", spellcheck: "false", ...more }));
-  return h("form.filters", { onsubmit: (event) => event.preventDefault(), role: "search", "aria-label": "Filter tasks" },
-    field("id_prefix", "Id begins with", { id: "find", type: "search" }),
+  return h("form.filters", { onsubmit: (event) => event.preventDefault(), "aria-label": "Filter tasks" },
+    field("id_prefix", "Id begins with", { type: "search" }),
     field("queue", "Queue", { list: "queues" }), h("datalist", { id: "queues" }, queues.map((q) => h("option", { key: q.queue, value: q.queue }))),
     field("handler", "Handler"),
     state.more && [field("error_type", "Error type"), field("created_after", "Created from", { type: "datetime-local" }), field("created_before", "until", { type: "datetime-local" })],
