@@ -7,7 +7,7 @@ import { health } from "./health.js";
 import { GroupTasks } from "./grouptasks.js";
 import { Order } from "./order.js";
 import { focusedRow } from "./rows.js";
-import { head, hrefOf, icon, resort, segments } from "./ui.js";
+import { finder, head, hrefOf, icon, resort, segments } from "./ui.js";
 import { Resource, shownOf } from "./resource.js";
 import { steerMany } from "./steering.js";
 
@@ -50,7 +50,7 @@ export function errors(app, route) {
     const { all, changed } = order.of(data, (group) => group.group, compare, sort);
     const shown = all.filter(wanted);
     return [h("div.toolbar.steady", { key: "bar", role: "group", "aria-label": "Which errors" },
-      h("input", { id: "find", type: "search", "aria-label": "Find an error", placeholder: "Handler, error or message", value: state.find, oninput: find, autocomplete: "off", spellcheck: "false" }),
+      finder("Find an error", state.find, find),
       segments("Order", sort, Object.entries(SORTS).map(([name, [text]]) => [name, to({ sort: name }), text])),
       handler && h("p.chip", { key: "chip" }, "handler ", h("code", handler), h("a.button.icon-only", { href: to({ handler: "" }), "aria-label": "Any handler" }, icon("close"))),
       h("span.soft", { id: "shown" }, `${count(shown.length)} of ${count(data.length)}${data.length === MOST ? " or more" : ""}`), h("span.space"), resort(changed, () => (order.renew(), app.render()))),

@@ -3,7 +3,7 @@
 import { h, heads } from "./dom.js";
 import { ago, coarse, count, full, percent, since } from "./format.js";
 import { Lazy } from "./lazy.js";
-import { fact, head, icon, queueLink, region, segments, taskLink } from "./ui.js";
+import { fact, finder, head, icon, queueLink, region, segments, taskLink } from "./ui.js";
 import { Resource, shownOf } from "./resource.js";
 
 const MOST_SLOTS = 64;
@@ -33,7 +33,7 @@ export function workers(app, route) {
     const shown = data.filter(wanted).sort(compare);
     return [
       h("div.toolbar.steady", { key: "bar", role: "group", "aria-label": "Which workers" },
-        h("input", { id: "find", type: "search", "aria-label": "Find a worker", placeholder: "Id, host, state or release", value: state.find, oninput: find, autocomplete: "off", spellcheck: "false" }),
+        finder("Find a worker", state.find, find),
         segments("Order", sort, Object.entries(SORTS).map(([name, [text]]) => [name, to({ sort: name }), text])),
         queue && h("p.chip", { key: "chip" }, "serving ", h("code", queue), h("a.button.icon-only", { href: to({ queue: "" }), "aria-label": "Any queue" }, icon("close"))),
         h("span.soft", { id: "shown" }, `${count(shown.length)} of ${count(data.length)} shown`)),
