@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+import postgres
+
 from .conftest import Server, assert_problem
 
 NIGHTLY = {
@@ -64,6 +66,21 @@ async def test_a_dry_run_says_what_would_be_and_keeps_nothing(server: Server) ->
     refused = await server.client.put("/schedules/s?dry_run=true", json=NIGHTLY | {"cron": "61 * * * *"})
     assert_problem(refused, 400, "invalid", "cron")
     assert_problem(await server.client.put("/schedules/s?dry_run=1", json=NIGHTLY), 400, "invalid", "dry_run")
+
+
+@pytest.mark.parametrize("lane", ["postgres"])
+async def test_beside_a_server_of_an_earlier_version_none_is_said(server: Server) -> None:
+    assert (await put(server, "before", NIGHTLY)).status_code == 201
+    older = "INSERT INTO jobpipe.servers (server, writers, alive_until) VALUES ('old', '{}', jobpipe.now_ms() + 15000)"
+    await postgres.shared_cluster().ask(older, "manual")
+    refused = await put(server, "new", NIGHTLY)
+    assert_problem(refused, 503, "upgrading")
+    assert refused.headers["retry-after"] == "5"
+    assert_problem(await put(server, "before", NIGHTLY | {"cron": "@daily"}), 503, "upgrading")
+    declared = {"app": "shop", "schedules": {"nightly": {"every": 60, "task": {}}}}
+    assert_problem(await server.post("/declare", declared), 503, "upgrading")
+    assert [one["name"] for one in (await server.get("/schedules")).json()] == ["before"]
+    assert (await server.client.post("/schedules/before/pause")).status_code == 200
 
 
 async def test_pausing_holds_over_a_change(server: Server) -> None:

@@ -115,7 +115,7 @@ class Server(Program):
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, method=method)
         with urllib.request.urlopen(request, timeout=BOUND_S) as answer:
-            return json.load(answer)
+            return json.loads(answer.read() or b"null")
 
     def enqueue(self, *tasks: dict[str, Any]) -> None:
         """Enqueue all, in order; none is refused."""

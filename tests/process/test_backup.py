@@ -51,6 +51,20 @@ def test_a_restore_leaves_nothing_beside_the_backup(server: Server, store: Path,
     assert tasks_of(tmp_path / "new.db") == {"a"}
 
 
+def test_a_backup_holds_the_schedules(server: Server, store: Path, tmp_path: Path) -> None:
+    server.ask("/schedules/nightly", {"cron": "@daily", "task": {"payload": {"n": 1}}}, "PUT")
+    server.ask("/schedules/nightly/pause", method="POST")
+    before = server.ask("/schedules")
+    assert backup(store, tmp_path / "copy.db") == 0
+    server.ask("/schedules/nightly", method="DELETE")
+    assert server.stop() == 0
+    store.unlink()
+    assert main(["restore", str(tmp_path / "copy.db"), "--store", f"sqlite:///{store}"]) == 0
+    again = server.again()
+    assert again.ask("/schedules") == before
+    again.kill()
+
+
 def tasks_of(file: Path) -> set[str]:
     with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro&immutable=1", uri=True)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -115,6 +115,27 @@ def test_fifty_thousand_tasks_go_to_postgresql_and_back(file: str, tmp_path: Pat
     assert inside(back, lambda store: store.summaries(0, 100)) == [Summary(7, "s", b"{}")]  # type: ignore[arg-type]
 
 
+def test_schedules_go_with_the_tasks_to_postgresql_and_back(file: str, tmp_path: Path) -> None:
+    server = Server(tmp_path, "--store", file, "--no-pool").up()
+    whole = {
+        "cron": "30 2 * * *", "timezone": "Europe/Berlin", "overlap": "skip", "catch_up": "none", "jitter": 2.5,
+        "starts": "2020-01-01T00:00:00.000Z",
+        "task": {"handler": "report", "payload": {"n": 1}, "unique": "u", "expires": 60},
+    }  # fmt: skip
+    server.ask("/schedules/nightly", whole, "PUT")
+    server.ask("/schedules/often", {"every": 3600, "paused": True, "task": {}}, "PUT")
+    made = server.ask("/schedules/nightly/run", method="POST")["id"]
+    before = server.ask("/schedules")
+    assert server.stop() == 0
+    away, back = postgres.empty_store("real"), f"sqlite:///{tmp_path / 'back.db'}"
+    assert copy(file, away).returncode == 0
+    assert copy(away, back).returncode == 0
+    there = Server(tmp_path, "--store", back, "--no-pool").up()
+    assert there.ask("/schedules") == before
+    assert there.task(made)["schedule"] == "nightly"
+    there.kill()
+
+
 def test_a_copy_that_was_killed_goes_on_when_run_again(file: str) -> None:
     destination = postgres.empty_store("real")
     inside(file, lambda store: fill(store, MANY))

@@ -70,7 +70,9 @@ def show_command(
 @app.command(name="put")
 def put_command(
     name: Name,
-    definition: Annotated[Path, Parameter(help="A file with its JSON; - is the standard input.")],
+    definition: Annotated[
+        Path, Parameter(help="A file with its JSON; - is the standard input.", allow_leading_hyphen=True)
+    ],
     *,
     output: Output = "table",
     target: Target = Target(),  # noqa: B008 - frozen
