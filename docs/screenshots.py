@@ -44,6 +44,10 @@ PAGES = {
     "task": "tasks/invoice-4711",
     "errors": "errors",
     "queues": "queues",
+    "queue": "queues/mail",
+    "schedules": "schedules",
+    "schedule": "schedules/catalogue",
+    "schedule-edit": "schedules/catalogue/edit",
     "workers": "workers",
     "handlers": "handlers",
     "enqueue": "enqueue?from=invoice-4711",
@@ -60,6 +64,8 @@ USED = [
     ("tasks", "light"),
     ("task", "light"),
     ("errors", "dark"),
+    ("queue", "light"),
+    ("schedule", "light"),
     ("overview", "phone-light"),
 ]
 HOUR = 3600
@@ -197,6 +203,7 @@ def _feed(url: str, stop: threading.Event) -> None:
             client.enqueue(
                 "mail.send", {"to": f"user{n}@example.org", "subject": "A reminder"}, queue="mail", delay=HOUR
             )
+        _rule(client)
         n = 20_000
         while not stop.wait(0.3):
             n += 1
@@ -212,6 +219,33 @@ def _feed(url: str, stop: threading.Event) -> None:
                     client.enqueue(
                         "image.resize", {"path": f"/img/{n}-{image}.png", "widths": [320, 640]}, queue="media"
                     )
+
+
+def _rule(client: Client) -> None:
+    """Limits, tenants, a paused queue, and schedules."""
+    client.rule_queue(
+        "mail", concurrency=4, rate={"limit": 600, "period": 60, "burst": 20}, key_concurrency=1
+    )
+    client.rule_key("mail", "globex", concurrency=3)
+    client.pause_queue("exports")
+    for n in range(24):
+        client.enqueue(
+            "mail.send",
+            {"to": f"user{n}@example.org", "subject": "News"},
+            queue="mail",
+            key=("acme", "globex", "initech")[n % 3],
+            delay=4,
+        )
+        client.enqueue("image.resize", {"path": f"/export/{n}", "widths": [64]}, queue="exports")
+    task = {
+        "handler": "image.resize",
+        "queue": "media",
+        "payload": {"path": "/catalogue.png", "widths": [1280]},
+    }
+    client.schedules.put("catalogue", task, every=2)
+    client.schedules.put("nightly-report", {"handler": "report.nightly", "queue": "reports"}, cron="30 2 * * *",
+                         timezone="Europe/Berlin", overlap="skip")  # fmt: skip
+    client.schedules.put("weekly-digest", {"handler": "mail.send"}, cron="0 8 * * mon", paused=True)
 
 
 def take(browser: Browser, url: str, page_name: str, look: str, folder: Path) -> None:
