@@ -66,7 +66,7 @@ export class Search {
         onsearch: (event) => event.target.value === "" && run(""), onblur: () => setTimeout(() => document.activeElement?.id !== "find" && ((this.#text = null), this.changed()), 150) }),
       h("ul", { id: "found", role: "listbox", "aria-label": "Completions", class: found.length ? "" : "unseen" }, found.map((one, i) =>
         h("li", { key: one, id: `found-${i}`, role: "option", "aria-selected": String(i === this.#at), onmousedown: (event) => (event.preventDefault(), take(one)) }, one))),
-      h("p.bad", { role: "alert" }, this.#problem));
+      this.#problem && h("p.bad", { role: "alert" }, this.#problem));
   }
 
   // How the last word may go on.

@@ -189,7 +189,7 @@ function table(rows, selected, app, filter, sort) {
 function line(task, selected, app) {
   return h("tr", { key: task.id, "data-id": task.id, class: selected.has(task.id) ? "selected" : "" },
     can("admin") && h("td.box", h("input", { type: "checkbox", "aria-label": `Select ${task.id}`, checked: selected.has(task.id), onchange: () => pick(task.id, selected, app) })),
-    h("td.state", badge(shown(task))),
+    h("td", badge(shown(task))),
     h("th", { scope: "row" }, taskLink(task.id)),
     h("td.cut", { "data-label": "handler" }, task.handler), h("td.cut", { "data-label": "queue" }, task.queue),
     h("td.num", { "data-label": "attempts" }, count(task.attempts)),
