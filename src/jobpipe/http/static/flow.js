@@ -47,7 +47,7 @@ export async function done(path, options, says) {
 }
 
 export const pauseButton = (what, paused, act, more = {}) => can("admin") && h("button", { ...more, onclick: act, disabled: health.shut, "aria-label": `${paused ? "Resume" : "Pause"} ${what}` },
-  icon(paused ? "running" : "pause"), paused ? "Resume" : "Pause");
+  icon(paused ? "running" : "pause"), h("span", paused ? "Resume" : "Pause"));
 
 // --- rates ---
 

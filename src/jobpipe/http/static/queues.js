@@ -105,7 +105,7 @@ function line(q, samples, gone, served, toggle) {
     h("td.num", { "data-label": "workers" }, h("a", { href: `#/workers?queue=${encodeURIComponent(q.queue)}`, class: served === 0 && q.queued ? "late" : "" }, count(served))),
     h("td.num", { "data-label": "oldest", class: q.oldest_ready_s > 60 ? "late" : "" }, q.oldest_ready_s === null ? "–" : duration(Math.floor(q.oldest_ready_s))),
     ["running", "done", "failed", "cancelled"].map((status) => h("td.num", { key: status, "data-label": status }, link(status))),
-    h("td.cut.brief", { "data-label": "rules", title: brief(q.rules) }, brief(q.rules) || "–"), can("admin") && h("td.acts", pauseButton(q.queue, q.paused, toggle)));
+    h("td.cut.brief", { "data-label": "rules", title: brief(q.rules) }, brief(q.rules) || "–"), can("admin") && h("td.acts", pauseButton(q.queue, q.paused, toggle, { class: "lone", title: q.paused ? "Resume" : "Pause" })));
 }
 
 // How much of the capacity is taken, as a bar and as numbers.
