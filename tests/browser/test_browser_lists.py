@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs, urlsplit
+
 import pytest
 from playwright.sync_api import Page, expect
 from programs import Server, until
-from tabs import Open, Start, settled
+from tabs import Open, Start, Tab, settled
 
 
 @pytest.fixture(scope="module")
@@ -254,3 +257,30 @@ def test_a_search_in_words_is_completed_and_stands_for_the_filter(desk: Server, 
     expect(page.get_by_role("alert").get_by_text("There is no colour:")).to_be_visible()
     expect(page.locator("#rows a.id")).to_have_text(ids[:1])
     tab.check()
+
+
+def test_errors_that_were_not_seen_before_an_hour_ago_are_found_alone(desk: Server, open_tab: Open) -> None:
+    now = datetime.now(UTC)
+    groups = [
+        {
+            "group": digit * 16, "handler": "h", "type": f"Error{digit}", "message": "", "count": 3, "example_id": "x",
+            "first_seen": (now - timedelta(hours=hours)).isoformat(), "last_seen": now.isoformat(), "trend": [0] * 24,
+        }
+        for digit, hours in (("a", 0.5), ("b", 20), ("c", 100))
+    ]  # fmt: skip
+    tab = open_tab(desk)
+    tab.page.route("**/errors?*", lambda route: route.fulfill(json=groups))
+    page = settled(tab.go("#/errors"))
+    titles = page.locator(".group h2")
+    expect(titles).to_have_text(["Errora", "Errorb", "Errorc"])
+    page.get_by_role("link", name="New in 1 h").click()
+    expect(titles).to_have_text(["Errora"])
+    page.get_by_role("link", name="New in 24 h").click()
+    expect(titles).to_have_text(["Errora", "Errorb"])
+    since = parse_qs(urlsplit(last(tab, "/errors?")).query)["since"][0]
+    assert now - datetime.fromisoformat(since) > timedelta(days=6)
+    tab.check()
+
+
+def last(tab: Tab, what: str) -> str:
+    return next(url for url in reversed(tab.asked) if what in url)

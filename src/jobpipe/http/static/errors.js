@@ -13,6 +13,8 @@ import { steerMany } from "./steering.js";
 
 const WINDOWS = { "1h": ["1 h", 1], "24h": ["24 h", 24], "7d": ["7 d", 168] };
 const MOST = 100;
+// What the server has not seen before in all that it keeps.
+const NEW = { "": ["All", Infinity], "1h": ["New in 1 h", 1], "24h": ["New in 24 h", 24] };
 const SORTS = {
   count: ["Most attempts", (a, b) => b.count - a.count],
   last: ["Latest", (a, b) => b.last_seen.localeCompare(a.last_seen)],
@@ -22,8 +24,11 @@ const SORTS = {
 
 export function errors(app, route) {
   const chosen = WINDOWS[route.query.get("range")] ? route.query.get("range") : "24h";
-  const [label, hours] = WINDOWS[chosen];
-  const path = () => `errors?limit=${MOST}&since=${new Date(Date.now() - hours * 3600000).toISOString()}`;
+  const fresh = NEW[route.query.get("new")] ? route.query.get("new") : "";
+  const [label, hours] = WINDOWS[fresh ? "7d" : chosen];
+  // Whether one is new is told by all that is kept.
+  const path = () => `errors?limit=${most}&since=${new Date(Date.now() - hours * 3600000).toISOString()}`;
+  const most = fresh ? 10 * MOST : MOST;
   const list = new Resource(path, { every: 2000, idle: 15000 });
   const act = async (verb, group) => {
     const filter = { error_group: group.group, ...(verb === "retry" ? { status: "failed" } : {}) };
@@ -38,22 +43,23 @@ export function errors(app, route) {
   const sort = SORTS[route.query.get("sort")] ? route.query.get("sort") : "count";
   const handler = route.query.get("handler") || "";
   const state = { find: route.query.get("find") || "" };
-  const to = (more) => hashOf({ range: chosen, sort, handler, find: state.find, ...more });
+  const to = (more) => hashOf({ range: chosen, sort, handler, fresh, find: state.find, ...more });
   const find = (event) => {
     state.find = event.target.value.trim();
     history.replaceState(null, "", to({}));
     app.render();
   };
   const compare = (a, b) => SORTS[sort][1](a, b) || a.group.localeCompare(b.group);
-  const wanted = ({ row }) => (!handler || row.handler === handler) && `${row.handler} ${row.type} ${row.message}`.toLowerCase().includes(state.find.toLowerCase());
+  const wanted = ({ row }) => (!handler || row.handler === handler) && Date.now() - Date.parse(row.first_seen) < NEW[fresh][1] * 3600000 && `${row.handler} ${row.type} ${row.message}`.toLowerCase().includes(state.find.toLowerCase());
   const groups = (data) => {
     const { all, changed } = order.of(data, (group) => group.group, compare, sort);
     const shown = all.filter(wanted);
     return [h("div.toolbar.steady", { key: "bar", role: "group", "aria-label": "Which errors" },
       finder("Find an error", state.find, find),
       segments("Order", sort, Object.entries(SORTS).map(([name, [text]]) => [name, to({ sort: name }), text])),
+      segments("New", fresh, Object.entries(NEW).map(([name, [text]]) => [name, to({ fresh: name }), text])),
       handler && h("p.chip", { key: "chip" }, "handler ", h("code", handler), h("a.button.icon-only", { href: to({ handler: "" }), "aria-label": "Any handler" }, icon("close"))),
-      h("span.soft", { id: "shown" }, `${count(shown.length)} of ${count(data.length)}${data.length === MOST ? " or more" : ""}`), h("span.space"), resort(changed, () => (order.renew(), app.render()))),
+      h("span.soft", { id: "shown" }, `${count(shown.length)} of ${count(data.length)}${data.length === most ? " or more" : ""}`), h("span.space"), resort(changed, () => (order.renew(), app.render()))),
     h("div.groups", { key: "groups" }, shown.map(({ row, gone }) => card(row, label, act, gone, behind.of(row), to)))];
   };
   return {
@@ -68,8 +74,8 @@ export function errors(app, route) {
   };
 }
 
-function hashOf({ range, sort, handler, find }) {
-  const query = new URLSearchParams({ ...(range === "24h" ? {} : { range }), ...(sort === "count" ? {} : { sort }), ...(handler ? { handler } : {}), ...(find ? { find } : {}) });
+function hashOf({ range, sort, handler, fresh, find }) {
+  const query = new URLSearchParams({ ...(range === "24h" ? {} : { range }), ...(sort === "count" ? {} : { sort }), ...(handler ? { handler } : {}), ...(fresh ? { new: fresh } : {}), ...(find ? { find } : {}) });
   return query.size ? `#/errors?${query}` : "#/errors";
 }
 
