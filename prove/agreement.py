@@ -49,6 +49,7 @@ def agreement(trial: Trial) -> Sequence[Figure]:
         *([] if missing is None else [skipped("  on postgresql", missing)]),
         Figure("crashes and restarts among them", _sum(ran, "restarts")),
         Figure("connections cut among them", _sum(ran, "cuts")),
+        Figure("times of schedules that came", _sum(ran, "came")),
         none("differences", len(differences)),
         *(
             Figure(f"steps a second on {engine}", each.found["steps"] / each.seconds)
@@ -88,7 +89,7 @@ async def _one(trial: Trial, name: str, steps: int, opens: Opens, ran: Ran) -> N
             ran.differences.append(f"{name}: {error}")
         finally:
             await world.store.close()
-    ran.found += Counter(steps=world.steps, restarts=world.restarts, cuts=world.cuts)
+    ran.found += Counter(steps=world.steps, restarts=world.restarts, cuts=world.cuts, came=world.schedules.came)
 
 
 def _sum(ran: Mapping[str, Ran], what: str) -> int:

@@ -12,6 +12,7 @@ from jobpipe.core.lifecycle import Kind
 from jobpipe.core.revision import Revision
 from jobpipe.core.task import NewTask, Status
 from jobpipe.storage.base import TaskFilter
+from prove.timely import EVERY, NAMES, TASKS, Wish
 from prove.world import IDS, QUEUES, UNIQUE, Held, World
 
 RESTARTS = 0.004
@@ -26,7 +27,8 @@ class Driver:
         self._verbs: list[Callable[[], Awaitable[None]]] = [
             *[self._insert] * 5, *[self._claim] * 5, *[self._settle] * 6, *[self._advance] * 3,
             self._extend, self._extend, self._rescue, self._rescue, self._cancel, self._cancel, self._retry,
-            self._delete, self._prune, self._list, self._jump, self._revise, self._expire, world.look,
+            self._delete, self._prune, self._list, self._jump, self._revise, self._expire, self._put_schedule,
+            self._pause_schedule, self._delete_schedule, *[self._fire] * 3, world.look,
         ]  # fmt: skip
 
     async def step(self) -> None:
@@ -96,6 +98,25 @@ class Driver:
     async def _expire(self) -> None:
         await self._world.expire(self._source.choice([1, 100]))
 
+    async def _put_schedule(self) -> None:
+        pick = self._source.choice
+        await self._world.schedule(
+            Wish(
+                pick(NAMES), pick(EVERY), self._source.randrange(len(TASKS)), pick([False, False, True]),
+                pick([True, True, False]), pick([None, None, None, False, True]),
+            )
+        )  # fmt: skip
+
+    async def _pause_schedule(self) -> None:
+        await self._world.pause_schedule(self._source.choice(NAMES), paused=self._source.random() < 0.4)
+
+    async def _delete_schedule(self) -> None:
+        if self._source.random() < 0.3:
+            await self._world.delete_schedule(self._source.choice(NAMES))
+
+    async def _fire(self) -> None:
+        await self._world.fire(self._source.choice([1, 2, 100]))
+
     async def _delete(self) -> None:
         await self._world.delete(self._ids())
 
@@ -104,7 +125,7 @@ class Driver:
         await self._world.prune(pick([None, 0, 4]), pick([None, 0, 4]), pick([1, 100]))
 
     async def _advance(self) -> None:
-        await self._world.advance(self._source.choice([0.001, 0.4, 1.0, 3.0, 6.0]))
+        await self._world.advance(self._source.choice([0.001, 0.4, 1.0, 3.0, 6.0, 25.0]))
 
     async def _jump(self) -> None:
         await self._world.jump(self._source.choice([-86400, -3600, -1, 1, 3600, 86400]))
@@ -115,6 +136,6 @@ class Driver:
             status=pick([None, None, *Status]), queue=pick([None, None, *QUEUES]), handler=pick([None, None, "h"]),
             error_type=pick([None, None, None, "E0"]), id_prefix=pick([None, None, "t1"]),
             created_after=pick([None, None, now - 5000]), created_before=pick([None, None, now]),
-            ids=pick([None, None, tuple(self._ids())]),
+            ids=pick([None, None, tuple(self._ids())]), schedule=pick([None, None, None, *NAMES]),
         )  # fmt: skip
         await self._world.list(where, pick([1, 3, 100]))

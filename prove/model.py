@@ -88,7 +88,7 @@ class Model:
             priority=new.priority, status=Status.QUEUED, attempts=0, failures=0, lost=0,
             max_retries=new.max_retries, timeout=new.timeout, run_at=max(now, new.run_at or now),
             created_at=now, traceparent=new.traceparent, key=new.key, uniqueness=new.uniqueness,
-            expires_at=new.expires_at, digest=new.digest,
+            expires_at=new.expires_at, digest=new.digest, schedule=new.schedule, scheduled_for=new.scheduled_for,
         )  # fmt: skip
         self.rows[new.id] = Row(task)
         self._take(self.rows[new.id])
@@ -357,5 +357,6 @@ def _matches(task: Task, where: TaskFilter) -> bool:
         where.created_after is None or task.created_at > where.created_after,
         where.created_before is None or task.created_at < where.created_before,
         where.ids is None or task.id in where.ids,
+        where.schedule is None or task.schedule == where.schedule,
     ]
     return all(asked)

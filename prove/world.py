@@ -31,6 +31,7 @@ from jobpipe.storage.base import (
 )
 from jobpipe.storage.contract import Storage
 from prove.model import Lease, Model
+from prove.timely import Timely, Wish
 from prove.times import Times
 
 CAPACITY = 6
@@ -79,6 +80,7 @@ class World:
         self.store, self.clock = store, clock
         self._times = Times(clock)
         self.model = Model(CAPACITY, MAX_QUEUES)
+        self.schedules = Timely(self.model, self._check, self._same)
         self.claims: list[Held] = []
         self.can_restart, self.can_be_cut = reopen is not None, cut is not None
         self._reopen, self._cut = reopen, cut
@@ -239,6 +241,22 @@ class World:
         for id_ in set(may_go) - left:
             del self.model.rows[id_]
 
+    async def schedule(self, wish: Wish) -> None:
+        """Make a schedule, or change it."""
+        await self.schedules.put(self.store, wish, self.stored_now, self._now)
+
+    async def pause_schedule(self, name: str, *, paused: bool) -> None:
+        """Pause a schedule, or let it go on."""
+        await self.schedules.pause(self.store, name, paused, self.stored_now, self._now)
+
+    async def delete_schedule(self, name: str) -> None:
+        """Forget a schedule."""
+        await self.schedules.delete(self.store, name, self._now)
+
+    async def fire(self, limit: int) -> None:
+        """Make the tasks of schedules that are due."""
+        await self.schedules.fire(self.store, limit, self.stored_now, self._now)
+
     async def advance(self, seconds: float) -> None:
         """Time passes."""
         self.clock.advance(seconds)
@@ -272,7 +290,7 @@ class World:
     async def look(self) -> None:
         """Compare everything that can be seen."""
         store, model = self.store, self.model
-        ids = [f"t{n}" for n in range(IDS)]
+        ids = sorted({*(f"t{n}" for n in range(IDS)), *model.rows})
         rows = [model.rows.get(id_) for id_ in ids]
         self._same("get", await store.get(ids), [row and row.task for row in rows])
         histories = await asyncio.gather(*(store.attempts(id_) for id_ in ids))
@@ -289,6 +307,8 @@ class World:
         expiring = self._times.here(model.next_expiring())
         self._check(await store.next_expiring() == expiring, "next_expiring", None, expiring)
         expiry, expected = await store.next_expiry(), model.next_expiry(self._times.seconds())
+        await self.schedules.look(store)
+        await self.schedules.look_ahead(store, self.stored_now, self._now)
         near = expiry is not None and expected is not None and abs(expiry - expected) <= TOLERANCE_S
         self._check(near or expiry == expected, "next_expiry", expiry, expected)
 

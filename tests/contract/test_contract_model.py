@@ -27,6 +27,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 from prove.driver import Driver
 from prove.places import Database, Opens, in_memory, on_files
+from prove.timely import EVERY, NAMES, TASKS, Wish
 from prove.world import CAPACITY, IDS, MAX_QUEUES, QUEUES, UNIQUE, Difference, Held, World
 
 import postgres
@@ -51,6 +52,15 @@ NEW_TASKS = st.builds(
 )
 REVISIONS = st.builds(
     Revision, payload=st.sampled_from([UNSET, b"[2]"]), priority=st.sampled_from([UNSET, 3])
+)
+WISHES = st.builds(
+    Wish,
+    st.sampled_from(NAMES),
+    st.sampled_from(EVERY),
+    st.integers(0, len(TASKS) - 1),
+    skips=st.booleans(),
+    makes_up=st.booleans(),
+    paused=st.none() | st.booleans(),
 )
 LATER = st.sampled_from([None, None, 500, 3000])
 FALLS = 3
@@ -105,6 +115,23 @@ class Machine(RuleBasedStateMachine):
         times = {"run_at": run_at, "expires_at": expires}
         said = {name: now + at for name, at in times.items() if at is not None}
         self.do(self.world.revise(id_, replace(revision, **said)))
+
+    @rule(wish=WISHES)
+    def schedule(self, wish: Wish) -> None:
+        self.do(self.world.schedule(wish))
+
+    @rule(name=st.sampled_from(NAMES), paused=st.booleans())
+    def pause_schedule(self, name: str, paused: bool) -> None:
+        self.do(self.world.pause_schedule(name, paused=paused))
+
+    @rule(name=st.sampled_from(NAMES))
+    def delete_schedule(self, name: str) -> None:
+        self.do(self.world.delete_schedule(name))
+
+    @rule(limit=st.sampled_from([1, 100]), seconds=st.sampled_from([0, 30, 70]))
+    def fire(self, limit: int, seconds: int) -> None:
+        self.do(self.world.advance(seconds))
+        self.do(self.world.fire(limit))
 
     @rule(limit=st.integers(1, 4), queues=st.none() | st.frozensets(st.sampled_from(QUEUES)), lease=LEASES)
     def claim(self, limit: int, queues: frozenset[str] | None, lease: tuple[float | None, bool]) -> None:
@@ -211,6 +238,16 @@ async def test_a_store_that_forgets_a_cancel_is_found_out() -> None:
     world = await in_memory(Path())
     await world.insert([NewTask("t1", "h")])
     world.model.cancel("t1", world.stored_now)
+    with pytest.raises(Difference, match="get"):
+        await world.look()
+    await world.store.close()
+
+
+async def test_a_store_that_makes_no_task_of_a_schedule_is_found_out() -> None:
+    world = await in_memory(Path())
+    await world.schedule(Wish("s0"))
+    await world.advance(31)
+    world.schedules.table.fire(world.stored_now, 1)
     with pytest.raises(Difference, match="get"):
         await world.look()
     await world.store.close()
