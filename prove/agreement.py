@@ -89,7 +89,9 @@ async def _one(trial: Trial, name: str, steps: int, opens: Opens, ran: Ran) -> N
             ran.differences.append(f"{name}: {error}")
         finally:
             await world.store.close()
-    ran.found += Counter(steps=world.steps, restarts=world.restarts, cuts=world.cuts, came=world.schedules.came)
+    ran.found += Counter(
+        steps=world.steps, restarts=world.restarts, cuts=world.cuts, came=world.schedules.came
+    )
 
 
 def _sum(ran: Mapping[str, Ran], what: str) -> int:

@@ -108,13 +108,14 @@ class Driver:
         )  # fmt: skip
 
     async def _pause_schedule(self) -> None:
-        await self._world.pause_schedule(self._source.choice(NAMES), paused=self._source.random() < 0.4)
+        await self._world.pause_schedule(self._source.choice(NAMES), paused=self._source.random() < 0.3)
 
     async def _delete_schedule(self) -> None:
         if self._source.random() < 0.3:
             await self._world.delete_schedule(self._source.choice(NAMES))
 
     async def _fire(self) -> None:
+        await self._world.advance(self._source.choice([0.0, 30.0, 30.0, 70.0]))
         await self._world.fire(self._source.choice([1, 2, 100]))
 
     async def _delete(self) -> None:
@@ -125,7 +126,7 @@ class Driver:
         await self._world.prune(pick([None, 0, 4]), pick([None, 0, 4]), pick([1, 100]))
 
     async def _advance(self) -> None:
-        await self._world.advance(self._source.choice([0.001, 0.4, 1.0, 3.0, 6.0, 25.0]))
+        await self._world.advance(self._source.choice([0.001, 0.4, 1.0, 3.0, 6.0]))
 
     async def _jump(self) -> None:
         await self._world.jump(self._source.choice([-86400, -3600, -1, 1, 3600, 86400]))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import asyncpg
 import pytest
-from desk import DONE, Desk, OpenDesk, ids_of, new, settlement
+from desk import DONE, RELEASED, Desk, OpenDesk, ids_of, new, settlement
 
 import postgres
 from jobpipe.storage.postgres import statements as sql
@@ -87,3 +88,39 @@ async def test_a_future_task_is_found_when_it_is_due_by_who_has_looked_before(op
     one.clock.advance(600)
     one.store._s.levels.distrust()  # type: ignore[attr-defined]
     assert ids_of(await one.claim(10)) == ["later"]
+
+
+async def test_what_is_given_back_to_an_old_place_is_found_by_all_servers(open_desk: OpenDesk) -> None:
+    """A task that ran for longer than a look goes back in time, and was released."""
+    one, two = await open_desk(), await open_desk()
+    await one.accept(new("later", run_at=one.now + 10**9))  # so that both know the level
+    for turn in range(2):
+        await one.accept(f"t{turn}")
+        claim = await one.claim_one()
+        one.clock.advance(2 * LATE_MS / 1000)
+        for desk in (one, two):
+            desk.store._s.levels.distrust()  # type: ignore[attr-defined]
+            assert await desk.claim(1) == []
+        await one.settle(claim, RELEASED)
+        finder = (one, two)[turn]
+        one.store._s.levels.distrust()  # type: ignore[attr-defined]
+        async with asyncio.timeout(20):
+            while not (found := await finder.claim(1)):
+                await asyncio.sleep(0.02)
+        assert ids_of(found) == [f"t{turn}"]
+        await finder.settle(found[0], DONE)
+
+
+async def test_a_level_behind_one_that_holds_nothing_any_more_is_not_forgotten(desk: Desk) -> None:
+    """A claim reads fewer tasks of later levels, since each of the earlier ones is thought to have one."""
+    await desk.claim(1)  # looks at all levels, and from now on knows them
+    await desk.accept(*(new(f"gone{n}", queue=f"a{n}") for n in range(3)))
+    desk.clock.advance(1)
+    await desk.accept(
+        *(new(f"t{n}", queue="b") for n in range(9)), *(new(f"u{n}", queue="c") for n in range(3))
+    )
+    await desk.cancel(*(f"gone{n}" for n in range(3)))
+    order = [*(f"t{n}" for n in range(9)), *(f"u{n}" for n in range(3))]
+    assert ids_of(await desk.claim(5)) == order[:5]
+    assert ids_of(await desk.claim(5)) == order[5:10]
+    assert ids_of(await desk.claim(5)) == order[10:]

@@ -37,6 +37,8 @@ PAYLOAD = 7900
 
 RULES = "r"
 """The news that rules of queues were changed."""
+ALL = "!"
+"""The news that a server came, or that something is queued that is due since long: look at all."""
 
 Tell = Callable[[bytes | None], None]
 
@@ -61,7 +63,7 @@ class Company:
         self._using = asyncio.Lock()
         self._tells: list[Tell] = []
         self._bell = asyncio.Event()
-        self._news = self._rules = False
+        self._news = self._rules = self._old = False
         self._published: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -96,10 +98,11 @@ class Company:
         """Have `tell(None)` called when others did something, `tell(data)` when they published."""
         self._tells.append(tell)
 
-    def news(self) -> None:
-        """Something was committed that others may wait for."""
+    def news(self, *, old: bool = False) -> None:
+        """Something was committed that others may wait for; `old`: a look may pass over it, as it is due since long."""
         if self._s.others:
             self._news = True
+            self._old |= old
             self._bell.set()
 
     def rules(self) -> None:
@@ -136,7 +139,7 @@ class Company:
             await link.listen(self._channel, self._heard)
             await self.beat(link)
             if self._s.others:
-                await link.rows(sql.NOTIFY, self._channel, "!")
+                await link.rows(sql.NOTIFY, self._channel, ALL)
         except (StorageError, Refused) as error:
             link.cut()
             raise StorageError(str(error)) from error
@@ -147,10 +150,12 @@ class Company:
     def _heard(self, pid: int, payload: str) -> None:
         if self._link is not None and pid == self._link.pid:
             return
-        if payload in ("", "!", RULES):
+        if payload in ("", ALL, RULES):
             if payload:
                 self._s.others = max(1, self._s.others)
                 self._s.rulebook.stale = True
+            if payload == ALL:
+                self._s.levels.forget()
             self.look_again()
             return
         try:
@@ -173,8 +178,10 @@ class Company:
             self._bell.clear()
             said, self._published = self._published, []
             if self._news:
-                said.append(RULES if self._rules else "")
-                self._news = self._rules = False
+                said.append(RULES if self._rules else ALL if self._old else "")
+                if self._rules and self._old:
+                    said.append(ALL)
+                self._news = self._rules = self._old = False
             link = self._link
             with contextlib.suppress(StorageError, Refused):  # the others' poll is the net
                 for payload in said:

@@ -80,6 +80,8 @@ class Levels:
     def add(self, queue: str, priority: int, run_at: int, seq: int) -> None:
         """A task is queued."""
         level, head = (queue, priority), (run_at, seq)
+        if run_at < self._floors.get(level, run_at):
+            self._floors[level] = run_at  # it keeps an old place: the next look must not pass over it
         locked = self._put_off.pop(level, None)
         if locked is None:
             self._of(queue).lower(level, head)

@@ -30,7 +30,7 @@ from jobpipe.storage.postgres import statements_flow as flow_sql
 from jobpipe.storage.postgres.flow import Flow, Hold
 from jobpipe.storage.postgres.lane import Lane
 from jobpipe.storage.postgres.leases import seq_of
-from jobpipe.storage.postgres.levels import SLACK_MS, Place, Seen
+from jobpipe.storage.postgres.levels import LATE_MS, SLACK_MS, Place, Seen
 from jobpipe.storage.postgres.limited import Due, Limited, Wishes, lease_ms
 from jobpipe.storage.postgres.link import Gone, Link, Refused, Row, arrays
 from jobpipe.storage.postgres.rows import NUMBER, STATUSES, settled, task_of
@@ -80,7 +80,7 @@ class Runs:
         limited = True
         while open_:
             wishes = [_rest(call) for call in open_]
-            cut = False
+            cut = short = False
             try:
                 await self._s.rulebook.look(await lane.link(), shared=False)
                 due, beyond = self._s.levels.due(queues, sum(wish.limit for wish in wishes), slack_ms)
@@ -90,9 +90,14 @@ class Runs:
                     goes_on = goes_on or bool(due)
                 else:
                     if due:
-                        cut = await self._round(lane, due, beyond, open_, wishes)
+                        cut, short = await self._round(lane, due, beyond, open_, wishes)
                         slack_ms = 0
-                    goes_on = cut or bool(due and beyond) or await self._s.levels.look_on(await lane.link())
+                    goes_on = (
+                        cut
+                        or short
+                        or bool(due and beyond)
+                        or await self._s.levels.look_on(await lane.link())
+                    )
             except (StorageError, Refused):
                 if not any(call.answer.claims for call in calls):
                     raise
@@ -143,8 +148,10 @@ class Runs:
         beyond: Place | None,
         calls: Sequence[Claiming],
         wishes: Sequence[ClaimRequest],
-    ) -> bool:
-        """Claim for the calls, in order, what of these levels comes before `beyond`; whether bytes ended it early."""
+    ) -> tuple[bool, bool]:
+        """Claim for the calls, in order, what of these levels comes before `beyond`; whether bytes ended it early, and
+        whether a level that was thought to have tasks had none, so that there may be more.
+        """
         upto = _ends(wishes)
         leases = self._note_leases(wishes)
         arguments = (
@@ -206,23 +213,26 @@ class Runs:
 
     def _learn(
         self, due: list[Seen], beyond: Place | None, rows: list[Row], taken: list[Row], limit: int
-    ) -> bool:
-        """Take over what a claim saw of counts, levels and time; whether bytes ended it before the limit."""
+    ) -> tuple[bool, bool]:
+        """Take over what a claim saw of counts, levels and time; whether bytes ended it before the limit, or due tasks
+        were left unread.
+        """
         end = next(row for row in rows if row["n"] < 0)
         locked, wanted = end["seq"], end["priority"] or 0
         cut = bool(locked > len(taken))
+        short = bool(end["run_at"]) and wanted < limit
         self._s.time.observe(end["now"])
         heads = [row for row in rows if row["n"] == 0]
         left_behind = (
             None
             if cut or locked == wanted
             else _last(taken)
-            if wanted == limit and taken
+            if (wanted == limit or short) and taken
             else beyond or _NOWHERE
         )
         self._s.levels.correct(due, heads, end["now"], left_behind)
         self._count(taken)
-        return cut
+        return cut, short
 
     async def give_back_doubtful(self, link: Link) -> None:
         """Release what was claimed by statements whose answer never came, as far as they can still be under way."""
@@ -287,6 +297,7 @@ class Runs:
             held = await link.rows(statement, *arguments)
         moved: Counter[Standing] = Counter()
         answers: dict[Fence, Settled] = {}
+        old = False
         for row in held:
             fence = _fence(row)
             settlement, now = writes[fence]
@@ -301,11 +312,13 @@ class Runs:
             moved[(queue, priority, to.status)] += 1
             if to.status is Status.QUEUED:
                 due = row["now"] + max(0, to.run_at - now)
-                self._s.levels.add(queue, priority, to.run_at if to.keeps_place else due, row["seq"])
+                due = to.run_at if to.keeps_place else due
+                old = old or due < row["now"] - LATE_MS
+                self._s.levels.add(queue, priority, due, row["seq"])
         if held:
             self._s.time.observe(held[0]["now"])
             self._s.counts.add_all(LANE, moved)
-            self._s.news()
+            self._s.news(old=old)
         return answers
 
     async def _with_effects(

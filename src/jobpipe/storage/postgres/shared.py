@@ -31,8 +31,8 @@ class Shared:
         self.levels.came, self.levels.heard = self.attempts.wake, self.attempts.heard
         self.rulebook.told = self._ruled
         self.room = Room(self.counts, self.rulebook)
-        self.news: Callable[[], None] = _nobody
-        """Called when something was committed that another server may wait for."""
+        self.news: Callable[..., None] = _nobody
+        """Called when something was committed that another server may wait for: as Company.news."""
         self.look_again: Callable[[], None] = _nobody
         """Called when something may be claimed, or must be ended, that this server was not told of."""
         self.refusals = Refusals()
@@ -53,5 +53,5 @@ class Shared:
         self.look_again()
 
 
-def _nobody() -> None:
+def _nobody(*, old: bool = False) -> None:
     """There is nobody to tell."""

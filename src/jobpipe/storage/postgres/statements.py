@@ -191,25 +191,30 @@ counted AS (
 # server, $12 bytes at most; $13-$15 priority, run_at and seq of the place where other levels begin (NULL: there are
 # none), behind which nothing is taken.
 #
-# `seen` decides without locks how many each level gives; `locked` takes that many of those nobody else has locked.
-# Answers what was claimed (n > 0), the next row of each level (n = 0), and how many were locked for it of how many that were
-# wanted (n = -1).
+# `seen` reads of each level as many as it can give, and one, if every level before it gives one; where one of those is
+# empty after all, nothing is taken from where reading ended on (`unread`). It decides without locks how many each level
+# gives; `locked` takes that many of those nobody else has locked. Answers what was claimed (n > 0), the next row of each
+# level (n = 0), and how many were locked for it of how many that were wanted, with 1 if due ones are unread (n = -1).
 CLAIM = f"""
 WITH {T},
 level AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS l(queue, priority, floor, place)),
 seen AS MATERIALIZED (
-    SELECT s.*, l.floor FROM level l CROSS JOIN LATERAL (
-        SELECT seq, queue, priority, run_at FROM jobpipe.tasks k
+    SELECT s.*, l.floor, nth = $4::bigint + 2 - l.place AS last FROM level l CROSS JOIN LATERAL (
+        SELECT seq, queue, priority, run_at, row_number() OVER (ORDER BY k.run_at, k.seq) AS nth FROM jobpipe.tasks k
          WHERE k.status = 0 AND k.queue = l.queue AND k.priority = l.priority AND k.run_at >= l.floor
            AND (k.expires_at IS NULL OR k.expires_at > (SELECT now FROM t))
          ORDER BY k.run_at, k.seq LIMIT $4::bigint + 2 - l.place) s),
+unread AS MATERIALIZED (  -- where what is due in levels was not read to its end, at the earliest
+    SELECT -priority AS turn, run_at, seq FROM seen WHERE last AND run_at <= (SELECT now FROM t)
+     ORDER BY turn, run_at, seq LIMIT 1),
 wanted AS MATERIALIZED (
     SELECT queue, priority, floor, count(*) AS n FROM (
         SELECT queue, priority, floor FROM seen
          WHERE run_at <= (SELECT now FROM t)
            AND ($13::bigint IS NULL OR priority > $13::bigint
                 OR (priority = $13::bigint AND (run_at, seq) <= ($14::bigint, $15::bigint)))
+           AND NOT EXISTS (SELECT FROM unread u WHERE (-seen.priority, seen.run_at, seen.seq) >= (turn, u.run_at, u.seq))
          ORDER BY priority DESC, run_at, seq LIMIT $4::bigint) w
      GROUP BY queue, priority, floor),
 locked AS MATERIALIZED (
@@ -224,11 +229,20 @@ picked AS MATERIALIZED (
 {claimed(5)}
 SELECT n, {HOT}, (SELECT now FROM t) AS now FROM claimed
 UNION ALL
-SELECT 0, {nothing(READ, seq="h.seq", queue="h.queue", priority="h.priority", run_at="h.run_at")}, (SELECT now FROM t)
+SELECT 0, {
+    nothing(READ, seq="h.seq", queue="h.queue", priority="h.priority", run_at="h.run_at")
+}, (SELECT now FROM t)
   FROM (SELECT DISTINCT ON (queue, priority) queue, priority, run_at, seq FROM seen
          WHERE seq NOT IN (SELECT seq FROM claimed) ORDER BY queue, priority, run_at, seq) h
 UNION ALL
-SELECT -1, {nothing(READ, seq="(SELECT count(*) FROM locked)", priority="(SELECT sum(n)::bigint FROM wanted)")}, now FROM t
+SELECT -1, {
+    nothing(
+        READ,
+        seq="(SELECT count(*) FROM locked)",
+        priority="(SELECT sum(n)::bigint FROM wanted)",
+        run_at="(SELECT count(*) FROM unread)",
+    )
+}, now FROM t
 """
 
 # Claims that a lost connection left without a holder: $1 this server, $2 what their lease ids begin with.
