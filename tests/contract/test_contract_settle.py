@@ -126,6 +126,36 @@ async def test_success_after_a_failure_keeps_the_last_error(desk: Desk) -> None:
     assert task.last_error.message == "first"
 
 
+@pytest.mark.parametrize(
+    "outcomes",
+    [
+        [DONE] * 3,
+        [FAILED_FOR_GOOD] * 3,
+        [RELEASED] * 3,
+        [HANDLER_MISSING] * 3,
+        [DONE, FAILED_FOR_GOOD, RELEASED],
+    ],
+    ids=["done", "failed", "released", "missing", "mixed"],
+)
+async def test_ends_that_are_alike_and_ends_that_are_not_are_written_as_each_is(
+    desk: Desk, outcomes: list[Outcome]
+) -> None:
+    await desk.accept(*(new(f"t{i}") for i in range(len(outcomes))))
+    claims = await desk.claim(len(outcomes))
+    decided = [settlement(claim, outcome, desk.now) for claim, outcome in zip(claims, outcomes, strict=True)]
+    answers = await desk.write(*decided)
+    for claim, settle, answer in zip(claims, decided, answers, strict=True):
+        assert settle.transition is not None
+        task = await desk.get(claim.task.id)
+        assert answer == Settled(settle.transition.status)
+        assert (task.status, task.attempts, task.result, task.finished_at) == (
+            settle.transition.status, settle.transition.attempts, settle.transition.result,
+            settle.transition.finished_at,
+        )  # fmt: skip
+        assert len(await desk.store.attempts(task.id) or []) == settle.transition.is_attempt
+    await desk.assert_counts_are_true()
+
+
 @pytest.mark.parametrize("result", RESULTS, ids=range(len(RESULTS)))
 async def test_a_result_comes_back_byte_for_byte(desk: Desk, result: bytes) -> None:
     await desk.finish("a", Outcome(Kind.DONE, result=result))

@@ -127,8 +127,10 @@ async def test_a_settle_an_extend_and_a_look_at_ids_read_only_their_rows(url: st
     nothing = [None]
     settlement: list[Any] = [[1], ["w1"], ["x"], [False], [2], [0], [0], [1], [0], [0], [b""]]
     settlement += [nothing, nothing, nothing, [True], nothing, nothing, 1]
+    alike = [*settlement[: sql.FENCED], *(column[0] for column in settlement[sql.FENCED : -1]), 1]
     for nodes in (
         await explained(url, sql.SETTLE, *settlement),
+        await explained(url, sql.SETTLE_ALIKE, *alike),
         await explained(url, sql.EXTEND, [1, 2], ["w1", "w2"], ["x", "y"], [1, 1]),
         await explained(url, sql.BY_ID, ["w1", "f1"]),
         await explained(url, sql.TAKEN, ["w1", "f1"]),

@@ -44,6 +44,7 @@ Settling = Call[tuple[Sequence[Settlement], int], list[SettleAnswer]]
 """Ends of runs to be written, and the time."""
 _NOWHERE: Place = (-(1 << 63), 0, 0)
 """Behind all tasks."""
+_TO_STATUS, _OUTCOME = (list(sql.SETTLED).index(name) for name in ("to_status", "outcome"))
 Fence = tuple[int, str, str, bool]
 """Seq, id, lease and cancel flag that a settlement was decided with: of all for one task, at most one is the row's."""
 Writes = dict[Fence, tuple[Settlement, int]]
@@ -289,8 +290,12 @@ class Runs:
             for fence, (settlement, now) in sorted(writes.items(), key=lambda item: item[0])
             if settlement.transition is not None
         ]
-        statement = flow_sql.SETTLE if self._s.rulebook.by_key else sql.SETTLE
-        arguments = *arrays(rows, len(sql.SETTLED)), self._s.counts.writer(LANE)
+        statement, columns = sql.SETTLE, arrays(rows, len(sql.SETTLED))
+        if self._s.rulebook.by_key:
+            statement = flow_sql.SETTLE
+        elif _end_alike(rows):
+            statement, columns = sql.SETTLE_ALIKE, [*columns[: sql.FENCED], *rows[0][sql.FENCED :]]
+        arguments = *columns, self._s.counts.writer(LANE)
         if any(settlement.transition.effects for settlement, _ in writes.values() if settlement.transition):
             held = await self._with_effects(link, writes, statement, arguments)
         else:
@@ -352,6 +357,14 @@ class Runs:
             else:
                 answers.append(_earlier(settlement, rows.get(settlement.id), doubted))
         return answers
+
+
+def _end_alike(rows: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether these rows of SETTLE are for SETTLE_ALIKE."""
+    first, alike = rows[0], rows[0][sql.FENCED :]
+    if first[_TO_STATUS] == NUMBER[Status.QUEUED] or first[_OUTCOME] is not None:
+        return False
+    return all(row[sql.FENCED :] == alike for row in rows)
 
 
 def _fence(row: Row) -> Fence:

@@ -7,6 +7,8 @@ plan made while the table was small would do to a large one. `(SELECT now FROM t
 
 from __future__ import annotations
 
+from itertools import islice
+
 from jobpipe.core.lifecycle import FREED
 from jobpipe.core.steering import CANCELLED, MARKED, RETRIED
 from jobpipe.storage.postgres.columns import (
@@ -169,12 +171,11 @@ def claimed(first: int) -> str:
     """What becomes of the rows `picked` (seq, n, bytes): $first and on are $5-$12 of CLAIM."""
     return f"""
 claimed AS (
-    UPDATE jobpipe.tasks SET status = 1, attempts = attempts + 1, started_at = (SELECT now FROM t), worker = c.worker,
-           lease_id = ${first + 5}::text || gen_random_uuid() || '.' || tasks.seq, lease_until = (SELECT now FROM t) + c.lease_ms, server = ${first + 6}::text,
-           local = c.local, settled = NULL, expires_at = NULL
-      FROM picked p CROSS JOIN LATERAL (
-          SELECT * FROM unnest(${first}::bigint[], ${first + 1}::text[], ${first + 2}::bigint[], ${first + 3}::bool[]) AS v(upto, worker, lease_ms, local)
-           WHERE v.upto >= p.n ORDER BY v.upto LIMIT 1) c
+    UPDATE jobpipe.tasks SET status = 1, attempts = attempts + 1, started_at = (SELECT now FROM t),
+           worker = (${first + 1}::text[])[p.call], lease_id = ${first + 5}::text || gen_random_uuid() || '.' || tasks.seq,
+           lease_until = (SELECT now FROM t) + (${first + 2}::bigint[])[p.call], server = ${first + 6}::text,
+           local = (${first + 3}::bool[])[p.call], settled = NULL, expires_at = NULL
+      FROM (SELECT *, 1 + width_bucket(n - 1, ${first}::bigint[]) AS call FROM picked) p
      WHERE tasks.seq = p.seq AND (p.n = 1 OR p.bytes <= ${first + 7}::bigint)
     RETURNING p.n, tasks.*),
 freed AS ({freed("claimed WHERE uniqueness IS NOT NULL", "at_start AND")}),
@@ -251,6 +252,8 @@ SELECT {HOT}, jobpipe.now_ms() AS now FROM jobpipe.tasks WHERE status = 1 AND se
 """
 
 SETTLED = types(Settled)
+FENCED = 4
+"""So many columns of these, the first, are the fence."""
 _ENDED = {
     "status": "to_status",
     "attempts": "to_attempts",
@@ -265,10 +268,10 @@ _ENDED = {
 # A row a settlement (columns.Settled), by seq; then the writer of counts. The condition on the lease is the fence against
 # stale workers; it is judged again when the row was locked by somebody else meanwhile. Of several for one task, which
 # differ in lease or flag, it lets one through at most.
-SETTLE = f"""
+_SETTLE = f"""
 WITH {T},
 held AS MATERIALIZED (
-    SELECT k.*, v.* FROM {unnest(SETTLED)} AS v({names(SETTLED)})
+    SELECT k.*, v.*{{alike}} FROM {{settlements}}
     CROSS JOIN LATERAL (
         SELECT * FROM jobpipe.tasks WHERE seq = v.at_seq AND status = 1 AND lease_id = v.at_lease AND id = v.at_id
            AND cancel_requested = v.at_cancel FOR UPDATE) k),
@@ -278,6 +281,14 @@ finished AS (
     INSERT INTO jobpipe.finished ({names(BOTH)}, finished_at, result)
     SELECT {names(BOTH, **_ENDED)}, (SELECT now FROM t) + to_finished, to_result FROM held WHERE to_status >= 2),
 freed AS ({freed("held WHERE to_status >= 2 AND uniqueness IS NOT NULL", "until IS NULL AND")}),
+{{others}}counted AS (
+    INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
+    SELECT ${len(SETTLED) + 1}::bigint, queue, s, 0, sum(rise)
+      FROM held, LATERAL (VALUES (1::smallint, -1), (to_status, 1)) AS m(s, rise) GROUP BY queue, s)
+SELECT seq, id, lease_id, cancel_requested, queue, priority, (SELECT now FROM t) AS now FROM held
+"""
+# The ends that leave the task in place, and the history.
+_OTHERS = f"""
 again AS (
     UPDATE jobpipe.tasks SET status = 0,  -- a delay of less than nothing is a place that is kept (rows.py)
            run_at = CASE WHEN to_delay < 0 THEN -1 - to_delay ELSE (SELECT now FROM t) + to_delay END, attempts = to_attempts,
@@ -292,12 +303,23 @@ kept AS MATERIALIZED (
 told AS (
     INSERT INTO jobpipe.attempts (seq, n, attempt, outcome, started_at, ended_at, worker, error) SELECT * FROM kept),
 bounded AS (DELETE FROM jobpipe.attempts a USING kept WHERE a.seq = kept.seq AND a.n <= kept.n - 1000),
-counted AS (
-    INSERT INTO jobpipe.counts (writer, queue, status, priority, n)
-    SELECT ${len(SETTLED) + 1}::bigint, queue, s, 0, sum(rise)
-      FROM held, LATERAL (VALUES (1::smallint, -1), (to_status, 1)) AS m(s, rise) GROUP BY queue, s)
-SELECT seq, id, lease_id, cancel_requested, queue, priority, (SELECT now FROM t) AS now FROM held
-"""
+""".lstrip()
+
+
+def settling(*, alike: bool) -> str:
+    """SETTLE, or the same for runs that all ended alike, each for good and without a place in the history: what is
+    alike of them ($5-$17) comes once, which spares the database and the server the most of what is not the fence.
+    """
+    rows = dict(islice(SETTLED.items(), FENCED)) if alike else SETTLED
+    once = list(SETTLED.items())[len(rows) :]
+    return _SETTLE.format(
+        settlements=f"{unnest(rows)} AS v({names(rows)})",
+        alike="".join(f", ${at}::{type_} AS {name}" for at, (name, type_) in enumerate(once, len(rows) + 1)),
+        others="" if alike else _OTHERS,
+    )
+
+
+SETTLE, SETTLE_ALIKE = settling(alike=False), settling(alike=True)
 
 # The latest lease of each of the ids $1, and what became of it.
 SETTLED_AS = """

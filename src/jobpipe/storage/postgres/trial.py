@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from jobpipe.storage.postgres import statements as sql
 from jobpipe.storage.postgres import statements_once as once_sql
-from jobpipe.storage.postgres.columns import GIVEN, Settled
+from jobpipe.storage.postgres.columns import GIVEN
 from jobpipe.storage.postgres.link import Link, Unserved
 
 LIFE = frozenset({"insert", "claim", "settle", "extend", "get", "beat"})
@@ -31,7 +31,8 @@ BY_LANE: dict[str, tuple[Trial, ...]] = {
     ),
     "runs": (
         (sql.CLAIM, (*_nothing(3), 0, *_nothing(4), 0, "", "", 0, None, None, None)),
-        (sql.SETTLE, (*_nothing(len(Settled.__struct_fields__)), 0)),
+        (sql.SETTLE, (*_nothing(len(sql.SETTLED)), 0)),
+        (sql.SETTLE_ALIKE, (*_nothing(sql.FENCED), *[None] * (len(sql.SETTLED) - sql.FENCED), 0)),
         (sql.SETTLED_AS, _nothing(1)),
     ),
     "questions": ((sql.BY_ID, _nothing(1)), (sql.EXTEND, _nothing(4)), (sql.LOST, ("", 0))),
