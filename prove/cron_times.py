@@ -144,9 +144,15 @@ def _numbers(source: random.Random, low: int, high: int, of: Callable[[datetime]
 
 
 def _month(source: random.Random) -> Field:
-    month = source.randint(1, 12)
-    name = calendar.month_abbr[month].upper()
-    return Field(source.choice([str(month), name]), lambda at: at.month == month)
+    first, last = sorted(source.sample(range(1, 13), 2))
+    names = [name.upper() for name in calendar.month_abbr]
+    a, b = source.choice([(str(first), str(last)), (names[first], names[last])])
+    kind = source.randrange(3)
+    if kind == 0:
+        return Field(f"{a}-{b}", lambda at: first <= at.month <= last)
+    if kind == 1:
+        return Field(f"{a},{b}", lambda at: at.month in (first, last))
+    return Field(a, lambda at: at.month == first)
 
 
 def _any_day(source: random.Random) -> Days:
@@ -156,20 +162,33 @@ def _any_day(source: random.Random) -> Days:
 def _of_month(source: random.Random) -> Field:
     if source.random() < 0.3:
         return Field("L", lambda at: (at + timedelta(days=1)).month != at.month)
-    day = source.randint(1, 31)
-    return Field(str(day), lambda at: at.day == day)
+    first, last = sorted(source.sample(range(1, 32), 2))
+    kind, step = source.randrange(4), source.choice([2, 3, 7])
+    if kind == 0:
+        return Field(f"{first}-{last}", lambda at: first <= at.day <= last)
+    if kind == 1:
+        return Field(f"{first}-{last}/{step}", lambda at: at.day in range(first, last + 1, step))
+    if kind == 2:
+        return Field(f"{first},{last}", lambda at: at.day in (first, last))
+    return Field(str(first), lambda at: at.day == first)
 
 
 def _of_week(source: random.Random) -> Field:
-    day, nth = source.randint(0, 6), source.randint(1, 5)
-    name = source.choice([str(day), ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")[day]])
+    names = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
+    (first, last), nth = sorted(source.sample(range(7), 2)), source.randint(1, 5)
+    a, b = source.choice([(str(first), str(last)), (names[first], names[last])])
+    kind = source.randrange(4)
+    if kind == 0:
+        return Field(f"{a}#{nth}", lambda at: _week_day(at) == first and (at.day + 6) // 7 == nth)
+    if kind == 1:
+        return Field(f"{a}-{b}", lambda at: first <= _week_day(at) <= last)
+    if kind == 2:
+        return Field(f"{a},{b}", lambda at: _week_day(at) in (first, last))
+    return Field("7" if a == "0" else a, lambda at: _week_day(at) == first)
 
-    def same(at: datetime) -> bool:
-        return (at.weekday() + 1) % 7 == day
 
-    if source.random() < 0.3:
-        return Field(f"{name}#{nth}", lambda at: same(at) and (at.day + 6) // 7 == nth)
-    return Field(name, same)
+def _week_day(at: datetime) -> int:
+    return (at.weekday() + 1) % 7
 
 
 def _day_of_month(source: random.Random) -> Days:
