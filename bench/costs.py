@@ -123,9 +123,9 @@ class Bench:
         return time.thread_time(), time.clock_gettime(clock)
 
 
-def post(path: str, body: Any) -> bytes:
+def post(path: str, body: Any, more: str = "") -> bytes:
     data = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
-    return f"POST {path} HTTP/1.1\r\n{HEAD}Content-Length: {len(data)}\r\n\r\n".encode() + data
+    return f"POST {path} HTTP/1.1\r\n{HEAD}{more}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 
 def get(path: str) -> bytes:
@@ -142,6 +142,9 @@ async def measure(folder: Path, n: int, *, fast: bool) -> list[Cost]:
     await bench.queue.open()
     costs = [await bench.cost("POST /enqueue", [post("/enqueue", {"payload": PAYLOAD})] * n, n)]
     ids = [task["id"] for task in bodies_of(bench.answers)]
+    for header in ("X-Request-Id", "Idempotency-Key"):
+        changing = [post("/enqueue", {"payload": PAYLOAD}, f"{header}: {i:032x}\r\n") for i in range(n)]
+        costs.append(await bench.cost(f"the same, each with its own {header}", changing, n))
     costs.append(await bench.cost("GET /tasks/{id}", [get(f"/tasks/{id}") for id in ids], len(ids)))
     costs.append(await bench.cost("GET /task?id=", [get(f"/task?id={id}") for id in ids], len(ids)))
     for size in (1, 64):

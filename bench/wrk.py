@@ -14,6 +14,14 @@ from typing import NamedTuple
 from bench.client import BenchError
 
 _SCRIPT = 'wrk.method = "POST"\nwrk.body = [==[{body}]==]\nwrk.headers["Content-Type"] = "application/json"\n'
+_CHANGING = """
+local n, mine = 0, tostring(os.time()) .. tostring({{}}):sub(8)
+request = function()
+  n = n + 1
+  wrk.headers["{header}"] = mine .. "-" .. n
+  return wrk.format()
+end
+"""
 _DONE = re.compile(r"(\d+) requests in ([\d.]+)(ms|s|m)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
@@ -30,11 +38,17 @@ def installed() -> bool:
     return shutil.which("wrk") is not None
 
 
-def post(port: int, path: str, body: bytes, connections: int, seconds: int) -> Answered:
-    """Post the same again and again over so many connections. Raises BenchError when an answer is not 2xx."""
+def post(
+    port: int, path: str, body: bytes, connections: int, seconds: int, header: str | None = None
+) -> Answered:
+    """Post the same again and again over so many connections; a `header` has another value each time.
+
+    Raises BenchError when an answer is not 2xx.
+    """
     with tempfile.TemporaryDirectory(prefix="jobpipe-wrk-") as folder:
         script = Path(folder) / "post.lua"
-        script.write_text(_SCRIPT.format(body=body.decode()))
+        changing = _CHANGING.format(header=header) if header else ""
+        script.write_text(_SCRIPT.format(body=body.decode()) + changing)
         words = [
             "wrk",
             "-t1",

@@ -279,3 +279,37 @@ async def test_what_is_given_for_prometheus_and_grafana_names_only_metrics_that_
     else:
         panels = json.loads(text)["panels"]
         assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+async def test_schedules_that_made_no_task_in_their_time_are_told_and_raise_the_alert(server: Server) -> None:
+    for name, paused in (("ticks", False), ("rests", True)):
+        body = {"every": 60, "paused": paused, "catch_up": "none", "task": {"queue": "q"}}
+        assert (await server.client.put(f"/schedules/{name}", json=body)).status_code == 201
+
+    async def states() -> dict[str, float]:
+        found = await samples(server, "jobpipe_schedules")
+        return {dict(labels)["state"]: number for labels, number in found.items()}
+
+    assert await states() == {"active": 1, "resting": 1, "late": 0}
+    server.clock.advance(300)  # and nobody makes what is due
+    assert await states() == {"active": 1, "resting": 1, "late": 1}
+    await server.queue.schedules.fire()
+    assert await states() == {"active": 1, "resting": 1, "late": 0}
+    assert await value(server, "jobpipe_schedules_missed_total") == 4
+    (late,) = [
+        rule
+        for group in yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
+        for rule in group["rules"]
+        if rule["alert"] == "JobpipeSchedulesLate"
+    ]
+    assert 'jobpipe_schedules{state="late"}' in late["expr"]
+
+
+async def test_tasks_of_schedules_that_were_refused_are_counted(server: Server) -> None:
+    await server.client.patch("/queues/full", json={"capacity": 1})
+    await server.enqueue({"queue": "full"})
+    await server.client.put("/schedules/s", json={"every": 60, "task": {"queue": "full"}})
+    server.clock.advance(61)
+    await server.queue.schedules.fire()
+    assert await value(server, "jobpipe_schedules_refused_total") == 1
+    assert await value(server, "jobpipe_schedules_missed_total") == 0

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from jobpipe import App
-from jobpipe.client import AsyncClient
+from jobpipe.client import AsyncClient, Client, ConnectionFailed
 
 from .conftest import Server
 
@@ -116,3 +116,42 @@ async def test_every_way_of_enqueueing_makes_one(server: Server, proxy: tuple[Sw
     assert counted.pop(60) == 8
     assert set(counted.values()) == {1}
     assert len(counted) == 8 + 1 + 20
+
+
+async def test_many_at_once_and_streamed_are_made_once(server: Server, proxy: tuple[Swallowing, str]) -> None:
+    swallowing, url = proxy
+    app.connect(url)
+    await bill.enqueue_many([{"order": n} for n in range(10)])
+    await app.route.disconnect()
+    async with AsyncClient(url) as client:
+        done = await client.enqueue_many({"handler": "bill", "payload": {"order": n}} for n in range(10, 30))
+        await asyncio.gather(*(client.enqueue("bill", {"order": n}) for n in range(30, 45)))
+    assert (done.count, done.refusals) == (20, 0)
+
+    def blocking() -> None:
+        with Client(url) as client:
+            client.enqueue_many([{"handler": "bill", "payload": {"order": n}} for n in range(45, 55)])
+
+    await asyncio.to_thread(blocking)
+    assert swallowing.swallowed >= 4
+    assert await stored(server) == Counter(range(55))
+
+
+async def test_a_schedule_whose_answer_was_lost_is_made_once(
+    server: Server, proxy: tuple[Swallowing, str]
+) -> None:
+    swallowing, url = proxy
+    async with AsyncClient(url) as client:
+        made = await client.schedules.put("s", {"handler": "bill", "payload": {"order": 1}}, every=3600)
+        changed = await client.schedules.put("s", {"handler": "bill", "payload": {"order": 2}}, every=3600)
+        assert (await client.schedules.pause("s")).paused is True
+        assert (await client.schedules.resume("s")).paused is False
+        ran = 0
+        for _ in range(4):  # what would make a second task is not sent again: the caller is told
+            with contextlib.suppress(ConnectionFailed):
+                await client.schedules.run("s")
+            ran += 1
+        assert [one.name for one in await client.schedules.list()] == ["s"]
+    assert (made.next_at, changed.task["payload"]) == (changed.next_at, {"order": 2})
+    assert swallowing.swallowed > 4
+    assert await stored(server) == Counter({2: ran})
