@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import postgres
+from jobpipe.core import cron, schedules
 
 from .conftest import Server, assert_problem
 
@@ -204,3 +205,32 @@ async def test_an_app_declares_schedules(server: Server) -> None:
     assert_problem(await server.post("/declare", wrong), 400, "invalid", "schedules.a.cron")
     other = {"app": "other", "schedules": {"often": {"every": 5, "task": {}}}}
     assert_problem(await server.post("/declare", other), 400, "invalid", "schedules.often")
+
+
+async def test_times_end_with_the_calendar(server: Server) -> None:
+    body = {"every": 2, "starts": "9999-12-31T23:59:56Z", "task": {}}
+    made = await put(server, "last", body)
+    assert made.status_code == 201, made.text
+    assert made.json()["next"] == ["9999-12-31T23:59:56.000Z", "9999-12-31T23:59:58.000Z"]
+    assert (await server.get("/schedules")).json() == [made.json()]
+    daily = await put(server, "last", {"cron": "@daily", "starts": "9999-12-31T00:00:00Z", "task": {}})
+    assert daily.json()["next"] == ["9999-12-31T00:00:00.000Z"]
+
+
+async def test_one_whose_zone_is_not_known_any_more_hides_no_other(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(server, "away", NIGHTLY)
+    await put(server, "well", {"every": 60, "task": {}})
+    known = cron.zone_of
+    monkeypatch.setattr(cron, "zone_of", lambda name: known(name if name == "UTC" else "Gone/Away"))
+    schedules._cron.cache_clear()
+    try:
+        away, well = (await server.get("/schedules")).json()
+        assert (away["next"], away["next_at"], away["in_words"], len(well["next"])) == ([], None, "", 5)
+        assert (await put(server, "away", NIGHTLY)).status_code == 400
+        assert (await server.client.post("/schedules/away/pause")).status_code == 200
+        assert (await server.client.delete("/schedules/away")).status_code == 204
+    finally:
+        monkeypatch.undo()
+        schedules._cron.cache_clear()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from desk import Desk, OpenDesk, new
 
+from jobpipe.core import cron, schedules
 from jobpipe.core.errors import Invalid, JobpipeError, TooManySchedules
 from jobpipe.core.firing import Schedule, Template
 from jobpipe.core.schedule_edits import Edited, NoSchedule, Said, declare, delete, moved, pause, put
@@ -284,3 +285,28 @@ async def test_tasks_are_found_by_their_schedule(desk: Desk) -> None:
     (task,) = await desk.listed(TaskFilter(schedule="s"))
     assert (await desk.store.match(TaskFilter(schedule="s"), 10, None)).ids == [task.id]
     assert await desk.listed(TaskFilter(schedule="s", status=Status.DONE)) == []
+
+
+async def test_a_zone_that_is_not_known_any_more_stops_its_schedule_alone(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await say(desk, "berlin", Timing(cron="* * * * *", timezone="Europe/Berlin"))
+    await say(desk, "well")
+    known = cron.zone_of
+    monkeypatch.setattr(cron, "zone_of", lambda name: known(name if name == "UTC" else "Gone/Away"))
+    schedules._cron.cache_clear()
+    try:
+        await fire(desk, 61)
+        assert len(await made(desk, "well")) == 1
+        assert await made(desk, "berlin") == []
+        broken = await stored(desk, "berlin")
+        assert "is no IANA time zone" in (broken.last_error or "")
+        assert 0 < (await desk.store.next_firing(desk.now) or 0) <= 60_000
+        await fire(desk, 60)
+        assert len(await made(desk, "well")) == 2
+    finally:
+        monkeypatch.undo()
+        schedules._cron.cache_clear()
+    await fire(desk, 61)  # the zone is known again
+    berlin = await stored(desk, "berlin")
+    assert (len(await made(desk, "berlin")), berlin.missed, berlin.last_error) == (1, 2, None)

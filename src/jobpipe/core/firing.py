@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from jobpipe.core.cron import BadCron
 from jobpipe.core.errors import JobpipeError, QueueFull, TooManyQueues
 from jobpipe.core.schedules import Overlap, Timing, due, next_time, put_off_ms, task_id
 from jobpipe.core.task import NewTask, Status, Task
@@ -18,6 +19,8 @@ from jobpipe.core.unique import Answer, Known, returning
 
 RETRY_MS, RETRY_MOST_MS = 500, 30_000
 """A task that was refused is tried again after so long, twice as long each time, up to the second."""
+UNREADABLE_MS = 60_000
+"""A schedule whose zone or expression this server cannot read, for its time zone data are others, is tried again."""
 
 
 class Template(Struct, frozen=True, omit_defaults=True):
@@ -71,7 +74,7 @@ class Schedule(Struct, frozen=True, omit_defaults=True):
 
     @property
     def next_at(self) -> int | None:
-        """The next of its times; None while it is paused, and when none comes any more."""
+        """The next of its times; None while it is paused, and when none comes any more. Raises BadCron."""
         return None if self.paused else next_time(self.timing, self.position)
 
 
@@ -84,7 +87,10 @@ class Plan(Struct, frozen=True):
 
 def moments(schedule: Schedule) -> tuple[int | None, int | None]:
     """When there is something to do, and for which time a task is to be made then; None for never."""
-    at = schedule.next_at
+    try:
+        at = schedule.next_at
+    except BadCron:
+        return schedule.retry_at, schedule.position
     if schedule.paused or schedule.refused is None:
         return at, at
     return schedule.retry_at if at is None else min(at, schedule.retry_at), schedule.refused
@@ -94,7 +100,10 @@ def plan(schedule: Schedule, now: int, last: Status | None) -> Plan:
     """What is to be done at `now`; `last` is the status of its last task, None when that is gone."""
     if schedule.paused:
         return Plan(schedule)
-    found = due(schedule.timing, schedule.position, now)
+    try:
+        found = due(schedule.timing, schedule.position, now)
+    except BadCron as error:
+        return Plan(replace(schedule, last_error=f"unreadable: {error}", retry_at=now + UNREADABLE_MS))
     times, missed, refused = found.times, schedule.missed + found.missed, schedule.refused
     if refused is not None:
         if times:

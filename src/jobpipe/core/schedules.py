@@ -21,6 +21,9 @@ LATE_MS = 60_000
 COUNTED = 10_000
 """Missed times are counted up to here at a time: a cron of each minute that rested for years would take seconds."""
 
+CALENDAR_ENDS = 253_402_300_799_000
+"""The last second of the year 9999 (ms): no time beyond can be written down."""
+
 
 class CatchUp(StrEnum):
     """What becomes of missed times: the newest is made up for, or none."""
@@ -111,10 +114,7 @@ _cron = lru_cache(1024)(Cron)
 
 
 def _steps(step: int, origin: int, after: int) -> Iterator[int]:
-    at = origin + ((after - origin) // step + 1) * step
-    while True:
-        yield at
-        at += step
+    yield from range(origin + ((after - origin) // step + 1) * step, CALENDAR_ENDS + 1, step)
 
 
 def _missed(timing: Timing, position: int, before: int) -> tuple[int, int | None]:

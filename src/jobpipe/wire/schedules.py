@@ -212,7 +212,7 @@ def _template(task: bytes, defaults: requests.Defaults, now: int) -> Template:
 def encode_schedule(schedule: Schedule) -> bytes:
     """The schedule as the contract writes it."""
     timing = schedule.timing
-    times = [] if schedule.paused else list(islice(times_after(timing, schedule.position), SHOWN))
+    times, words = _told(schedule)
     parts = {
         "name": _encode(schedule.name),
         "cron": _encode(timing.cron),
@@ -234,9 +234,18 @@ def encode_schedule(schedule: Schedule) -> bytes:
         "last_task": _encode(schedule.last_task),
         "last_error": _encode(schedule.last_error),
         "missed": b"%d" % schedule.missed,
-        "in_words": _encode(in_words(timing)),
+        "in_words": _encode(words),
     }
     return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), value) for name, value in parts.items())
+
+
+def _told(schedule: Schedule) -> tuple[list[int], str]:
+    """Its next times, and when it comes in words: neither for one that cannot be read with this server's zones."""
+    try:
+        times = times_after(schedule.timing, schedule.position)
+        return [] if schedule.paused else list(islice(times, SHOWN)), in_words(schedule.timing)
+    except BadCron:
+        return [], ""
 
 
 def encode_schedules(encoded: Iterable[bytes]) -> bytes:
