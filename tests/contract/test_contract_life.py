@@ -37,6 +37,8 @@ CALLS: dict[str, Callable[[Storage], Coroutine[Any, Any, object]]] = {
     "next_expiry": lambda store: store.next_expiry(),
     "get": lambda store: store.get(["a"]),
     "attempts": lambda store: store.attempts("a"),
+    "apps": lambda store: store.apps(),
+    "waiting": lambda store: store.waiting(0, 1),
     "cancel": lambda store: store.cancel(["a"], 0),
     "retry": lambda store: store.retry(["a"], 0),
     "revise": lambda store: store.revise("a", Revision(), 0),

@@ -130,8 +130,14 @@ def test_orphans_are_reaped_by_a_server_that_the_system_gives_them_to(start: Sta
         init.enqueue({"id": "orphans", "handler": "orphans", "payload": {"count": 30}})
         assert init.finished("orphans")["status"] == "done"
 
+        def is_zombie(child: psutil.Process) -> bool:
+            try:
+                return bool(child.status() == psutil.STATUS_ZOMBIE)
+            except psutil.NoSuchProcess:  # reaped meanwhile
+                return False
+
         def zombies() -> list[psutil.Process]:
-            return [child for child in init.children() if child.status() == psutil.STATUS_ZOMBIE]
+            return [child for child in init.children() if is_zombie(child)]
 
         until("the orphans came here and ended", zombies)
         until("all are reaped", lambda: not (zombies() or sleepers(0.2)), 10)

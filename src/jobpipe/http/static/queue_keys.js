@@ -44,9 +44,9 @@ export class Keys {
       shownOf(this.list, (data) => this.#table(data)));
   }
 
-  #table({ rows, next }) {
+  #table({ rows, next, path }) {
     if (!touched("#keys tbody")) this.#order.renew();
-    const { all } = this.#order.of(rows, (use) => use.key, (a, b) => (a.key < b.key ? -1 : 1), this.#cursors.at(-1) ?? "");
+    const { all } = this.#order.of(rows, (use) => use.key, (a, b) => (a.key < b.key ? -1 : 1), path);
     const found = this.find && this.found.data ? [{ row: this.found.data }] : [];
     const shown = [...found, ...all.filter(({ row }) => row.key !== found[0]?.row.key)];
     if (!shown.length) return h("p.empty", this.queue.data.missing ? "No key has rules here." : "None of its tasks has a key.");
@@ -99,5 +99,6 @@ export class Keys {
   }
 }
 
-// A queue that is not there has no keys.
-const orNone = orBlank({ rows: [], next: null }, ({ text, next }) => ({ rows: JSON.parse(text), next }));
+// A queue that is not there has no keys. `path` says which page the rows are of: a page that was turned is asked for later.
+const orNone = async (path, options) => ({ ...(await readPage(path, options)), path });
+const readPage = orBlank({ rows: [], next: null }, ({ text, next }) => ({ rows: JSON.parse(text), next }));
