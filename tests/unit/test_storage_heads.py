@@ -77,3 +77,18 @@ def test_what_is_not_true_any_more_is_thrown_away() -> None:
     order.first(None, 10**6, 1)
     entries = order._all
     assert len(entries._by_time) + len(entries._later) + len(entries._ready) <= 6 + heads._SPARE + 2
+
+
+def test_some_levels_that_become_due_beside_many_that_are_do_not_have_all_sorted_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heads = Heads()
+    for priority in range(5_000):
+        heads.put(("q", priority), (1, priority))
+    assert len(heads.first(None, 10, 3)) == 3
+    sorted_anew: list[int] = []
+    monkeypatch.setattr("jobpipe.storage.heads.heapq.heapify", lambda heap: sorted_anew.append(len(heap)))
+    for priority in range(200):
+        heads.put(("q", priority), (2, priority))
+    assert [level for level, _ in heads.first(None, 10, 2)] == [("q", 4_999), ("q", 4_998)]
+    assert sorted_anew == []

@@ -163,7 +163,7 @@ class _Order:
         return None
 
     def _ripen(self, now: int) -> None:
-        few = len(self._later) // _BULK + _BULK
+        few = (len(self._later) + len(self._ready)) // _BULK + _BULK  # sorting anew walks through both
         while self._later and self._later[0][0][0] <= now:
             few -= 1
             if few < 0:
