@@ -265,3 +265,12 @@ def test_a_handler_of_signals_may_enqueue_too() -> None:
             signal.signal(signal.SIGALRM, before)
     assert len({*ids, *from_handler}) == len(ids) + len(from_handler)
     assert from_handler
+
+
+def test_each_caller_raises_an_error_of_its_own(calls: Calls) -> None:
+    refused = _json(401, {"code": "unauthorized"})
+    for server in (Store(lambda _: refused), Store(lambda _: Cut())):
+        with server:
+            errors = calls(server, 12, retries=0)
+        assert all(isinstance(error, JobpipeError) for error in errors)
+        assert len({id(error) for error in errors}) == 12

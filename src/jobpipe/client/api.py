@@ -12,7 +12,7 @@ from jobpipe.client import enqueue, tasks, working
 from jobpipe.client import queues as flow
 from jobpipe.client.enqueue import PATIENCE_S
 from jobpipe.client.flow import Caller, Item, Retries
-from jobpipe.client.setup import retries_of, servers_of
+from jobpipe.client.setup import retries_of, servers_of, timeout_of
 from jobpipe.client.sync_schedules import Schedules
 from jobpipe.client.tasks import Which
 from jobpipe.client.transport import Transport
@@ -61,7 +61,7 @@ class Client:
         proxy: str | None = None,
     ) -> None:
         self._caller = Caller(retries_of(retries))
-        self._transport = Transport(servers_of(url, urls, key, proxy), timeout)
+        self._transport = Transport(servers_of(url, urls, key, proxy), timeout_of(timeout))
         self.schedules = Schedules(self._caller, self._transport)
         """Stored rules that make tasks at times."""
 

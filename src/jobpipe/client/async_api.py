@@ -13,7 +13,7 @@ from jobpipe.client.async_schedules import AsyncSchedules
 from jobpipe.client.async_transport import AsyncTransport
 from jobpipe.client.enqueue import PATIENCE_S
 from jobpipe.client.flow import Caller, Item, Retries
-from jobpipe.client.setup import retries_of, servers_of
+from jobpipe.client.setup import retries_of, servers_of, timeout_of
 from jobpipe.client.tasks import Which
 from jobpipe.client.values import (
     Changes,
@@ -60,7 +60,7 @@ class AsyncClient:
         proxy: str | None = None,
     ) -> None:
         self._caller = Caller(retries_of(retries))
-        self._transport = AsyncTransport(servers_of(url, urls, key, proxy), timeout)
+        self._transport = AsyncTransport(servers_of(url, urls, key, proxy), timeout_of(timeout))
         self.schedules = AsyncSchedules(self._caller, self._transport)
         """Stored rules that make tasks at times."""
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from jobpipe.client.batch import GATHER_S, MOST_REQUESTS, Outcome, deliver, is_full, take
+from jobpipe.client.batch import GATHER_S, MOST_REQUESTS, Outcome, deliver, is_full, take, to_each
 from jobpipe.client.errors import ConnectionFailed
 from jobpipe.client.flow import Flow, Item, lost
 
@@ -76,12 +76,13 @@ class AsyncGathering:
             self._under_way.discard(task)
 
     async def _send(self, batch: Sequence[_Seat]) -> None:
-        sent: Sequence[Outcome] = [lost(ConnectionFailed("given up", maybe_sent=True))] * len(batch)
+        sent: Sequence[Outcome] = ()
         try:
             if batch:
                 sent = await self._run(deliver([seat.item for seat in batch]))
         finally:
-            for seat, outcome in zip(batch, sent, strict=True):
+            given_up = lost(ConnectionFailed("given up", maybe_sent=True))
+            for seat, outcome in zip(batch, sent or to_each(given_up, len(batch)), strict=True):
                 seat.tell(outcome)
 
     def _look(self) -> None:

@@ -14,7 +14,7 @@ from jobpipe.client.destination import Destinations
 from jobpipe.client.errors import ConnectionFailed
 from jobpipe.client.exchange import Answer, Request
 from jobpipe.client.flow import Distrust, Flow, Item, Pause, Step, resume
-from jobpipe.client.forks import renew_after_fork
+from jobpipe.client.forks import OfOneProcess, renew_after_fork
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ MOST_WAITS: Final = 256
 """How many connections carry calls, and calls that the server holds on purpose; more callers wait for their turn."""
 
 
-class AsyncTransport:
+class AsyncTransport(OfOneProcess):
     """To be used on any event loop, on each with connections of its own. `timeout` is seconds for one request."""
 
     def __init__(self, servers: Destinations, timeout: float) -> None:

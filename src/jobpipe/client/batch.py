@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol, TypeVar
 
@@ -65,7 +66,7 @@ def deliver(items: Sequence[Item]) -> Flow[Sequence[Outcome]]:
     try:
         answer: Answer = yield _request(items)
     except ConnectionFailed as error:
-        return [lost(error)] * len(items)
+        return to_each(lost(error), len(items))
     if answer.status in (400, 413) and len(items) > 1:
         middle = len(items) // 2
         first = yield from deliver(items[:middle])
@@ -78,17 +79,22 @@ def deliver(items: Sequence[Item]) -> Flow[Sequence[Outcome]]:
     return found
 
 
+def to_each(failure: Failure, count: int) -> Sequence[Outcome]:
+    """What failed for all, with an error of their own for each: two threads that raise one would mix its tracebacks."""
+    return [failure, *(replace(failure, error=deepcopy(failure.error)) for _ in range(count - 1))]
+
+
 def outcomes(items: Sequence[Item], answer: Answer, *, many: bool = False) -> Sequence[Outcome]:
     """What an answer says about each item; `many`: it is an array, also for a single one."""
     if answer.status >= 300:
         error = error_of(answer.status, answer.body, answer.retry_after)
-        return [judge(answer.status, error, answer.retry_after)] * len(items)
+        return to_each(judge(answer.status, error, answer.retry_after), len(items))
     try:
         found = [read_task(answer.body)] if len(items) == 1 and not many else _read_many(answer.body)
     except (ValueError, RecursionError):
         found = _read_hidden(items, answer.body, many=len(items) > 1 or many)
     if len(found) != len(items):
-        return [_mixed_up(answer)] * len(items)
+        return to_each(_mixed_up(answer), len(items))
     return [
         _mixed_up(answer) if isinstance(one, Task) and _is_anothers(one, item) else one
         for item, one in zip(items, found, strict=True)

@@ -157,4 +157,6 @@ class Channel:
 
 def reason_of(error: OSError, otherwise: str) -> str:
     """What went wrong, in the system's words, without its number."""
+    if getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":
+        return "the server does not speak TLS: its address begins with http://, or a proxy is in the way"
     return error.strerror or str(error) or otherwise or type(error).__name__

@@ -18,7 +18,7 @@ from jobpipe.client.exchange import Answer, Request
 from jobpipe.client.flow import Call, Caller, Distrust, Failure, Flow, Item, Pause
 from jobpipe.client.tasks import get, path_of
 from jobpipe.client.values import Enqueued, NewTask, OneTask, Refused, Task, encoded, with_times
-from jobpipe.core.errors import JobpipeError, QueueFull, TaskExists, TooLarge, TooManyQueues
+from jobpipe.core.errors import Invalid, JobpipeError, QueueFull, TaskExists, TooLarge, TooManyQueues
 from jobpipe.runtime.tracing import traceparent
 from jobpipe.wire import MAX_ITEMS, new_id
 
@@ -211,6 +211,8 @@ def _find_unseen(caller: Caller, items: Sequence[Item], answers: list[Task | Job
 def item_of(caller: Caller, task: NewTask | OneTask, trace: str | None = None) -> Item:
     """A task as it is sent. Raises Invalid."""
     given: Mapping[str, Any] = task
+    if not isinstance(given, Mapping):
+        raise Invalid(f"a task is a dict like {{'handler': 'send_mail', 'payload': ...}}, not {given!r:.60}")
     fields = {name: value for name, value in given.items() if value is not None}
     named = fields.pop("idempotency_key", None)
     ours = "id" not in fields and named is None

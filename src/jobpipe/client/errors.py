@@ -31,6 +31,12 @@ class ConnectionFailed(JobpipeError):
         self.maybe_sent = maybe_sent
 
 
+class ClientClosed(ConnectionFailed):
+    """The client was closed here: nothing was sent, and nothing will be."""
+
+    code = "closed"
+
+
 class ServerError(JobpipeError):
     """A refusal whose `code` has no class of its own (`wrong_host`, `internal`, ...).
 
@@ -61,7 +67,10 @@ class Refusal(Struct, frozen=True):
         known = _CLASSES.get(self.code)
         if known is None:
             return ServerError(self.status or status, self.code, self.detail or self.error, field=self.field)
-        return known(self.detail or self.error, field=self.field)
+        error = known(self.detail or self.error, field=self.field)
+        if self.field is not None:
+            error.add_note(f"field: {self.field}")
+        return error
 
 
 def error_of(status: int, body: bytes, retry_after: int = 0) -> JobpipeError:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 from msgspec import Struct
 
-from jobpipe.client.errors import ConnectionFailed, ServerError, bad_answer, error_of
+from jobpipe.client.errors import ClientClosed, ConnectionFailed, ServerError, bad_answer, error_of
 from jobpipe.client.exchange import Answer, Request
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.retry import RetryPolicy
@@ -145,6 +145,8 @@ class Failure(Struct, frozen=True):
 
 def lost(error: ConnectionFailed) -> Failure:
     """What no answer means."""
+    if isinstance(error, ClientClosed):
+        return Failure(error)
     return Failure(error, nothing_done=not error.maybe_sent, doubtful=error.maybe_sent)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import Protocol
+from typing import Any, NoReturn, Protocol, Self
 
 
 class Inherited(Protocol):
@@ -13,6 +13,16 @@ class Inherited(Protocol):
     def forget(self) -> None:
         """Be as new, in the child."""
         ...
+
+
+class OfOneProcess:
+    """What holds connections: copies share it, and another process cannot be given it."""
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client holds connections and cannot be pickled: make one in the other process")
 
 
 _all: weakref.WeakSet[Inherited] = weakref.WeakSet()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from jobpipe.client.address import authorization, resolve
 from jobpipe.client.destination import Destination, Destinations, parse_proxy
 from jobpipe.client.flow import Retries
+from jobpipe.core.errors import Invalid
+
+LONGEST_S: Final = 86400.0
 
 
 def servers_of(
@@ -20,5 +24,19 @@ def servers_of(
 
 
 def retries_of(retries: int | Retries) -> Retries:
-    """How often, as a value."""
-    return Retries(count=retries) if isinstance(retries, int) else retries
+    """How often, as a value. Raises Invalid."""
+    found = Retries(count=retries) if isinstance(retries, int) else retries
+    if not isinstance(found, Retries) or found.count < 0:
+        raise Invalid(
+            f"retries are a number of at least 0, or Retries(...), not {retries!r}", field="retries"
+        )
+    return found
+
+
+def timeout_of(timeout: float) -> float:
+    """Seconds for one request. Raises Invalid."""
+    if not isinstance(timeout, int | float) or not 0 < timeout <= LONGEST_S:
+        raise Invalid(
+            f"a timeout is seconds, more than 0 and at most a day, not {timeout!r}", field="timeout"
+        )
+    return timeout

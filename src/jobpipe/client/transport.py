@@ -11,16 +11,16 @@ from typing import TypeVar, cast
 from jobpipe.client.batch import Outcome, deliver
 from jobpipe.client.blocking import BlockingConnection
 from jobpipe.client.destination import Destinations
-from jobpipe.client.errors import ConnectionFailed
+from jobpipe.client.errors import ClientClosed, ConnectionFailed
 from jobpipe.client.exchange import Answer, Request
 from jobpipe.client.flow import Distrust, Flow, Item, Pause, Step, resume
-from jobpipe.client.forks import renew_after_fork
+from jobpipe.client.forks import OfOneProcess, renew_after_fork
 from jobpipe.client.gathering import Gathering
 
 T = TypeVar("T")
 
 
-class Transport:
+class Transport(OfOneProcess):
     """To be used by any number of threads. `timeout` is seconds for one request."""
 
     def __init__(self, servers: Destinations, timeout: float) -> None:
@@ -94,7 +94,7 @@ class Transport:
 
     def _open(self) -> BlockingConnection:
         if self._closed:
-            raise ConnectionFailed(f"the client of {self._servers} is closed")
+            raise ClientClosed(f"the client of {self._servers} is closed")
         connection = BlockingConnection(self._servers, connect_timeout=self._timeout)
         with self._lock:
             self._all.add(connection)

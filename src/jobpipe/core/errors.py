@@ -6,7 +6,8 @@ batch, so that a conflict never fails its neighbours. The HTTP status of a code 
 
 from __future__ import annotations
 
-from typing import ClassVar
+import copyreg
+from typing import Any, ClassVar
 
 
 class JobpipeError(Exception):
@@ -25,6 +26,10 @@ class JobpipeError(Exception):
         super().__init__(detail or self.sentence)
         self.detail = detail
         self.field = field
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, or a way to another process, without calling a constructor that takes something else."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class Invalid(JobpipeError):
