@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any, Final
@@ -19,7 +19,7 @@ from .conftest import Server, Start
 POINTS: Final = ("nothing sent", "half sent", "no answer", "half a head", "half a body", "closed after")
 AT_A_TIME: Final = 24
 STUBBORN: Final = Retries(count=100, backoff=RetryPolicy(base=0.001, jitter=0.001))
-Enqueue = Callable[..., Coroutine[Any, Any, list[Any]]]
+Enqueue = Callable[..., Awaitable[list[Any]]]
 
 
 @pytest.fixture
