@@ -57,11 +57,12 @@ coverage: $(DEV_STAMP) ## run all tests under branch coverage, subprocesses incl
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report
 
-vet: $(DEV_STAMP) ## lint, formatting, types, and which part may import which
+vet: $(DEV_STAMP) ## lint, formatting, types, which part may import which, circles and long functions
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/python .ci/structure.py
 	$(BIN)/python .ci/sync_client.py --check
 
 client: $(DEV_STAMP) ## make the client for threads from the one for asyncio

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from itertools import chain
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -13,6 +14,9 @@ from jobpipe.cli.output import paint, printable, put
 from jobpipe.cli.remote import Key
 from jobpipe.core.errors import Invalid
 from jobpipe.settings.server import BadSetting, Settings
+
+if TYPE_CHECKING:
+    from jobpipe.care.findings import Finding
 
 _COLOURS = {"ok": "32", "warning": "33", "problem": "31"}
 
@@ -51,15 +55,21 @@ def doctor_command(
         authorization(key)
     except Invalid as error:
         raise BadSetting(str(error), "key" if error.field == "key" else "server", origin="flag") from error
-    found = []
     mends = mended(settings) if repair else iter(())
-    for finding in chain(mends, examine(settings, address, key or None, whole=full)):
+    well = _shown(chain(mends, examine(settings, address, key or None, whole=full)), output)
+    return exits.OK if well else exits.REFUSED
+
+
+def _shown(findings: Iterable[Finding], output: str) -> bool:
+    """Show each as it is found, or all as one JSON object; whether none is a problem."""
+    found = []
+    for finding in findings:
         found.append(finding)
         if output == "table":
             state = paint(f"{finding.state:<8}", _COLOURS[finding.state])
             put(f"{state} {finding.check}: {printable(finding.text)}")
     well = all(finding.state != "problem" for finding in found)
     if output == "json":
-        findings = [{"check": one.check, "state": one.state, "text": one.text} for one in found]
-        put(json.dumps({"ok": well, "findings": findings}, indent=2))
-    return exits.OK if well else exits.REFUSED
+        shown = [{"check": one.check, "state": one.state, "text": one.text} for one in found]
+        put(json.dumps({"ok": well, "findings": shown}, indent=2))
+    return well

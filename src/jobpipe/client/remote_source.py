@@ -100,13 +100,16 @@ class RemoteSource:
         self._outage = Outage(str(self._servers), self._clock)
         self._settler = Settler(self._connection(), self._outage, random)
         self._polls = self._connection()
+        self._heartbeat = self._new_heartbeat(worker_id)
+        self._cancels = self._connection() if hears_cancels else None
+        self._nothing_under_way()
+
+    def _nothing_under_way(self) -> None:
         self._polling: asyncio.Task[Answer] | None = None
+        self._hearing: asyncio.Task[None] | None = None
         self._late: set[asyncio.Task[None]] = set()
         self._closed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._heartbeat = self._new_heartbeat(worker_id)
-        self._cancels = self._connection() if hears_cancels else None
-        self._hearing: asyncio.Task[None] | None = None
 
     # --- TaskSource ---
 

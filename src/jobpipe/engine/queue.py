@@ -89,9 +89,9 @@ class TaskQueue:
         self._draining = False
         self._enqueued = Rate(self._clock.monotonic)
         self.refusals = Refusals(self._clock.monotonic)
-        self.on_lease: Callable[[float], object] = _nothing
         self.on_refusal: Callable[[], object] = _nothing
         """Called when a task was not accepted: perhaps for the sake of counts that cannot be."""
+        self.on_lease: Callable[[float], object] = _nothing
         """Called with the seconds of a lease that was given: the rescuer's alarm may have to ring earlier."""
         self.on_expiring: Callable[[Sequence[Task], int], object] = _nothing
         """Called with tasks that were accepted or changed, and the time: some of them may expire."""
@@ -101,11 +101,15 @@ class TaskQueue:
         """What this server did since its start."""
         self._make_parts(random)
         self._arrivals = Arrivals(self._insert)
-        self.workers = Workers(storage, self._running, self._clock)
+        self._make_views()
+
+    def _make_views(self) -> None:
+        """What operators see and rule: who works, the past, schedules and handlers."""
+        self.workers = Workers(self._storage, self._running, self._clock)
         """Who works, for operators."""
-        self.history = History(storage, self._clock)
+        self.history = History(self._storage, self._clock)
         """What happened, minute by minute, for the charts."""
-        self.schedules = Schedules(storage, self._clock, enqueue=self.enqueue, accepted=self.accepted)
+        self.schedules = Schedules(self._storage, self._clock, enqueue=self.enqueue, accepted=self.accepted)
         """Stored rules that make tasks at times."""
         self.observe(self.history)
         self.observe(self.tally)

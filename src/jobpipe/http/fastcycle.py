@@ -8,17 +8,52 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar, Protocol
+
+from msgspec import Struct
 
 from jobpipe.core.errors import JobpipeError
 from jobpipe.http.answers import Reply, problem_reply
-
-if TYPE_CHECKING:
-    from jobpipe.http.fastlane import Hot
-    from jobpipe.http.protocol import JobpipeProtocol
+from jobpipe.http.meter import Meter
 
 log = logging.getLogger("jobpipe.http")
+
+Begin = Callable[["FastCycle", bytes], None]
+"""Works on a request whose body has come. Raises JobpipeError, or sees to it that the cycle is answered."""
+
+
+class Hot(Struct):
+    """A request of the fast lane, as its head tells it: the wanted headers, and the length of its body in bytes.
+
+    `route` is the template of the route that it is for.
+    """
+
+    begin: Begin
+    method: str
+    url: bytes
+    head: dict[bytes, bytes]
+    length: int
+    refused_at_once: bool
+    route: str
+
+
+class Carrier(Protocol):
+    """What a request needs of the connection that it came on."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    tasks: set[asyncio.Task[Any]]
+
+    @property
+    def meter(self) -> Meter | None:
+        """Counts requests; None when nobody does."""
+
+    def hold(self, cycle: FastCycle) -> bool:
+        """Keep a request whose client does not read its answers, and say so; it is begun later."""
+
+    def answer(self, cycle: FastCycle, reply: Reply) -> None:
+        """Send its answer."""
 
 
 class FastCycle:
@@ -44,7 +79,7 @@ class FastCycle:
     message_event: ClassVar[asyncio.Event] = asyncio.Event()
     """uvicorn sets it; nobody waits for it here."""
 
-    def __init__(self, protocol: JobpipeProtocol, hot: Hot, keep_alive: bool) -> None:
+    def __init__(self, protocol: Carrier, hot: Hot, keep_alive: bool) -> None:
         self._protocol = protocol
         self._task: asyncio.Task[None] | None = None
         self.hot = hot

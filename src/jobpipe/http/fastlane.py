@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from email.utils import formatdate
 from functools import partial
-
-from msgspec import Struct
 
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import NewTask, Task
@@ -24,7 +21,7 @@ from jobpipe.http.browser import IDEMPOTENCY_KEY, Guard, pick
 from jobpipe.http.config import Api
 from jobpipe.http.cycle import STATUS_LINE
 from jobpipe.http.enqueue import Enqueue
-from jobpipe.http.fastcycle import FastCycle
+from jobpipe.http.fastcycle import Begin, FastCycle, Hot
 from jobpipe.http.routing import segment_id
 from jobpipe.wire.working import parse_lease
 
@@ -35,24 +32,6 @@ LONGEST_HEAD = 2_048
 _TASK = b"/task?"
 _TASKS = b"/tasks/"
 _LENGTH_DIGITS = 9
-
-Begin = Callable[[FastCycle, bytes], None]
-"""Works on a request whose body has come. Raises JobpipeError, or sees to it that the cycle is answered."""
-
-
-class Hot(Struct):
-    """A request of the fast lane, as its head tells it: the wanted headers, and the length of its body in bytes.
-
-    `route` is the template of the route that it is for.
-    """
-
-    begin: Begin
-    method: str
-    url: bytes
-    head: dict[bytes, bytes]
-    length: int
-    refused_at_once: bool
-    route: str
 
 
 class FastLane:

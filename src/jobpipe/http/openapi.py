@@ -116,7 +116,7 @@ def document(version: str, enqueue_status: int) -> bytes:
     return msgspec.json.encode(document)
 
 
-def _inherited(enqueue_status: int) -> Json:
+def _enqueue(enqueue_status: int) -> Json:
     item = {"anyOf": [_ref("AcceptedView"), _ref("KnownItemView"), _ref("Problem")]}
     tasks = {"type": "array", "items": _ref("EnqueueBody"), "minItems": 1, "maxItems": MAX_ITEMS}
     accepted = _json("accepted", _ref("TaskView"))
@@ -152,19 +152,23 @@ def _inherited(enqueue_status: int) -> Json:
             "schema": {"type": "string", "pattern": "^[!-~]{1,200}$"},
         }
     ]
+    return enqueue
+
+
+def _inherited(enqueue_status: int) -> Json:
     one = _operation("getTaskById", "Read a task.", _task(), 400, 404, 503, query={"id": {"type": "string"}})
     one["parameters"][0]["required"] = True
     health = {"200": _json("alive", _ref("HealthView"))}
     return {
-        "/enqueue": {"post": enqueue},
+        "/enqueue": {"post": _enqueue(enqueue_status)},
         "/task": {"get": one},
         "/healthz": {"get": _operation("healthz", "Whether the process serves.", health)},
         "/health": {"get": _operation("health", "Whether the process serves.", health)},
     }
 
 
-def _tasks() -> Json:
-    filters = {
+def _filters() -> Json:
+    return {
         "status": {"enum": list(STATUSES)},
         "queue": _property("queue"),
         "handler": _property("handler"),
@@ -183,6 +187,9 @@ def _tasks() -> Json:
         "cursor": {"type": "string", "description": "from the Link of the page before"},
         "fields": {"type": "string", "description": "the fields wanted, between commas; all when left out"},
     }
+
+
+def _tasks() -> Json:
     page = _json("a page, newest first", {"type": "array", "items": _ref("TaskView")})
     page["headers"] = {"Link": {"schema": {"type": "string"}, "description": 'the next page, rel="next"'}}
     wait = {
@@ -202,7 +209,7 @@ def _tasks() -> Json:
         "reviseTask", "Change a task that waits.", {"200": revised}, 400, 404, 409, 413, 503, 507, body=change
     )
     return {
-        "/tasks": {"get": _operation("listTasks", "List tasks.", {"200": page}, 400, 503, query=filters)},
+        "/tasks": {"get": _operation("listTasks", "List tasks.", {"200": page}, 400, 503, query=_filters())},
         "/tasks/{id}": {"parameters": [_ID], "get": read, "patch": patch, "delete": delete},
         "/tasks/{id}/attempts": {"parameters": [_ID], "get": attempts},
         "/tasks/{id}/cancel": {"parameters": [_ID], "post": cancel},
@@ -329,14 +336,7 @@ def _queues() -> Json:
             "patch": _operation("ruleQueue", "Set rules.", queue, 404, 413, 503, 507, body=rules),
             "delete": _operation("unruleQueue", "Take back all that people set.", gone, 404, 503, 507),
         },
-        "/queues/{id}/pause": {
-            "parameters": [name],
-            "post": _operation("pauseQueue", "Let nothing start.", queue, 404, 503, 507),
-        },
-        "/queues/{id}/resume": {
-            "parameters": [name],
-            "post": _operation("resumeQueue", "End a pause, or a hold.", queue, 404, 503, 507),
-        },
+        **_pauses(name, queue),
         "/queues/{id}/keys": {
             "parameters": [name],
             "get": _operation("listKeys", "Keys with unfinished tasks or rules.", keys, 404, 503, query=page),
@@ -351,15 +351,24 @@ def _queues() -> Json:
     }
 
 
+def _pauses(name: Json, queue: Json) -> Json:
+    return {
+        "/queues/{id}/pause": {
+            "parameters": [name],
+            "post": _operation("pauseQueue", "Let nothing start.", queue, 404, 503, 507),
+        },
+        "/queues/{id}/resume": {
+            "parameters": [name],
+            "post": _operation("resumeQueue", "End a pause, or a hold.", queue, 404, 503, 507),
+        },
+    }
+
+
 def _server() -> Json:
     workers = {"200": _json("each worker process, and each server's own pool", _each("WorkerView"))}
     handlers = {"200": _json("each handler that ran here in the last day", _each("HandlerView"))}
     handler = {"200": _json("the handler, with its errors and releases", _ref("HandlerView"))}
     alive = {"200": _json("yes", _ref("HealthView"))}
-    page: Json = {
-        "200": {"description": "a page for people", "content": {"text/html": {"schema": {"type": "string"}}}}
-    }
-    file: Json = {"200": {"description": "the file"}, "304": {"description": "as the browser has it"}}
     itself = {"200": _json("OpenAPI 3.1", {"type": "object"})}
     return {
         "/events": {"get": _operation("events", "Live changes, as Server-Sent Events.", _stream(), 503)},
@@ -387,6 +396,16 @@ def _server() -> Json:
             "get": _operation("getKey", "What the sender's key opens.", {"200": _json("it", _ref("KeyView"))})
         },
         "/openapi.json": {"get": _operation("openapi", "This document.", itself)},
+        **_dashboard(),
+    }
+
+
+def _dashboard() -> Json:
+    page: Json = {
+        "200": {"description": "a page for people", "content": {"text/html": {"schema": {"type": "string"}}}}
+    }
+    file: Json = {"200": {"description": "the file"}, "304": {"description": "as the browser has it"}}
+    return {
         "/": {"get": _operation("dashboard", "The dashboard.", page)},
         "/static/{id}": {
             "parameters": [_ID],

@@ -17,8 +17,8 @@ from jobpipe.core.errors import Invalid, JobpipeError
 from jobpipe.http.answers import JSON, Reply
 from jobpipe.http.connection import BETWEEN, BODY, HEAD, Connection, Exchange
 from jobpipe.http.cycle import Cycle
-from jobpipe.http.fastcycle import FastCycle
-from jobpipe.http.fastlane import FastLane, Hot
+from jobpipe.http.fastcycle import FastCycle, Hot
+from jobpipe.http.fastlane import FastLane
 from jobpipe.http.problems import CLOSE, BadHttp, HeadersTooLarge
 from jobpipe.http.request_line import foreign_method, without_upgrade
 

@@ -67,12 +67,7 @@ class Parts:
         )
         rescuer = Rescuer(self.queue, self._storage)
         pruner = Pruner(self._storage, settings.retention, settings.retention_failed)
-        self._rescue = Alarm("rescuer", rescuer.run_once, clock)
-        self._prune = Alarm("pruner", pruner.run_once, clock)
-        self._audit = Alarm("auditor", Auditor(self._storage).run_once, clock)
-        self._expire = expiry_alarm(self.queue, self._storage, clock)
-        self._fire = firing_alarm(self.queue, self._storage, clock)
-        self._keep = Alarm("history", self.queue.history.run_once, clock)
+        self._make_alarms(rescuer, pruner, clock)
         self.workers = own_workers(settings, app, self.queue, clock, token)
         rescuer.on_rescue = self.workers.rescued
         rescuer.vouch = self.workers.vouch
@@ -85,6 +80,14 @@ class Parts:
         config = _http_config(settings, app is not None, clock, token, keys)
         self._clock, self._defaults = clock, Defaults(max_retries=settings.max_retries)
         self.asgi = create_app(self.queue, config, self._feed)
+
+    def _make_alarms(self, rescuer: Rescuer, pruner: Pruner, clock: Clock) -> None:
+        self._rescue = Alarm("rescuer", rescuer.run_once, clock)
+        self._prune = Alarm("pruner", pruner.run_once, clock)
+        self._audit = Alarm("auditor", Auditor(self._storage).run_once, clock)
+        self._expire = expiry_alarm(self.queue, self._storage, clock)
+        self._fire = firing_alarm(self.queue, self._storage, clock)
+        self._keep = Alarm("history", self.queue.history.run_once, clock)
 
     async def prepare(self) -> None:
         """Have the app loaded where it is going to run. Raises AppNotFound, LifespanFailed or NotReady."""
