@@ -26,3 +26,9 @@ async def logs(ctx: Context) -> None:
 def unblocks() -> None:
     for fd in (1, 2):
         os.set_blocking(fd, False)
+
+
+@app.handler
+def closes_descriptors() -> None:
+    for fd in (1, 2):
+        os.close(fd)

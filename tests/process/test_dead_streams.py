@@ -111,6 +111,18 @@ def test_a_server_and_its_handlers_outlive_the_reader_of_their_log(
     assert server.end() == 0 or "|" in how
 
 
+@pytest.mark.parametrize("processes", ["0", "1"])
+@pytest.mark.parametrize("how", ["2>&- 1>&- 0<&-", "2>/dev/null 1>&2"])
+def test_a_handler_that_closes_the_descriptors_of_the_log_takes_nothing_down(
+    serve: Serve, how: str, processes: str
+) -> None:
+    server = serve(how, "talkers:app", "--processes", processes)
+    server.do("closes_descriptors", 1)
+    server.do("says", 5, text="a")
+    server.do("logs", 5)
+    assert server.end() == 0
+
+
 @pytest.mark.parametrize("log_format", ["text", "json"])
 @pytest.mark.parametrize("processes", ["0", "1"])
 def test_a_pipe_that_nobody_reads_stops_nothing_and_what_was_lost_is_told(

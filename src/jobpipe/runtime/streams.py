@@ -192,7 +192,9 @@ def open_closed() -> None:
             else:
                 os.set_inheritable(fd, True)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(fd, mode, errors="backslashreplace", closefd=False))  # noqa: SIM115 - for good
+            stream = open(fd, mode, errors="backslashreplace", closefd=False)  # noqa: SIM115 - for good
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)  # `spare` takes what nobody replaced
 
 
 def spare(*names: str) -> None:
