@@ -97,6 +97,7 @@ def test_a_server_under_load_is_well_and_goes_on_undisturbed(
     for check in ("store", "schema", "clock", "reachable", "ready", "key", "server clock"):
         assert doctor.state(check) == "ok", doctor.found[check]
     assert server.ask("/stats")["counts"]["queued"] == len(sent)
+    assert doctor(store, "--server", f"{server.url},{server.url}/none") == 1, "each of several is asked"
     assert server.stop() == 0
     assert doctor(store, "--server", server.url) == 1
     assert doctor.state("reachable") == "problem"

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import urllib.error
 from collections.abc import Callable, Iterator
@@ -66,6 +67,12 @@ def refused(server: Server) -> dict[str, Any] | None:
         answer: dict[str, Any] = json.load(error)
         return answer
     return None
+
+
+def command_line(*words: str) -> str:
+    """What `jobpipe` says on its standard output."""
+    command = [sys.executable, "-m", "jobpipe", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
 # --- what a handler starts ends with its process ---
@@ -191,6 +198,10 @@ def test_a_server_whose_app_no_longer_imports_is_not_ready_until_it_does_again(s
     assert stats["status"] == "degraded"
     assert "the code that was deployed is broken" in stats["trouble"]
     assert "is of no use: importing 'field' raised RuntimeError" in server.said
+    for command, told in (("stats", "degraded"), ("doctor", "problem  ready: ")):
+        said = command_line(command, "--server", server.url)
+        assert "the code that was deployed is broken" in said, command
+        assert told in said, command
     # It still takes tasks, and works them off once the app is whole.
     server.enqueue({"id": "waits", "handler": "innocent", "payload": {}})
     broken.unlink()

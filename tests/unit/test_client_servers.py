@@ -212,3 +212,21 @@ def test_an_answer_of_no_said_length_ends_with_its_connection(run: Run) -> None:
     with Answers(Cut(answer)) as server:
         assert run(server, "get", "t1").id == "t1"
     assert http(200, b"")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["u:hunter@h:8080", "ftp://u:hunter@h", "http://u:hunter@h:port", "http://h/?key=hunter",
+     "http://u:x/hunter@h", "http://h:1,http://u:hunter@h:port", "http://u:@hunter#@h"],
+)  # fmt: skip
+def test_what_is_said_of_a_bad_url_has_no_password(url: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        parse_addresses(url)
+    assert "hunter" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["u:hunter@h:8080", "http://u:x/hunter@h", "http://u:hunter@h:port"])
+def test_what_is_said_of_a_bad_proxy_has_no_password(url: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        parse_proxy(url)
+    assert "hunter" not in str(refused.value)

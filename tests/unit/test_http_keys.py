@@ -228,3 +228,28 @@ def test_a_file_that_anybody_can_change_is_not_believed(clock: ManualClock, file
     assert (ask(keys, "r"), ask(keys, "i")) == (None, Unauthorized)
     with pytest.raises(BadKeys, match="changed by anybody"):
         ring(clock, file)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
+def test_a_file_that_its_group_can_change_is_warned_of_once(
+    clock: ManualClock, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.chmod(0o660)
+    keys = ring(clock, file)
+    for mode in (0o660, 0o600, 0o620, 0o620):
+        file.chmod(mode)
+        clock.advance(1)
+        assert ask(keys, "r") is None
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 2
+    assert "changed by its group" in told[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such pipes")
+def test_a_pipe_or_a_folder_in_the_place_of_the_file_is_not_waited_for(
+    clock: ManualClock, file: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(BadKeys, match="no ordinary file"):
+            ring(clock, place)

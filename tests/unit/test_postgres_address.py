@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("asyncpg")
 
 from jobpipe.core.errors import StorageRefused
-from jobpipe.settings.masking import masked
+from jobpipe.core.masking import masked
 from jobpipe.storage import open_storage
 from jobpipe.storage.postgres.address import Address, parse
 

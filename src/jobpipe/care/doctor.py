@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from jobpipe.settings.server import Settings
 from jobpipe.storage.sqlite import audit
 
 
-def examine(settings: Settings, server: Address | None, key: str | None, *, whole: bool) -> Iterator[Finding]:
-    """All findings, one after the other. `server` None: none is asked."""
+def examine(
+    settings: Settings, servers: Sequence[Address], key: str | None, *, whole: bool
+) -> Iterator[Finding]:
+    """All findings, one after the other. Each of `servers` is asked."""
     now = time.time()
     yield from _settings(settings)
     if settings.api_keys_file:
@@ -29,7 +31,7 @@ def examine(settings: Settings, server: Address | None, key: str | None, *, whol
         yield warning("store", "memory: keeps nothing over a restart")
     else:
         yield from database.examine(settings.store, now, whole=whole)
-    if server is not None:
+    for server in servers:
         yield from reachable.server(server, key, now)
 
 

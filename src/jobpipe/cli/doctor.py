@@ -24,7 +24,8 @@ _COLOURS = {"ok": "32", "warning": "33", "problem": "31"}
 def doctor_command(
     *,
     server: Annotated[
-        str | None, Parameter(env_var="JOBPIPE_URL", show_default=False, help="Look at this server too.")
+        str | None,
+        Parameter(env_var="JOBPIPE_URL", show_default=False, help="Look at this server too, or at several."),
     ] = None,
     key: Key = None,
     full: Annotated[
@@ -48,15 +49,15 @@ def doctor_command(
     """
     from jobpipe.care.doctor import examine
     from jobpipe.care.doctor import repair as mended
-    from jobpipe.client.address import authorization, parse_address
+    from jobpipe.client.address import authorization, parse_addresses
 
     try:
-        address = None if server is None else parse_address(server)
+        addresses = parse_addresses(server) if server else []
         authorization(key)
     except Invalid as error:
         raise BadSetting(str(error), "key" if error.field == "key" else "server", origin="flag") from error
     mends = mended(settings) if repair else iter(())
-    well = _shown(chain(mends, examine(settings, address, key or None, whole=full)), output)
+    well = _shown(chain(mends, examine(settings, addresses, key or None, whole=full)), output)
     return exits.OK if well else exits.REFUSED
 
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from jobpipe.core.errors import Invalid
+from jobpipe.core.masking import masked
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
 _BETWEEN: Final = re.compile(r",(?=\s*(?:https?://|unix:))")
@@ -71,10 +72,10 @@ def parse_address(url: str) -> Address:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise Invalid(f"{url!r} is no URL: {error}", field="url") from None
+    except ValueError:  # whose words may hold a piece of a password
+        raise Invalid(f"{masked(url)!r} is no URL", field="url") from None
     if parts.scheme not in _PORTS or not parts.hostname or parts.query or parts.fragment:
-        raise Invalid(f"{url!r} is neither http://host:port nor unix:/path/to.sock", field="url")
+        raise Invalid(f"{masked(url)!r} is neither http://host:port nor unix:/path/to.sock", field="url")
     if parts.username is not None or parts.password is not None:
         raise Invalid("a key belongs into `key`, not into the URL", field="url")
     return Address(

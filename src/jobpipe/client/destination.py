@@ -31,8 +31,8 @@ def parse_proxy(url: str) -> Proxy:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise Invalid(f"the proxy is no URL: {error}", field="proxy") from None
+    except ValueError:  # whose words may hold a piece of a password
+        raise Invalid("the proxy is no URL: http://[user:password@]host:port", field="proxy") from None
     if parts.scheme != "http" or not parts.hostname:
         raise Invalid("a proxy is http://[user:password@]host:port", field="proxy")
     words = None

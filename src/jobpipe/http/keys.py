@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from jobpipe.core.errors import Forbidden, JobpipeError, RateLimited, Unauthorized
 from jobpipe.core.keys import BadKeys, Key, Scope, check_distinct, digest_of, parse_keys
@@ -98,9 +98,13 @@ class Keyring:
         self._full_at: dict[str, float] = {}
         """By name of a limited key: when it may ask its whole share again."""
         self._complaint: str | None = None
-        self._take(b"" if path is None else _read(path)[0])
+        self._shared = False
+        file = None if path is None else _read(path)
+        self._take(b"" if file is None else file.text)
         if not self._keys:
             raise BadKeys("there is no key in it")
+        if file is not None:
+            self._judge(file.mode)
         self._look_at = self._now() + LOOK_S
 
     def refusal(self, method: str, path: bytes, authorization: bytes | None) -> JobpipeError | None:
@@ -140,12 +144,13 @@ class Keyring:
         self._look_at = self._now() + LOOK_S
         assert self._path is not None  # noqa: S101 - its caller looked
         try:
-            text, changed_at = _read(self._path)
-            if text != self._text:
-                if 0 <= self._wall() / 1000 - changed_at < REST_S:
+            file = _read(self._path)
+            self._judge(file.mode)
+            if file.text != self._text:
+                if 0 <= self._wall() / 1000 - file.changed_at < REST_S:
                     self._look_at = self._now() + REST_S
                     return
-                self._take(text)
+                self._take(file.text)
                 log.info("API keys read again from %s: %d keys", self._path, len(self._keys))
             self._complaint = None
         except BadKeys as error:
@@ -159,6 +164,15 @@ class Keyring:
         self._keys = check_distinct([*self._fixed, *read])
         self._text = text
         self._known.clear()
+
+    def _judge(self, mode: int) -> None:
+        """Say once that a group may change the file: it may be meant, with a group of administrators."""
+        shared = sys.platform != "win32" and bool(mode & stat.S_IWGRP)
+        if shared and not self._shared:
+            log.warning(
+                "API keys: %s can be changed by its group, who could let themselves in: chmod g-w", self._path
+            )
+        self._shared = shared
 
     def _complain(self, problem: str) -> None:
         if problem != self._complaint:
@@ -188,19 +202,31 @@ def _own_key(secret: str) -> Key:
     return Key(OWN, frozenset({Scope.WORK, Scope.ENQUEUE, Scope.DECLARE}), digest_of(secret.encode()))
 
 
-def _read(path: Path) -> tuple[bytes, float]:
-    """What stands in the file, and when it was changed, in seconds since the epoch. Raises BadKeys."""
+class _File(NamedTuple):
+    """What was read of the file of keys: its bytes, when it was changed (seconds since the epoch), its mode."""
+
+    text: bytes
+    changed_at: float
+    mode: int
+
+
+def _read(path: Path) -> _File:
+    """The file as it is. Raises BadKeys."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe can be read once, and may block all
-            raise BadKeys("is no ordinary file")
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode):  # a pipe can be read once, and may block all
+                raise BadKeys("is no ordinary file")
             if sys.platform != "win32" and state.st_mode & stat.S_IWOTH:
                 raise BadKeys("can be changed by anybody, who could let themselves in: chmod o-w")
-            changed_at = state.st_mtime
             text = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise BadKeys(f"cannot be read: {error.strerror}") from None
+        reason = "is no ordinary file" if isinstance(error, IsADirectoryError) else error.strerror
+        raise BadKeys(f"cannot be read: {reason}") from None
     if len(text) > MAX_FILE:
         raise BadKeys("is larger than 4 MiB")
-    return text, changed_at
+    return _File(text, state.st_mtime, state.st_mode)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

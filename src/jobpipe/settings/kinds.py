@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from cyclopts import Token
 
-from jobpipe.settings.masking import masked
+from jobpipe.core.masking import masked
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]{1,18}(\.[0-9]{0,18})?|\.[0-9]{1,18})([eE][+-]?[0-9]{1,3})?|inf", re.ASCII)

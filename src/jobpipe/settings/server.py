@@ -14,6 +14,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from jobpipe.core.keys import MAX_RATE, BadKeys, parse_entries
+from jobpipe.core.masking import masked
 from jobpipe.core.task import LEASE_S, MAX_DELAY_S, MAX_RETRIES_LIMIT
 from jobpipe.runtime.loop import AUTO, LOOPS
 from jobpipe.settings.kinds import (
@@ -28,7 +29,6 @@ from jobpipe.settings.kinds import (
     Text,
     Whole,
 )
-from jobpipe.settings.masking import masked
 
 __all__ = ["KINDS", "BadSetting", "Settings", "env_names", "masked"]
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from cyclopts import App, ArgumentCollection, Token
 
 from jobpipe.core.errors import Invalid
+from jobpipe.core.masking import masked
 from jobpipe.core.rules import Said
-from jobpipe.settings.masking import masked
 from jobpipe.settings.server import KINDS, BadSetting, env_names
 
 DOTENV = ".env"

@@ -1,4 +1,4 @@
-"""URLs of stores as they may be shown: without passwords, whatever way they were written.
+"""URLs of stores and servers as they may be shown: without passwords, whatever way they were written.
 
 The URL is taken apart as its reader does, and what is secret is told by its decoded name. One that cannot be taken
 apart in one way alone, because people forget to percent-encode what a password is made of, shows nothing but its
@@ -22,7 +22,7 @@ def masked(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator:
         return _HIDDEN if "@" in url or (_SECRET.search(unquote_plus(url).lower()) and "=" in url) else url
-    if scheme.lower() == "sqlite":
+    if scheme.lower() == "sqlite" and rest.startswith("/"):
         return url
     place, query = _split(rest)
     shown = None if query is None else _query(query)
