@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import random
 import time
 
-from jobpipe import App, Context
+from jobpipe import App, Context, Snooze, Throttled
 from prove.journal import note
 
 app = App()
@@ -101,3 +102,13 @@ def blocks_a_thread(ctx: Context) -> None:
     begin(ctx)
     while True:
         time.sleep(0.05)
+
+
+@app.handler
+async def gives_back(ctx: Context, in_: float = 0.05, hold: bool = False) -> int:
+    """Half of its runs must wait; with `hold` all of its key with it."""
+    begin(ctx)
+    if random.random() < 0.5:
+        end(ctx)
+        raise Throttled(in_=in_) if hold else Snooze(in_=in_)
+    return end(ctx)

@@ -16,6 +16,7 @@ from prove import (
     interleave,
     killers,
     kills,
+    limits,
     one_key,
     openapi,
     overload,
@@ -39,6 +40,9 @@ PROOFS: dict[str, Proof] = {
     "once": Proof((4,), "without faults nothing runs twice", kills.no_faults),
     "stale": Proof((5,), "a stale worker changes nothing", stale.stale),
     "same_id": Proof((6,), "one id is one task", same_id.same_id),
+    "limits": Proof(
+        (18,), "limits are exact and leak nothing", limits.limits, timed=True, needs=cluster.missing
+    ),
     "one_key": Proof((20,), "one unique key is one living task", one_key.one_key, needs=cluster.missing),
     "killers": Proof((7,), "a task that kills its worker fails alone", killers.killers),
     "overload": Proof((8,), "memory and depth are bounded", overload.overload, timed=True),
