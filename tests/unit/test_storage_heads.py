@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 
 import pytest
@@ -87,7 +88,7 @@ def test_some_levels_that_become_due_beside_many_that_are_do_not_have_all_sorted
         heads.put(("q", priority), (1, priority))
     assert len(heads.first(None, 10, 3)) == 3
     sorted_anew: list[int] = []
-    monkeypatch.setattr("jobpipe.storage.heads.heapq.heapify", lambda heap: sorted_anew.append(len(heap)))
+    monkeypatch.setattr(heapq, "heapify", lambda heap: sorted_anew.append(len(heap)))
     for priority in range(200):
         heads.put(("q", priority), (2, priority))
     assert [level for level, _ in heads.first(None, 10, 2)] == [("q", 4_999), ("q", 4_998)]

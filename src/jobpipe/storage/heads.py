@@ -18,7 +18,7 @@ Head = tuple[int, int]
 _SPARE = 64
 """So many entries that are not true any more are always kept."""
 _BULK = 16
-"""When more than this part of what was in the future has become due, all is sorted anew: that is cheaper."""
+"""When more have become due than this part of all there are, all is sorted anew: that is cheaper."""
 
 
 class Heads:

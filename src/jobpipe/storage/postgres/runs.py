@@ -284,17 +284,7 @@ class Runs:
         """Write ends of runs, with their place in the history if they are `told`."""
         if not writes:
             return {}
-        # By seq, as every lock of rows, so that no two servers wait for each other.
-        rows = [
-            astuple(settled(fence[0], settlement, settlement.transition, now, told=told))
-            for fence, (settlement, now) in sorted(writes.items(), key=lambda item: item[0])
-            if settlement.transition is not None
-        ]
-        statement, columns = sql.SETTLE, arrays(rows, len(sql.SETTLED))
-        if self._s.rulebook.by_key:
-            statement = flow_sql.SETTLE
-        elif _end_alike(rows):
-            statement, columns = sql.SETTLE_ALIKE, [*columns[: sql.FENCED], *rows[0][sql.FENCED :]]
+        statement, columns = self._ends(writes, told=told)
         arguments = *columns, self._s.counts.writer(LANE)
         if any(settlement.transition.effects for settlement, _ in writes.values() if settlement.transition):
             held = await self._with_effects(link, writes, statement, arguments)
@@ -325,6 +315,21 @@ class Runs:
             self._s.counts.add_all(LANE, moved)
             self._s.news(old=old)
         return answers
+
+    def _ends(self, writes: Writes, *, told: bool) -> tuple[str, list[Any]]:
+        """The statement that writes the ends of runs, and their columns; what is alike in all of them goes once."""
+        # By seq, as every lock of rows, so that no two servers wait for each other.
+        rows = [
+            astuple(settled(fence[0], settlement, settlement.transition, now, told=told))
+            for fence, (settlement, now) in sorted(writes.items(), key=lambda item: item[0])
+            if settlement.transition is not None
+        ]
+        columns = arrays(rows, len(sql.SETTLED))
+        if self._s.rulebook.by_key:
+            return flow_sql.SETTLE, columns
+        if _end_alike(rows):
+            return sql.SETTLE_ALIKE, [*columns[: sql.FENCED], *rows[0][sql.FENCED :]]
+        return sql.SETTLE, columns
 
     async def _with_effects(
         self, link: Link, writes: Writes, statement: str, arguments: tuple[Any, ...]
