@@ -111,12 +111,54 @@ async def test_a_head_that_was_read_before_means_the_same_again(server: Server) 
         assert await body_of(other) == {"status": "ok"}
 
 
+async def test_a_head_is_known_whatever_the_headers_that_change_with_each_request_say(server: Server) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    def sent(key: bytes, trace: str) -> bytes:
+        lines = b"Idempotency-Key: %b\r\nAccept: */*\r\nTraceParent: %b\r\n" % (key, trace.encode())
+        return post(b'{"payload":1}').replace(HOST, HOST + lines)
+
+    async with connect(server) as wire:
+        ids = []
+        for key in (b"a", b"b", b"a", b"c" * 200):
+            wire.send(sent(key, trace))
+            ids.append((await body_of(wire, 202))["id"])
+        assert ids[0] == ids[2]
+        assert len(set(ids)) == 3
+        assert len(lane_of(server).known) == 1
+        wire.send(post(b'{"payload":2}').replace(HOST, HOST + b"Accept: */*\r\n"))
+        assert (await body_of(wire, 202))["id"] not in ids, "it has none of the keys before it"
+        assert len(lane_of(server).known) == 1
+        wire.send(sent(b"c" * 201, trace))
+        assert (await wire.answer())[0] == 400
+        wire.send(sent(b"d", trace.replace("3331", "3332")))
+        new = (await body_of(wire, 202))["id"]
+        assert len(lane_of(server).known) == 1
+    (one,) = await server.queue.get([new])
+    assert one is not None
+    assert one.traceparent is not None
+    assert one.traceparent.startswith("00-0af7651916cd43dd8448eb211c80319c-")
+
+
+async def test_a_line_that_goes_on_is_no_header_that_changes(server: Server) -> None:
+    """Cut out of the head, its rest would belong to the header before it."""
+    async with connect(server) as wire:
+        wire.send(post(b"{}").replace(HOST, HOST + b"Accept: */*\r\n"))
+        assert (await wire.answer())[0] == 202
+        wire.send(post(b"{}").replace(HOST, HOST + b"Accept: */*\r\nIdempotency-Key: a\r\n b\r\n"))
+        assert (await wire.answer())[0] == 400
+
+
 async def test_only_whole_and_usual_heads_are_remembered(server: Server) -> None:
     for data, status in (
         (HEALTH, 200),
         (b"\r\n\r\n" + get(b"/tasks/x"), 404),
         (get(b"/tasks/x") + get(b"/tasks/x"), 404),
-        (get(b"/tasks/x")[:-2] + b"X: " + b"x" * LONGEST_HEAD + b"\r\n\r\n", 404),
+        (get(b"/tasks/x"), 404),
+        (post(b"{}").replace(HOST, HOST + b"X: " + b"x" * LONGEST_HEAD + b"\r\n"), 202),
+        (post(b"{}").replace(HOST, HOST + b"Idempotency-Key: \t a\r\n"), 202),
+        (post(b"{}").replace(HOST, HOST + b"Idempotency-Key: a\r\nidempotency-key: b\r\n"), 400),
+        (post(b"{}").replace(HOST, HOST + b"traceparent: %b\r\n" % (b"x" * 201)), 202),
         (get(b"/tasks/x?wait=0"), 404),
         (get(b"/tasks/x")[:-2] + b"Connection: close\r\n\r\n", 404),
         (post(b"{}").replace(HOST, b"Host: evil.example\r\n"), 421),
@@ -130,8 +172,8 @@ async def test_only_whole_and_usual_heads_are_remembered(server: Server) -> None
 async def test_the_memory_for_heads_is_bounded(server: Server) -> None:
     async with connect(server) as wire:
         for n in range(REMEMBERED + 10):
-            wire.send(get(b"/tasks/%d" % n))
-            assert (await wire.answer())[0] == 404
+            wire.send(post(b"[{}]").replace(HOST, HOST + b"X: %d\r\n" % n))
+            assert (await wire.answer())[0] == 200
     assert 0 < len(lane_of(server).known) <= REMEMBERED
 
 

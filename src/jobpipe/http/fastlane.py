@@ -8,9 +8,12 @@ is decided here but which way.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from email.utils import formatdate
 from functools import partial
+
+from msgspec.structs import replace
 
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import NewTask, Task
@@ -32,10 +35,17 @@ LONGEST_HEAD = 2_048
 _TASK = b"/task?"
 _TASKS = b"/tasks/"
 _LENGTH_DIGITS = 9
+_CHANGING = frozenset({IDEMPOTENCY_KEY, b"traceparent"})
+"""Headers that are others in each request, and change nothing about how the head is read."""
+_CHANGES = re.compile(
+    rb"\r\n(idempotency-key|traceparent): ?([\x21-\x7e]{1,200})(?=\r\n(?![ \t]))", re.IGNORECASE
+)
+"""The line of one of these as clients write it, and not continued on the next (RFC 9112, 5.2)."""
 
 
 class FastLane:
-    """The hot routes of one server. `known` are whole heads, as bytes, that were read before and found usual.
+    """The hot routes of one server. `known` are whole heads, as bytes, that were read before and found usual, without
+    the headers that change with each request.
 
     Clients send the same head with each request of a length: looking it up costs a tenth of parsing it.
     """
@@ -80,12 +90,26 @@ class FastLane:
             return False
         return self._guard.refusal(hot.method, hot.url.partition(b"?")[0], hot.head) is None
 
+    def recall(self, head: bytes) -> Hot | None:
+        """The request of a head that was read before, None for another one."""
+        hot = self.known.get(head)
+        if hot is None:
+            rest, given = _cut(head)
+            hot = self.known.get(rest) if given else None
+            if hot is not None:
+                return replace(hot, head={**hot.head, **given})
+        return hot
+
     def remember(self, head: bytes, hot: Hot) -> None:
-        """The same head will mean the same again. One with an Idempotency-Key comes once, most likely."""
-        if len(head) <= LONGEST_HEAD and IDEMPOTENCY_KEY not in hot.head:
+        """The same head will mean the same again; one that asks for a task by its id comes seldom again."""
+        if hot.method != "POST":
+            return
+        rest, given = _cut(head)
+        same = {name: value for name, value in hot.head.items() if name not in given}
+        if len(rest) <= LONGEST_HEAD and not same.keys() & _CHANGING:
             if len(self.known) >= REMEMBERED:
                 self.known.clear()
-            self.known[head] = hot
+            self.known[rest] = replace(hot, head=same)
 
     def _route(self, method: bytes, url: bytes) -> Begin | None:
         if method == b"POST":
@@ -173,3 +197,15 @@ class FastLane:
         lines = [b"%b: %b\r\n" % header for header in (date, *headers, *ends)]
         start = self._starts[(status, headers, close)] = b"".join([STATUS_LINE[status], *lines])
         return start
+
+
+def _cut(head: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+    """A head without the headers that change with each request, and these; all of it if one of them came twice."""
+    rest, given = head, dict[bytes, bytes]()
+    while (found := _CHANGES.search(rest)) is not None:
+        name = found[1].lower()
+        if name in given:
+            return head, {}
+        given[name] = found[2]
+        rest = rest[: found.start()] + rest[found.end() :]
+    return rest, given

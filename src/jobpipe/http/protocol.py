@@ -179,10 +179,10 @@ class JobpipeProtocol(Connection):
             self.flow.pause_reading()
 
     def _begin_known(self, data: bytes) -> bool:
-        """Whether `data` is one whole request for the fast lane with a head that was parsed before, byte for byte."""
+        """Whether `data` is one whole request for the fast lane with a head that was parsed before."""
         end = data.find(b"\r\n\r\n") + 4
         lane = self._lane
-        hot = None if lane is None else lane.known.get(data[:end])
+        hot = None if lane is None else lane.recall(data[:end])
         if lane is None or hot is None or end + hot.length != len(data):
             return False
         if self._busy or self.flow.write_paused or not lane.admits(hot):

@@ -25,7 +25,9 @@ BYTES = ("payload", "result")
 
 GIVEN = ("seq", "created_at", *(name for name in NewTask.__struct_fields__ if name not in BYTES))
 """What is known of a task when it is accepted, beside its payload; all else begins as the schema or INSERT says."""
-ALIKE = tuple(name for name in GIVEN if name not in ("seq", "id"))
+OWN = ("seq", "id", "digest")
+"""What each task of a batch has for itself; the digest only if it came with an Idempotency-Key."""
+ALIKE = tuple(name for name in GIVEN if name not in OWN)
 """What many tasks of a batch have in common."""
 PLAIN = GIVEN[: GIVEN.index("traceparent") + 1]
 """What a plain task has of it (core.task.plain)."""

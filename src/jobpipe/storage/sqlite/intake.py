@@ -20,6 +20,7 @@ from jobpipe.storage.sqlite.rows import (
     decode_json,
     inserted,
     inserted_alike,
+    inserted_alike_digests,
     numbered,
     text,
 )
@@ -81,8 +82,14 @@ class Intake:
         self._next_seq += len(tasks)
         if len(shapes) > 1 and len(shapes) * ALIKE > len(tasks):
             return self._execute(sql.INSERT_PLAIN if is_plain else sql.INSERT, inserted(tasks, is_plain))
+        if is_plain:
+            return sum(
+                self._execute(sql.INSERT_ALIKE, inserted_alike(alike, shape))
+                for shape, alike in shapes.items()
+            )
         return sum(
-            self._execute(sql.INSERT_ALIKE, inserted_alike(alike, shape)) for shape, alike in shapes.items()
+            self._execute(sql.INSERT_ALIKE_DIGESTS, inserted_alike_digests(alike, shape))
+            for shape, alike in shapes.items()
         )
 
     def _execute(self, statement: str, arguments: tuple[Any, ...]) -> int:

@@ -57,15 +57,22 @@ SELECT {names(f"value->>{place}" for place in range(len(given)))},
 INSERT = _insert(GIVEN)
 INSERT_PLAIN = _insert(PLAIN)
 
-# The same for tasks that differ in little: ?1 rows of seq, id, place and length as JSON, ?2 as there, then what they have
-# in common (ALIKE). Two thirds of the cost: SQLite takes a JSON row apart once for each of its values.
-_OWN = {"seq": "value->>0", "id": "value->>1", **{name: f"?{at}" for at, name in enumerate(ALIKE, 3)}}
-INSERT_ALIKE = f"""
+
+def _insert_alike(digest: str) -> str:
+    own = {"seq": "value->>0", "id": "value->>1", "digest": digest}
+    own |= {name: f"?{at}" for at, name in enumerate(ALIKE, 3)}
+    return f"""
 {_NEW.format(given=names(GIVEN))}
-SELECT {names(_OWN[name] for name in GIVEN)}, substr(?2, value->>2, value->>3), 0, 0, 0, 0
+SELECT {names(own[name] for name in GIVEN)}, substr(?2, value->>2, value->>3), 0, 0, 0, 0
   FROM jsonb_each(?1) WHERE true
     ON CONFLICT (id) DO NOTHING
 """
+
+
+# The same for tasks that differ in little: ?1 rows of seq, id, place and length (and the digest) as JSON, ?2 as there,
+# then what they have in common (ALIKE). Two thirds of the cost: SQLite takes a JSON row apart once for each of its values.
+INSERT_ALIKE = _insert_alike("NULL")
+INSERT_ALIKE_DIGESTS = _insert_alike("value->>4")
 
 # Which of the ids ?1 are taken by tasks accepted before ?2.
 TAKEN = """
