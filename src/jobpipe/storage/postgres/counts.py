@@ -115,18 +115,19 @@ class Counts:
         return self._total
 
     def by_status(self) -> dict[Status, int]:
-        """The sums by status, over all queues."""
+        """The sums by status, over all queues. What this server claimed of tasks that another one accepted since the
+        last reading is taken from a sum that they are not in yet: no sum is below 0."""
         sums = dict.fromkeys(STATUSES, 0)
         for (_, status), n in self._n.items():
-            sums[status] += n
+            sums[status] += max(0, n)
         return sums
 
     def by_queue(self) -> dict[str, dict[Status, int]]:
-        """The sums by status of every queue."""
+        """The sums by status of every queue; none is below 0, as in `by_status`."""
         sums = {queue: dict.fromkeys(STATUSES, 0) for queue in sorted(self._total)}
         for (queue, status), n in self._n.items():
             if queue in sums:
-                sums[queue][status] += n
+                sums[queue][status] += max(0, n)
         return sums
 
     def _load(self, others: Iterable[tuple[Kept, int]]) -> None:
