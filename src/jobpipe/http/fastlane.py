@@ -35,12 +35,10 @@ LONGEST_HEAD = 2_048
 _TASK = b"/task?"
 _TASKS = b"/tasks/"
 _LENGTH_DIGITS = 9
-_CHANGING = frozenset({IDEMPOTENCY_KEY, b"traceparent"})
+_CHANGING = (IDEMPOTENCY_KEY, b"traceparent")
 """Headers that are others in each request, and change nothing about how the head is read."""
-_CHANGES = re.compile(
-    rb"\r\n(idempotency-key|traceparent): ?([\x21-\x7e]{1,200})(?=\r\n(?![ \t]))", re.IGNORECASE
-)
-"""The line of one of these as clients write it, and not continued on the next (RFC 9112, 5.2)."""
+_LINES = tuple((name, b"\r\n%b: " % name) for name in _CHANGING)
+_VALUE = re.compile(rb"[\x21-\x7e]{1,200}")
 
 
 class FastLane:
@@ -106,7 +104,7 @@ class FastLane:
             return
         rest, given = _cut(head)
         same = {name: value for name, value in hot.head.items() if name not in given}
-        if len(rest) <= LONGEST_HEAD and not same.keys() & _CHANGING:
+        if len(rest) <= LONGEST_HEAD and not any(name in same for name in _CHANGING):
             if len(self.known) >= REMEMBERED:
                 self.known.clear()
             self.known[rest] = replace(hot, head=same)
@@ -200,12 +198,18 @@ class FastLane:
 
 
 def _cut(head: bytes) -> tuple[bytes, dict[bytes, bytes]]:
-    """A head without the headers that change with each request, and these; all of it if one of them came twice."""
-    rest, given = head, dict[bytes, bytes]()
-    while (found := _CHANGES.search(rest)) is not None:
-        name = found[1].lower()
-        if name in given:
+    """A head without the headers that change with each request, and these; all of it if one is not written as usual:
+    it comes twice, or goes on in the next line (RFC 9112, 5.2)."""
+    rest, lower, given = head, head.lower(), dict[bytes, bytes]()
+    for name, line in _LINES:
+        if (begin := lower.find(line)) < 0:
+            continue
+        end = rest.index(b"\r\n", begin + 2)
+        value = rest[begin + len(line) : end]
+        folded = rest[end + 2 : end + 3] in (b" ", b"\t")
+        if folded or not _VALUE.fullmatch(value) or lower.find(line, end) >= 0:
             return head, {}
-        given[name] = found[2]
-        rest = rest[: found.start()] + rest[found.end() :]
+        given[name] = value
+        rest = rest[:begin] + rest[end:]
+        lower = rest.lower()
     return rest, given
