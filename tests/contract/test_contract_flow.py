@@ -208,6 +208,30 @@ async def test_queues_with_and_without_rules_are_claimed_from_in_order(desk: Flo
     assert ids_of(await desk.claim(10)) == ["t0", "t1", "t2", "t3"]
 
 
+async def test_what_a_rate_lets_start_comes_by_its_own_place_among_queues(desk: FlowDesk) -> None:
+    await desk.rule(rate="1/s")
+    await desk.accept("q1", "q2", queue="q")
+    desk.clock.advance(0.001)
+    assert ids_of(await desk.claim(10)) == ["q1"]
+    desk.clock.advance(0.1)
+    await desk.accept("t1", queue="other")
+    desk.clock.advance(1.0)
+    assert ids_of(await desk.claim(1)) == ["q2"]
+    assert ids_of(await desk.claim(1)) == ["t1"]
+
+
+async def test_what_a_keys_rate_lets_start_comes_by_its_own_place_among_queues(desk: FlowDesk) -> None:
+    await desk.rule(key_rate="1/s")
+    await desk.accept(*(new(id, queue="q", key="x") for id in ("x1", "x2")))
+    assert ids_of(await desk.claim(10)) == ["x1"]
+    desk.clock.advance(0.1)
+    await desk.accept("t1", queue="other")
+    desk.clock.advance(0.1)
+    await desk.accept(new("y1", queue="q", key="y"))
+    desk.clock.advance(1.0)
+    assert ids_of(await desk.claim(3)) == ["x2", "t1", "y1"]
+
+
 async def test_what_is_claimed_ahead_is_none_of_a_limited_queue(desk: FlowDesk) -> None:
     await desk.rule(concurrency=5)
     await desk.accept("t1", "t2", queue="q")

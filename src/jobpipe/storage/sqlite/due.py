@@ -48,6 +48,8 @@ class Due:
         self.ruled: dict[str, Lanes] = {}
         """The queues whose claims obey rules."""
         self._ruled_heads = Heads()
+        self._opening = Heads()
+        """When time opens something of a queue with rules: until then a head is a time, from then on a place."""
         self._lines: dict[Level, Line] = {}
         self._passed = Passed()
 
@@ -55,6 +57,7 @@ class Due:
         """Begin anew, knowing only which levels have tasks; the first look at each finds its true head."""
         self._heads.clear()
         self._ruled_heads.clear()
+        self._opening.clear()
         self._passed.clear()
         for level in levels:
             if level[0] not in self.ruled:
@@ -69,6 +72,7 @@ class Due:
             self._heads.drop(level)
             self._ruled_heads.drop(level)
             self._lines.pop(level, None)
+        self._opening.drop((queue, 0))
         self._passed.forget(queue)
         if lanes is not None:
             self.ruled[queue] = lanes
@@ -88,6 +92,17 @@ class Due:
                     heads.drop(level)
                 else:
                     heads.put(level, head)
+        opens = lanes.opens(now)
+        if opens is None:
+            self._opening.drop((queue, 0))
+        else:
+            self._opening.put((queue, 0), (opens, 0))
+
+    def _open(self, now: int) -> None:
+        """What time has opened is in the order of claims by its own place, not by when it opened."""
+        while opened := self._opening.first(None, now, len(self.ruled)):
+            for (queue, _), _ in opened:
+                self.refresh(queue, now)
 
     def ended(self, queue: str, key: Key) -> None:
         """A run of a task came to its end."""
@@ -194,6 +209,7 @@ class Due:
         At most `max_bytes` of payload, but one task. `free` as in ClaimRequest.
         """
         self._restore(now)
+        self._open(now)
         picking = _Picking(limit, now, max_bytes, self._look, limit if free is None else free)
         while not picking.full:
             # One more than can be needed: before its first task all that comes first is in the others.

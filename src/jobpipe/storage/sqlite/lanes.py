@@ -206,7 +206,10 @@ class Lanes:
         self._wake(now)
         self._ripen(priority, now)
         known: list[Head] = []
-        if ready := self._pruned(priority):
+        shut = self.gate.room(now) <= 0  # all of it: of none it is told then whether it may start
+        while (ready := self._pruned(priority)) and not shut and ready[0][3].lane.gate.room(now) <= 0:
+            self._shut(ready[0][3].lane, now)
+        if ready:
             known.append(ready[0][3].rows[-1][:2] if ready[0][3].rows else (0, 0))
         else:
             known += [later[0][0] for later in [self._later.get(priority)] if later]
@@ -214,6 +217,15 @@ class Lanes:
         if not known:
             return None
         return max(min(known), (opens, 0)) if opens > now else min(known)
+
+    def opens(self, now: int) -> int | None:
+        """When time lets something start that is shut now: then heads may come to lie earlier."""
+        self._wake(now)
+        times = [asleep[0] for asleep in self._asleep[:1]]
+        opens = self.gate.opens(now)
+        if opens is not None and opens > now:
+            times.append(opens)
+        return min(times, default=None)
 
     def next(self, priority: int, now: int) -> Row | None:
         """The next due task that may start; that after it only once it was taken."""
