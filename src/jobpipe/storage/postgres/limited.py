@@ -124,20 +124,21 @@ class Limited:
             if queue not in rows:
                 attempts.looked(queue, self._s.time.now(), self._s.time.now() + BUSY_MS, 0)
                 book.stale = True  # or it has no rules any more
-        for queue, row in list(rows.items()):
+        for queue, row in rows.items():
             self._s.time.observe(row["now"])
             if 0 < row["held"] <= row["now"]:
                 await self._flow.refresh(link, queue)
                 book.stale = again = True
-                del rows[queue]
+        if again:  # its hold is over: what it has may come before all that the others have
+            return [], True
         if any(book.version(queue) != row["version"] for queue, row in rows.items()):
             await book.load(link)
         locked = [row for queue, row in rows.items() if row["obeyed"]]
         if not locked:
-            return [], again
+            return [], False
         used = await link.rows(sql.GATES, [row["queue"] for row in locked], ["" for _ in locked])
         gates = {row["queue"]: gate_of(book.of(row["queue"]), None, row) for row in used}
-        return [await self._opened(link, row, gates[row["queue"]], limit) for row in locked], again
+        return [await self._opened(link, row, gates[row["queue"]], limit) for row in locked], False
 
     async def _opened(self, link: Link, row: Row, gate: Gate, limit: int) -> Open:
         name, ruled = row["queue"], self._s.rulebook.of(row["queue"])
