@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from desk import CANCELLED, DONE, FAILED, LOST, RELEASED, OpenStore, expect, ids_of, new
 from flowdesk import FlowDesk, rate
@@ -230,6 +232,24 @@ async def test_what_a_keys_rate_lets_start_comes_by_its_own_place_among_queues(d
     await desk.accept(new("y1", queue="q", key="y"))
     desk.clock.advance(1.0)
     assert ids_of(await desk.claim(3)) == ["x2", "t1", "y1"]
+
+
+async def test_keys_that_waited_before_their_queue_became_fair_take_turns(desk: FlowDesk) -> None:
+    await desk.rule(key_concurrency=9)
+    await desk.accept(*(new(f"{key}{n}", queue="q", key=key) for key in "xy" for n in range(4)))
+    assert ids_of(await desk.claim(1)) == ["x0"]
+    await desk.rule(fair=True)
+    turns = [ids_of(await desk.claim(1))[0][0] for _ in range(6)]
+    assert all(one != other for one, other in pairwise(turns)), turns
+
+
+async def test_what_was_held_and_limits_nothing_is_claimed_ahead(desk: FlowDesk) -> None:
+    await desk.accept("t1", queue="q")
+    (claim,) = await desk.claim(1)
+    await desk.settle(claim, Outcome(Kind.RELEASED, retry_in=0.3, hold="queue"))
+    assert await desk.claim(10, free=0) == []
+    desk.clock.advance(1.0)
+    assert ids_of(await desk.claim(10, free=0)) == ["t1"]
 
 
 async def test_what_is_claimed_ahead_is_none_of_a_limited_queue(desk: FlowDesk) -> None:

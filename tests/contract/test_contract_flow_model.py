@@ -1,19 +1,34 @@
-"""Rules beside a plain list of tasks: whatever is asked in whatever order, a claim takes exactly what may start."""
+"""Rules, rates, holds and turns beside a plain model: in whatever order things happen, a claim takes what may start."""
 
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from desk import CANCELLED, DONE, FAILED, LOST, RELEASED, OpenStore, ids_of, new
 from flowdesk import FlowDesk
+from flowmodel import FlowModel
 
-from jobpipe.core.lifecycle import Outcome
+from jobpipe.core.lifecycle import Kind, Outcome
+from jobpipe.core.rates import Rate
 from jobpipe.core.task import Claim, Status, Task
 from jobpipe.runtime.clock import ManualClock
+from jobpipe.storage.base import Settled
 
 QUEUES = ("a", "b", "plain")
 KEYS = ("x", "y", "z", None)
+RULES: dict[str, list[Any]] = {
+    "paused": [True, None],
+    "concurrency": [1, 2, 5, None],
+    "key_concurrency": [1, 2, None],
+    "rate": [Rate(2, 1.0, 1), Rate(10, 1.0, 3), None],
+    "key_rate": [Rate(1, 1.0, 1), Rate(40, 1.0), None],
+    "fair": [True, None],
+}
+SNOOZED = Outcome(Kind.RELEASED, retry_in=0.4)
+HELD_KEY = Outcome(Kind.RELEASED, retry_in=0.6, hold="key")
+HELD_QUEUE = Outcome(Kind.RELEASED, retry_in=0.3, hold="queue")
 
 
 class World:
@@ -23,14 +38,15 @@ class World:
         self.desk = desk
         self.source = random.Random(seed)
         self.claims: list[Claim] = []
-        self.queues: dict[str, dict[str, int | bool | None]] = {}
-        self.keys: dict[tuple[str, str], dict[str, int | bool | None]] = {}
+        self.model = FlowModel()
         self.made = 0
 
     async def step(self) -> None:
         steps = [self.accept, self.claim, self.claim, self.settle, self.settle, self.rule, self.rule_key,
-                 self.cancel, self.retry, self.advance, self.rescue]  # fmt: skip
+                 self.cancel, self.retry, self.advance, self.rescue,
+                 self.resume]  # fmt: skip
         await self.source.choice(steps)()
+        await self.look()  # who waits now: a key that had nothing waiting in between comes behind the others
 
     async def accept(self) -> None:
         tasks = []
@@ -44,50 +60,54 @@ class World:
         await self.desk.accept(*tasks)
 
     async def claim(self) -> None:
-        limit, free = self.source.choice([1, 3, 50]), self.source.choice([None, None, 0, 2])
+        limit = self.source.choice([1, 3, 50])
+        free = None if self.model.was_keyed else self.source.choice([None, None, 0, 2])
         local = self.source.random() < 0.5
-        expected = self.startable(await self.desk.listed(), limit, free)
+        tasks = await self.look()
         claims = await self.desk.claim(limit, free=free, local=local, lease_s=None if local else 5.0)
-        assert ids_of(claims) == expected, (self.queues, self.keys)
+        self.follow(tasks, ids_of(claims), limit, free)
         self.claims += claims
 
-    def startable(self, tasks: list[Task], limit: int, free: int | None) -> list[str]:
-        """What a claim takes: in order, each that no rule holds at its turn."""
-        taken: list[Task] = [task for task in tasks if task.status is Status.RUNNING]
-        found: list[str] = []
+    def follow(self, tasks: list[Task], claimed: list[str], limit: int, free: int | None) -> None:
+        """Each that was claimed was one of those whose turn it was, and none was left that might have started."""
+        waiting = {task.id: task for task in tasks}
+        running = [task for task in tasks if task.status is Status.RUNNING]
+        for n in range(limit):
+            plain = free is not None and n >= free
+            nexts = self.model.next(waiting.values(), running, self.desk.now, plain=plain)
+            got = claimed[n] if n < len(claimed) else None
+            wanted = [task.id for task in nexts]
+            assert got in wanted if wanted else got is None, (n, got, wanted, claimed, self.model.said)
+            if got is None:
+                return
+            task = waiting.pop(got)
+            self.model.start(task, self.desk.now)
+            running.append(task)
+
+    async def look(self) -> list[Task]:
+        """All tasks; those that are due say why they are held."""
+        tasks = await self.desk.listed()
+        self.model.look(tasks, self.desk.now)
+        running = [task for task in tasks if task.status is Status.RUNNING]
         due = [task for task in tasks if task.status is Status.QUEUED and task.run_at <= self.desk.now]
-        for task in sorted(due, key=lambda task: (-task.priority, task.run_at, task.seq)):
-            kept = free is not None and len(found) >= free and self.is_limited(task.queue)
-            if len(found) < limit and not kept and self.may(task, taken):
-                found.append(task.id)
-                taken.append(task)
-        return found
-
-    def is_limited(self, queue: str) -> bool:
-        said = self.queues.get(queue, {})
-        own = any(said for (name, _), said in self.keys.items() if name == queue)
-        return own or any(said.get(rule) is not None for rule in ("concurrency", "key_concurrency"))
-
-    def may(self, task: Task, running: list[Task]) -> bool:
-        said = self.queues.get(task.queue, {})
-        own = self.keys.get((task.queue, task.key or ""), {})
-        of_queue = [other for other in running if other.queue == task.queue]
-        of_key = [other for other in of_queue if other.key == task.key]
-        most = own.get("concurrency", said.get("key_concurrency"))
-        return not (
-            said.get("paused") or own.get("paused")
-            or (said.get("concurrency") is not None and len(of_queue) >= int(said["concurrency"] or 0))
-            or (task.key is not None and most is not None and len(of_key) >= most)
-        )  # fmt: skip
+        some = self.source.sample(due, min(3, len(due)))
+        reasons = [self.model.reason(task, running, self.desk.now) for task in some]
+        assert await self.desk.store.held(some, self.desk.now) == reasons, self.model.said
+        return tasks
 
     async def settle(self) -> None:
         if self.claims:
             claim = self.claims.pop(self.source.randrange(len(self.claims)))
-            outcome: Outcome = self.source.choice([DONE, FAILED, RELEASED])
+            outcome: Outcome = self.source.choice([DONE, FAILED, RELEASED, SNOOZED, HELD_KEY, HELD_QUEUE])
             task = await run_of(self.desk, claim)
             if task is not None and task.cancel_requested:
                 outcome = CANCELLED
-            await self.desk.settle(claim, outcome, task=task)
+            waits = outcome.hold is not None and task is not None
+            if isinstance(await self.desk.settle(claim, outcome, task=task), Settled) and waits:
+                key = claim.task.key if outcome.hold == "key" else None
+                self.model.hold(
+                    claim.task.queue, key or "", self.desk.now + round((outcome.retry_in or 0) * 1000)
+                )
             if self.source.random() < 0.3:  # sent again
                 await self.desk.settle(claim, DONE)
 
@@ -96,23 +116,23 @@ class World:
             await self.desk.settle(lost, LOST, rescue=True)
 
     async def rule(self) -> None:
-        queue, rule = (
-            self.source.choice(QUEUES[:2]),
-            self.source.choice(["paused", "concurrency", "key_concurrency"]),
-        )
-        value = self.source.choice([True, None]) if rule == "paused" else self.source.choice([1, 2, 5, None])
-        await self.desk.rule(queue, **{rule: value})
-        self.queues.setdefault(queue, {})[rule] = value
+        rule = self.source.choice(list(RULES))
+        await self.say(self.source.choice(QUEUES[:2]), "", rule, self.source.choice(RULES[rule]))
 
     async def rule_key(self) -> None:
-        queue, key = self.source.choice(QUEUES[:2]), self.source.choice("xyz")
-        rule = self.source.choice(["paused", "concurrency"])
-        value = self.source.choice([True, None]) if rule == "paused" else self.source.choice([1, 3, None])
-        await self.desk.rule(queue, key, **{rule: value})
-        said = self.keys.setdefault((queue, key), {})
-        said[rule] = value
-        if value is None:
-            del said[rule]
+        rule = self.source.choice(["paused", "concurrency", "rate"])
+        await self.say(
+            self.source.choice(QUEUES[:2]), self.source.choice("xyz"), rule, self.source.choice(RULES[rule])
+        )
+
+    async def say(self, queue: str, key: str, rule: str, value: Any) -> None:
+        await self.desk.rule(queue, key or None, **{rule: value})
+        self.model.say(queue, key, rule, value)
+
+    async def resume(self) -> None:
+        queue, key = self.source.choice(QUEUES[:2]), self.source.choice(["", "", "x", "y"])
+        await self.desk.store.resume(queue, key or None, self.desk.now, "ann")
+        self.model.resume(queue, key)
 
     async def cancel(self) -> None:
         if self.made:
@@ -141,6 +161,7 @@ async def test_a_claim_takes_exactly_what_may_start(
             world.claims.clear()
             await desk.store.close()
             world.desk = desk = FlowDesk(await open_store(), clock)
+            world.model.forget_turns()
     await desk.assert_counts_are_true()
 
 

@@ -81,9 +81,9 @@ class Limited:
         attempts.watch()
         levels.watch()
         async with link.transaction():
-            opened, again = await self._open(link, queues, wishes.limit)
+            opened = await self._open(link, queues, wishes.limit)
             if not opened:
-                return Taken([], [], again)
+                return Taken([], [], again=opened is None)
             now = opened[0].row["now"]
             rows = await self._read(link, plain[0], wishes.limit)
             others = Open(
@@ -98,7 +98,7 @@ class Limited:
         for each, next_open in zip(opened, ends, strict=True):
             self._learn(each, next_open)
         attempts.seen()
-        again = again or bool(gone) or any(moved) or any(each.queue.line.cut for each in (*opened, others))
+        again = bool(gone) or any(moved) or any(each.queue.line.cut for each in (*opened, others))
         return Taken(taken, upto, again)
 
     def _correct(self, opened: list[Open], gone: Collection[int], limit: int, now: int) -> None:
@@ -115,11 +115,13 @@ class Limited:
 
     # --- reading ------------------------------------------------------------------------------------------------
 
-    async def _open(self, link: Link, queues: list[str], limit: int) -> tuple[list[Open], bool]:
-        """The queues that are to be claimed from, locked; and whether to look once more for others."""
+    async def _open(self, link: Link, queues: list[str], limit: int) -> list[Open] | None:
+        """The queues that are to be claimed from, locked. None when a hold was found over: look once more then, since
+        what was held may come before all that the others have.
+        """
         book, attempts = self._s.rulebook, self._s.attempts
         rows = {row["queue"]: row for row in await link.rows(sql.LOCK, queues)}
-        again = False
+        refreshed = False
         for queue in queues:
             if queue not in rows:
                 attempts.looked(queue, self._s.time.now(), self._s.time.now() + BUSY_MS, 0)
@@ -128,21 +130,21 @@ class Limited:
             self._s.time.observe(row["now"])
             if 0 < row["held"] <= row["now"]:
                 await self._flow.refresh(link, queue)
-                book.stale = again = True
-        if again:  # its hold is over: what it has may come before all that the others have
-            return [], True
+                book.stale = refreshed = True
+        if refreshed:
+            return None
         if any(book.version(queue) != row["version"] for queue, row in rows.items()):
             await book.load(link)
         locked = [row for queue, row in rows.items() if row["obeyed"]]
         if not locked:
-            return [], False
+            return []
         used = await link.rows(sql.GATES, [row["queue"] for row in locked], ["" for _ in locked])
         gates = {row["queue"]: gate_of(book.of(row["queue"]), None, row) for row in used}
-        return [await self._opened(link, row, gates[row["queue"]], limit) for row in locked], False
+        return [await self._opened(link, row, gates[row["queue"]], limit) for row in locked]
 
     async def _opened(self, link: Link, row: Row, gate: Gate, limit: int) -> Open:
         name, ruled = row["queue"], self._s.rulebook.of(row["queue"])
-        limited = ruled.rules.limited or row["by_key"]
+        limited = name in self._s.rulebook.limited
         line: Line | Turns = Line([])
         levels: list[Seen] = []
         rows: list[Row] = []

@@ -65,6 +65,8 @@ class RuleBook:
         """The queues whose claims obey rules."""
         self.by_key: frozenset[str] = frozenset()
         """Those of them that tell keys apart."""
+        self.limited: frozenset[str] = frozenset()
+        """Those of them of which a worker is given no more than it can begin at once."""
         self.capacities: dict[str, int] = {}
         self.told: Callable[[Collection[str]], None] = _nobody
 
@@ -122,6 +124,7 @@ class RuleBook:
         self.by_key = frozenset(
             queue for queue, (_, obeyed, by_key) in self._standing.items() if obeyed and by_key
         )
+        self.limited = self.by_key | {queue for queue in self.obeyed if self.of(queue).rules.limited}
         self.told(changed)
 
 

@@ -111,14 +111,22 @@ class Runs:
             call.answer = ClaimAnswer(call.answer.claims, next_due)
 
     def _ruled(self, queues: frozenset[str] | None, calls: Sequence[Claiming], slack_ms: int) -> list[str]:
-        """The queues with rules that are worth a look, for calls that can begin something of them at once."""
-        if not self._s.rulebook.obeyed or not any(_free(call) for call in calls):
+        """The queues with rules that are worth a look of these calls."""
+        if not self._s.rulebook.obeyed:
             return []
-        return self._s.attempts.due(queues, self._s.time.now() + slack_ms)
+        names = self._open_to(queues, free=any(_free(call) for call in calls))
+        return self._s.attempts.due(names, self._s.time.now() + slack_ms)
 
     def _next_ruled(self, call: Claiming, queues: frozenset[str] | None) -> int | None:
-        """When the next task of a queue with rules is due, for workers that can begin one."""
-        return self._s.attempts.next_due(queues) if call.answer.claims or _free(call) else None
+        """When the next task of a queue with rules is due that the call's worker can be given."""
+        return self._s.attempts.next_due(self._open_to(queues, free=bool(call.answer.claims or _free(call))))
+
+    def _open_to(self, queues: frozenset[str] | None, *, free: bool) -> frozenset[str] | None:
+        """Those of `queues` (None: all) that a worker is given tasks of; `free`: it can begin one at once."""
+        if free:
+            return queues
+        unlimited = self._s.rulebook.obeyed - self._s.rulebook.limited
+        return unlimited if queues is None else queues & unlimited
 
     async def _limited_round(
         self,

@@ -190,7 +190,8 @@ WITH RECURSIVE level AS (
          ORDER BY queue, priority, run_at, seq LIMIT 1) next)
 SELECT priority, run_at FROM level
 """
-# Makes the lanes of the keys $2 of the queue $1 true. $3 whether they take turns, $4 the turn before that of new ones.
+# Makes the lanes of the keys $2 of the queue $1 true. $3 whether they take turns, $4 the turn before that of new ones:
+# what lies behind it is no turn but a time, from when the queue's keys took none.
 FIND_LANES = """
 WITH RECURSIVE level AS (
     SELECT v.key, first.* FROM unnest($2::text[]) AS v(key) CROSS JOIN LATERAL (
@@ -203,7 +204,8 @@ WITH RECURSIVE level AS (
          ORDER BY k.priority, k.run_at, k.seq LIMIT 1) next),
 found AS MATERIALIZED (SELECT * FROM level),
 turns AS MATERIALIZED (
-    SELECT key, coalesce((SELECT max(place) FROM jobpipe.lanes l WHERE l.queue = $1::text AND l.key = f.key),
+    SELECT key, coalesce((SELECT max(place) FROM jobpipe.lanes l
+                          WHERE l.queue = $1::text AND l.key = f.key AND l.place <= $4::bigint),
                          $4::bigint + row_number() OVER (ORDER BY min(run_at), min(seq))) AS turn
       FROM found f GROUP BY key),
 gone AS (
@@ -223,7 +225,7 @@ SELECT $1::text, '', priority, run_at, 0, CASE WHEN $4::bool THEN $5::bigint ELS
   FROM unnest($2::bigint[], $3::bigint[]) AS v(priority, run_at)
     ON CONFLICT (queue, key, priority) DO UPDATE
    SET run_at = least(l.run_at, excluded.run_at), seq = 0, opens = least(l.opens, excluded.opens),
-       place = CASE WHEN $4::bool THEN l.place ELSE least(l.run_at, excluded.run_at) END
+       place = CASE WHEN $4::bool THEN least(l.place, $5::bigint) ELSE least(l.run_at, excluded.run_at) END
 """
 REBUILT = "UPDATE jobpipe.ruled SET rebuilt = jobpipe.now_ms() WHERE queue = $1::text"
 RIPEN = (
