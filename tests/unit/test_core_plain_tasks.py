@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from jobpipe.core.task import NewTask, accepted, plain
 from jobpipe.storage.sqlite import columns
-from jobpipe.storage.sqlite.rows import inserted_alike_digests
+from jobpipe.storage.sqlite.rows import inserted_alike
 
 PLAIN = frozenset(NewTask.__struct_fields__[: NewTask.__struct_fields__.index("traceparent") + 1])
 MORE = [name for name in NewTask.__struct_fields__ if name not in PLAIN]
@@ -29,7 +29,7 @@ def test_one_with_anything_else_is_not_and_keeps_it(name: str, value: object) ->
     assert columns.given([task], False)[0][columns.GIVEN.index(name)] == value
     (shape,) = columns.alike([task], False)
     if name in columns.OWN:
-        assert json.loads(str(inserted_alike_digests([task], shape)[0]))[0][-1] == value
+        assert json.loads(str(inserted_alike([task], shape, digests=True)[0]))[0][-1] == value
     else:
         assert shape[columns.ALIKE.index(name)] == value
 

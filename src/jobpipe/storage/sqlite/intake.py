@@ -20,7 +20,6 @@ from jobpipe.storage.sqlite.rows import (
     decode_json,
     inserted,
     inserted_alike,
-    inserted_alike_digests,
     numbered,
     text,
 )
@@ -82,13 +81,9 @@ class Intake:
         self._next_seq += len(tasks)
         if len(shapes) > 1 and len(shapes) * ALIKE > len(tasks):
             return self._execute(sql.INSERT_PLAIN if is_plain else sql.INSERT, inserted(tasks, is_plain))
-        if is_plain:
-            return sum(
-                self._execute(sql.INSERT_ALIKE, inserted_alike(alike, shape))
-                for shape, alike in shapes.items()
-            )
+        statement = sql.INSERT_ALIKE if is_plain else sql.INSERT_ALIKE_DIGESTS
         return sum(
-            self._execute(sql.INSERT_ALIKE_DIGESTS, inserted_alike_digests(alike, shape))
+            self._execute(statement, inserted_alike(alike, shape, digests=not is_plain))
             for shape, alike in shapes.items()
         )
 

@@ -82,24 +82,13 @@ def inserted(tasks: Sequence[Task], plain: bool) -> tuple[str, bytes]:
     return text(rows), b"".join([task.payload for task in tasks])
 
 
-def inserted_alike(tasks: Sequence[Task], shape: Shape) -> tuple[object, ...]:
-    """The arguments of INSERT_ALIKE, for tasks of one shape without digests."""
-    rows: list[tuple[int, str, int, int]] = []
+def inserted_alike(tasks: Sequence[Task], shape: Shape, *, digests: bool) -> tuple[object, ...]:
+    """The arguments of INSERT_ALIKE, or with `digests` of INSERT_ALIKE_DIGESTS, for tasks of one shape."""
+    rows: list[tuple[object, ...]] = []
     at = 1
     for task in tasks:
         size = len(task.payload)
-        rows.append((task.seq, task.id, at, size))
-        at += size
-    return text(rows), b"".join([task.payload for task in tasks]), *shape, *_NOTHING[len(shape) :]
-
-
-def inserted_alike_digests(tasks: Sequence[Task], shape: Shape) -> tuple[object, ...]:
-    """The arguments of INSERT_ALIKE_DIGESTS, for tasks of one shape."""
-    rows: list[tuple[int, str, int, int, str | None]] = []
-    at = 1
-    for task in tasks:
-        size = len(task.payload)
-        rows.append((task.seq, task.id, at, size, task.digest))
+        rows.append((task.seq, task.id, at, size, task.digest) if digests else (task.seq, task.id, at, size))
         at += size
     return text(rows), b"".join([task.payload for task in tasks]), *shape, *_NOTHING[len(shape) :]
 
