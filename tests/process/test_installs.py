@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 PACKAGE = Path(jobpipe.__file__).parent
 TELL = """
 from jobpipe.runtime.interpreter import python
-print(json.dumps(python("jobpipe.worker")))
+print(json.dumps(python("jobpipe.processes.worker")))
 """
 
 
@@ -54,7 +54,7 @@ def test_another_python_finds_what_only_sys_path_knows(elsewhere: list[str], tmp
         [command[0], "-S", *command[1:]], input=b"no orders\n", capture_output=True, timeout=60, check=False,
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"}, cwd=tmp_path,
     )  # fmt: skip
-    assert b"jobpipe/supervisor/orders.py" in worker.stderr, "it came as far as its orders"
+    assert b"jobpipe/processes/supervisor/orders.py" in worker.stderr, "it came as far as its orders"
     assert b"No module named" not in worker.stderr
 
 
@@ -62,7 +62,7 @@ def test_the_folder_that_jobpipe_is_started_in_hides_nothing(tmp_path: Path) -> 
     (tmp_path / "msgspec.py").write_text("raise SystemExit('the wrong one')")
     (tmp_path / "queue.py").write_text("raise SystemExit('the wrong one')")
     worker = subprocess.run(
-        python("jobpipe.worker"),
+        python("jobpipe.processes.worker"),
         input=b"no orders\n",
         capture_output=True,
         timeout=60,

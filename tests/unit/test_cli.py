@@ -66,7 +66,7 @@ def reloaders(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], float]]:
         async def run(self) -> int:
             return 7
 
-    monkeypatch.setattr("jobpipe.dev.reload.Reloader", FakeReloader)
+    monkeypatch.setattr("jobpipe.processes.dev.reload.Reloader", FakeReloader)
     monkeypatch.setattr("jobpipe.runtime.logs.configure", lambda *_: None)
     return made
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobpipe.dev.reload import FINAL
-from jobpipe.dev.watch import Watcher, roots_of
+from jobpipe.processes.dev.reload import FINAL
+from jobpipe.processes.dev.watch import Watcher, roots_of
 from jobpipe.server import serving as server
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobpipe.supervisor.child import described
-from jobpipe.supervisor.memory import MIB, MemoryGuard, _cgroups, default_limit, resident
-from jobpipe.supervisor.orders import Lines, Orders, order, shares
+from jobpipe.processes.supervisor.child import described
+from jobpipe.processes.supervisor.memory import MIB, MemoryGuard, _cgroups, default_limit, resident
+from jobpipe.processes.supervisor.orders import Lines, Orders, order, shares
 
 
 def test_orders_survive_their_line() -> None:

@@ -11,12 +11,12 @@ import pytest
 
 from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.core.task import Claim, Status, Task
+from jobpipe.processes.worker import watchdog
+from jobpipe.processes.worker.watchdog import Watchdog
 from jobpipe.runtime.clock import SystemClock
 from jobpipe.work.app import App
 from jobpipe.work.executor import Executor
 from jobpipe.work.run import Run
-from jobpipe.worker import watchdog
-from jobpipe.worker.watchdog import Watchdog
 
 app = App()
 release = threading.Event()

@@ -36,7 +36,7 @@ def dev_command(
     Running tasks get 2 seconds to finish in at a restart, unless --shutdown-grace is given.
     """
     check_spec(app)
-    from jobpipe.dev.reload import GRACE_S
+    from jobpipe.processes.dev.reload import GRACE_S
     from jobpipe.runtime.logs import configure
 
     configure(settings.log_level, settings.log_format)
@@ -60,9 +60,9 @@ def _without(tokens: Sequence[str], flag: str) -> list[str]:
 def _watch(app: str, settings: Settings, exclude: Sequence[str], command: Sequence[str], grace: float) -> int:
     import asyncio
 
-    from jobpipe.dev.probe import answers
-    from jobpipe.dev.reload import Reloader, log
-    from jobpipe.dev.watch import Watcher, roots_of
+    from jobpipe.processes.dev.probe import answers
+    from jobpipe.processes.dev.reload import Reloader, log
+    from jobpipe.processes.dev.watch import Watcher, roots_of
 
     here = Path.cwd()
     roots = roots_of(app, here, Path(settings.app_dir).absolute() if settings.app_dir else None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from jobpipe.cli import main
-from jobpipe.worker.kin import die_with
+from jobpipe.processes.worker.kin import die_with
 
 if __name__ == "__main__":
     # A parent that was killed could not end it, and it would keep the port from the next one.

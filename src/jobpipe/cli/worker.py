@@ -23,7 +23,7 @@ def worker_command(
     """Run the handlers of an app for tasks of a server. It survives the server's restarts."""
     check_spec(app)
     from jobpipe.client.address import authorization, parse_addresses
-    from jobpipe.worker.parent import run
+    from jobpipe.processes.worker.parent import run
 
     try:
         parse_addresses(settings.servers)

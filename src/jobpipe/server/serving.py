@@ -20,6 +20,8 @@ from typing import Any
 from jobpipe.core.errors import StorageBroken, StorageRefused
 from jobpipe.core.rules import Said
 from jobpipe.http.server import HttpServer, listen
+from jobpipe.processes.supervisor.child import NotReady
+from jobpipe.processes.supervisor.reaper import reap_orphans
 from jobpipe.runtime.clock import Clock
 from jobpipe.runtime.garbage import look_seldom, spare_the_start
 from jobpipe.runtime.logs import configure
@@ -27,8 +29,6 @@ from jobpipe.runtime.loop import loop_factory
 from jobpipe.runtime.signals import Signals
 from jobpipe.server.parts import Parts
 from jobpipe.settings.server import Settings, masked
-from jobpipe.supervisor.child import NotReady
-from jobpipe.supervisor.reaper import reap_orphans
 from jobpipe.work.app import App
 from jobpipe.work.errors import AppNotFound
 from jobpipe.work.lifespan import LifespanFailed

@@ -17,16 +17,16 @@ from jobpipe.core.lifecycle import Kind, Outcome
 from jobpipe.engine.queue import TaskQueue
 from jobpipe.engine.values import Heartbeat, Report
 from jobpipe.engine.workers import Replaced, Worker
+from jobpipe.processes.supervisor.child import Exit
+from jobpipe.processes.supervisor.left import left_by
+from jobpipe.processes.supervisor.memory import default_limit
+from jobpipe.processes.supervisor.orders import Orders, shares
+from jobpipe.processes.supervisor.supervisor import Supervisor
 from jobpipe.runtime.clock import Clock
 from jobpipe.runtime.tracing import asked
 from jobpipe.server.workers.door import Door
 from jobpipe.settings.server import Settings
 from jobpipe.storage.base import LostClaim
-from jobpipe.supervisor.child import Exit
-from jobpipe.supervisor.left import left_by
-from jobpipe.supervisor.memory import default_limit
-from jobpipe.supervisor.orders import Orders, shares
-from jobpipe.supervisor.supervisor import Supervisor
 
 log = logging.getLogger("jobpipe.workers")
 

@@ -12,10 +12,10 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 
 from jobpipe.core.retry import RetryPolicy
+from jobpipe.processes.supervisor.child import Child, Exit, NotReady, Replaced
+from jobpipe.processes.supervisor.orders import EXIT_REPLACE, Orders
 from jobpipe.runtime import randomness
 from jobpipe.runtime.clock import Clock
-from jobpipe.supervisor.child import Child, Exit, NotReady, Replaced
-from jobpipe.supervisor.orders import EXIT_REPLACE, Orders
 
 log = logging.getLogger("jobpipe.supervisor")
 

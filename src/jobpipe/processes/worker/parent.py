@@ -10,17 +10,17 @@ import logging
 import os
 import sys
 
+from jobpipe.processes.supervisor.child import NotReady
+from jobpipe.processes.supervisor.memory import default_limit
+from jobpipe.processes.supervisor.orders import EXIT_APP, Orders, shares
+from jobpipe.processes.supervisor.reaper import reap_orphans
+from jobpipe.processes.supervisor.supervisor import Supervisor
+from jobpipe.processes.worker.care import Care
 from jobpipe.runtime.logs import configure
 from jobpipe.runtime.loop import loop_factory
 from jobpipe.runtime.signals import Signals
 from jobpipe.runtime.tracing import asked
 from jobpipe.settings.worker import WorkerSettings
-from jobpipe.supervisor.child import NotReady
-from jobpipe.supervisor.memory import default_limit
-from jobpipe.supervisor.orders import EXIT_APP, Orders, shares
-from jobpipe.supervisor.reaper import reap_orphans
-from jobpipe.supervisor.supervisor import Supervisor
-from jobpipe.worker.care import Care
 
 log = logging.getLogger("jobpipe.worker")
 

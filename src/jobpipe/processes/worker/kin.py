@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from jobpipe.supervisor.orders import EXIT_ORPHANED
+from jobpipe.processes.supervisor.orders import EXIT_ORPHANED
 
 _PR_SET_PDEATHSIG = 1
 _OOM_SCORE = "500"

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from msgspec import Struct
 
+from jobpipe.processes.supervisor.child import Child, Exit, Replaced
+from jobpipe.processes.supervisor.guard import Guard
+from jobpipe.processes.supervisor.keeper import Keeper
+from jobpipe.processes.supervisor.memory import MemoryGuard
+from jobpipe.processes.supervisor.orders import Orders
 from jobpipe.runtime.clock import Clock, SystemClock
-from jobpipe.supervisor.child import Child, Exit, Replaced
-from jobpipe.supervisor.guard import Guard
-from jobpipe.supervisor.keeper import Keeper
-from jobpipe.supervisor.memory import MemoryGuard
-from jobpipe.supervisor.orders import Orders
 
 log = logging.getLogger("jobpipe.supervisor")
 

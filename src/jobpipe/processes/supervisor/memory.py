@@ -13,9 +13,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from jobpipe.supervisor import proc
-from jobpipe.supervisor.child import Child
-from jobpipe.supervisor.proc import Stat
+from jobpipe.processes.supervisor import proc
+from jobpipe.processes.supervisor.child import Child
+from jobpipe.processes.supervisor.proc import Stat
 
 SAMPLE_S = 0.2
 LOOK_EVERY = 5

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobpipe.dev.watch import Watcher
+from jobpipe.processes.dev.watch import Watcher
 from jobpipe.runtime.signals import Signals
 
 log = logging.getLogger("jobpipe.dev")

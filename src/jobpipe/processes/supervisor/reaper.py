@@ -11,8 +11,8 @@ import os
 import threading
 import time
 
-from jobpipe.supervisor import proc
-from jobpipe.supervisor.child import STARTED
+from jobpipe.processes.supervisor import proc
+from jobpipe.processes.supervisor.child import STARTED
 
 PATIENCE_S = 1.0
 CHILDLESS_S = 5.0

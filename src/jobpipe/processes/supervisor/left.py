@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobpipe.core.lifecycle import Kind, Outcome
-from jobpipe.supervisor.child import Exit
+from jobpipe.processes.supervisor.child import Exit
 
 
 def left_by(exit: Exit, lease_id: str) -> Outcome:

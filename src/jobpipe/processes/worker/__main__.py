@@ -1,4 +1,4 @@
-"""The worker process: `python -m jobpipe.worker`, with its Orders as the first line on stdin."""
+"""The worker process: `python -m jobpipe.processes.worker`, with its Orders as the first line on stdin."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ if __name__ == "__main__":
     from jobpipe.runtime.streams import open_closed
 
     open_closed()
-    from jobpipe.worker.process import main
+    from jobpipe.processes.worker.process import main
 
     sys.exit(main())

@@ -25,13 +25,7 @@ from jobpipe.client.address import authorization, parse_addresses
 from jobpipe.client.remote_source import RemoteSource
 from jobpipe.core.errors import JobpipeError
 from jobpipe.core.task import Claim
-from jobpipe.runtime import streams, tracing
-from jobpipe.runtime.clock import Clock, SystemClock
-from jobpipe.runtime.garbage import spare_the_start
-from jobpipe.runtime.logs import configure
-from jobpipe.runtime.loop import loop_factory
-from jobpipe.runtime.signals import keep_from_forks
-from jobpipe.supervisor.orders import (
+from jobpipe.processes.supervisor.orders import (
     BEGIN,
     CANCEL,
     CLEANUP_S,
@@ -48,6 +42,17 @@ from jobpipe.supervisor.orders import (
     order,
     run_word,
 )
+from jobpipe.processes.worker import last_words
+from jobpipe.processes.worker.kin import die_with, go_first
+from jobpipe.processes.worker.pipes import Pipes
+from jobpipe.processes.worker.programs import Programs
+from jobpipe.processes.worker.watchdog import Watchdog
+from jobpipe.runtime import streams, tracing
+from jobpipe.runtime.clock import Clock, SystemClock
+from jobpipe.runtime.garbage import spare_the_start
+from jobpipe.runtime.logs import configure
+from jobpipe.runtime.loop import loop_factory
+from jobpipe.runtime.signals import keep_from_forks
 from jobpipe.work.app import App
 from jobpipe.work.errors import AppNotFound
 from jobpipe.work.executor import Executor
@@ -57,11 +62,6 @@ from jobpipe.work.pool import Pool, Watcher
 from jobpipe.work.run import INFINITY, Run
 from jobpipe.work.simulate import simulate_handler
 from jobpipe.work.threads import lend
-from jobpipe.worker import last_words
-from jobpipe.worker.kin import die_with, go_first
-from jobpipe.worker.pipes import Pipes
-from jobpipe.worker.programs import Programs
-from jobpipe.worker.watchdog import Watchdog
 
 log = logging.getLogger("jobpipe.worker")
 

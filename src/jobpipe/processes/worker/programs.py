@@ -15,8 +15,8 @@ import sys
 from functools import wraps
 from typing import Any
 
+from jobpipe.processes.supervisor import proc
 from jobpipe.runtime import tracing
-from jobpipe.supervisor import proc
 
 
 class Programs:

@@ -16,10 +16,8 @@ from typing import cast
 
 from msgspec import Struct
 
-from jobpipe.runtime import streams
-from jobpipe.runtime.interpreter import python
-from jobpipe.supervisor import proc
-from jobpipe.supervisor.orders import (
+from jobpipe.processes.supervisor import proc
+from jobpipe.processes.supervisor.orders import (
     BEGIN,
     CANCEL,
     DRAIN,
@@ -35,11 +33,13 @@ from jobpipe.supervisor.orders import (
     order,
     run_of,
 )
+from jobpipe.runtime import streams
+from jobpipe.runtime.interpreter import python
 
 LAST_WORDS_S = 0.5
 """How long after the exit the pipe is still read. A subprocess of a handler may hold it open for ever."""
 
-COMMAND = python("jobpipe.worker")
+COMMAND = python("jobpipe.processes.worker")
 
 
 STARTED: set[int] = set()

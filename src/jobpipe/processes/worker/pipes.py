@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from jobpipe.supervisor.orders import EXIT_ORPHANED, Lines, Orders
+from jobpipe.processes.supervisor.orders import EXIT_ORPHANED, Lines, Orders
 
 
 class Pipes:

@@ -19,13 +19,13 @@ from jobpipe.client.destination import destinations
 from jobpipe.client.errors import error_of
 from jobpipe.client.outage import pause
 from jobpipe.core.errors import JobpipeError
+from jobpipe.processes.supervisor.child import Child, Exit
+from jobpipe.processes.supervisor.left import left_by
+from jobpipe.processes.supervisor.orders import Begun
+from jobpipe.processes.supervisor.supervisor import Supervisor
 from jobpipe.runtime import randomness
 from jobpipe.runtime.clock import SystemClock
 from jobpipe.settings.worker import WorkerSettings
-from jobpipe.supervisor.child import Child, Exit
-from jobpipe.supervisor.left import left_by
-from jobpipe.supervisor.orders import Begun
-from jobpipe.supervisor.supervisor import Supervisor
 from jobpipe.wire.working import ExtendBody, ExtendLease
 
 log = logging.getLogger("jobpipe.worker")
