@@ -198,6 +198,7 @@ async def test_a_call_that_cannot_be_served_does_not_fail_its_neighbours(desk: D
 
 async def test_a_claim_or_settle_that_cannot_be_served_does_not_fail_its_neighbours(desk: Desk) -> None:
     good, bad = await desk.start("good"), await desk.start("bad")
+    await desk.accept("ready")  # so that there is something to claim from the first moment on
     broken = settlement(bad, Outcome(Kind.FAILED, message="\udcff"), desk.now)
     answers = await asyncio.gather(
         desk.insert("a"),
@@ -215,7 +216,7 @@ async def test_a_claim_or_settle_that_cannot_be_served_does_not_fail_its_neighbo
     assert (await desk.get("good")).status is Status.DONE
     assert await desk.get("bad") == bad.task
     await desk.assert_counts_are_true()
-    assert sorted(claim.task.id for claim in await desk.claim(5)) == ["a", "b"]
+    assert sorted(claim.task.id for claim in await desk.claim(5)) == ["a", "b", "ready"]
     await desk.settle(bad)
     assert (await desk.get("bad")).status is Status.DONE
 
